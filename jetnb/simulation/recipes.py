@@ -1,0 +1,207 @@
+"""The named samples: which processes, which detector, which jets. ``production.simulate`` makes them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import pileup, reconstruction
+from .detector import reconstruct
+from .processes import Events, generate
+from .response import ATLAS, CMS, Detector
+
+
+class Component(NamedTuple):
+    """One process of a sample. label is the class of its jets, "" where the truth of each jet decides.
+
+    pt_hat [GeV] lies well below the jet window, so that no turn-on is left inside it.
+    resonance_id: keep only jets that hold all visible decay partons of a 6, 23, 24 or 25 (0: keep all).
+    """
+
+    name: str
+    process: str
+    share: float
+    pt_hat: float
+    label: str = ""
+    resonance_id: int = 0
+    settings: tuple[str, ...] = ()
+    event_label: int = -1
+    resonance_mass: float = 0.0
+
+
+class Recipe(NamedTuple):
+    """A sample of jets. pt in GeV, sigma_z in mm; pileup is the mean and the spread of collisions per crossing."""
+
+    name: str
+    description: str
+    imitates: str
+    classes: tuple[str, ...]
+    components: tuple[Component, ...]
+    pt_range: tuple[float, float]
+    eta_max: float
+    detector: Detector
+    max_constituents: int
+    energy: float = 13000.0
+    radius: float = 0.8
+    pileup: tuple[float, float] = (0.0, 0.0)
+    sigma_z: float = 36.0
+    underlying_event: bool = True
+    min_jets: int = 1
+    max_jets: int = 1000
+    track_pt_min: float = 0.0
+    four_vectors_only: bool = False
+    jets_per_event: float = 0.5  # a guess, used only to size chunks
+
+
+def _jetclass(name: str, process: str, resonance_id: int) -> Component:
+    return Component(name, process, 0.1, 340.0, name, resonance_id)
+
+
+def _xhh(mass: int) -> Component:
+    return Component(f"X{mass}", "XHH", 0.125, 0.0, settings=(f"5100039:m0={mass}",), event_label=1, resonance_mass=mass)
+
+
+_AOJ = Recipe(
+    "aoj", "anti-kT 0.8 multijets at 13 TeV with pile-up and PUPPI weights; 0.07 % of them tops",
+    "Aspen Open Jets, arXiv:2412.10504", ("QCD", "TTBar"),
+    (Component("multijet", "multijet", 1 - 7e-4, 190.0, "QCD"), Component("top", "tt", 7e-4, 190.0, "TTBar", 6)),
+    (300.0, np.inf), 2.5, CMS, 150, pileup=(23.0, 6.0), jets_per_event=0.25,
+    track_pt_min=0.95)  # MiniAOD keeps track parameters above 0.95 GeV only
+
+_JETCLASS = Recipe(
+    "jetclass", "ten classes of anti-kT 0.8 jets at 13 TeV without pile-up", "JetClass, arXiv:2202.03772",
+    ("QCD", "HToBB", "HToCC", "HToGG", "HToWW4Q", "HToWW2Q1L", "ZToQQ", "WToQQ", "TTBar", "TTBarLep"),
+    (_jetclass("QCD", "Z_jet", 0), _jetclass("HToBB", "HZ_bb", 25), _jetclass("HToCC", "HZ_cc", 25),
+     _jetclass("HToGG", "HZ_gg", 25), _jetclass("HToWW4Q", "HZ_4q", 25), _jetclass("HToWW2Q1L", "HZ_2q1l", 25),
+     _jetclass("ZToQQ", "ZZ", 23), _jetclass("WToQQ", "WW", 24), _jetclass("TTBar", "tt", 6),
+     _jetclass("TTBarLep", "tt_leptonic", 6)),
+    (500.0, 1000.0), 2.0, CMS, 200, jets_per_event=0.2)
+
+_TOPTAGGING = Recipe(
+    "toptagging", "top and light jets at 14 TeV, no underlying event and no pile-up, four-vectors only",
+    "Top Quark Tagging Reference, arXiv:1902.09914", ("QCD", "TTBar"),
+    (Component("light", "multijet", 0.5, 360.0, "QCD"), Component("top", "tt", 0.5, 360.0, "TTBar", 6)),
+    (550.0, 650.0), 2.0, ATLAS, 200, energy=14000.0, underlying_event=False, four_vectors_only=True, jets_per_event=0.12)
+
+_HH4B = Recipe(
+    "hh4b", "X -> HH -> 4b at four masses and multijets: events with two to five anti-kT 0.8 jets, no pile-up",
+    "X -> HH -> 4b, arXiv:2401.13536, from CMS open data record 12102",
+    ("QCD_b", "QCD_bb", "QCD_c", "QCD_cc", "QCD_others", "HToBB"),
+    (*map(_xhh, (1000, 1500, 2000, 3000)), Component("multijet", "multijet", 0.5, 170.0, event_label=0)),
+    (250.0, np.inf), 2.5, CMS, 100, min_jets=2, max_jets=5, jets_per_event=0.6)
+
+
+def flavour_label(truth: dict, classes: tuple[str, ...]) -> np.ndarray:
+    """Class of each jet from what is inside: a whole H -> bb, else the number of b and then c hadrons."""
+    n_b, n_c = truth["n_b_hadrons"], truth["n_c_hadrons"]
+    name = np.select([truth["resonance_id"] == 25, n_b >= 2, n_b == 1, n_c >= 2, n_c == 1],
+                     ["HToBB", "QCD_bb", "QCD_b", "QCD_cc", "QCD_c"], "QCD_others")
+    return np.array([classes.index(n) for n in name], np.int64)
+
+
+def make_chunk(recipe: Recipe, component: Component, pythia, *, n_events: int, rng: np.random.Generator,
+               pool: pileup.Pool | None = None) -> tuple[dict, dict, np.ndarray] | None:
+    """Generate n_events and return their jets: columns (N,), constituents (T,), counts (N,); None if there are none.
+
+    Event numbers count from 0. Units as in names.py.
+    """
+    events = generate(pythia, n_events)
+    keep, generated = _preselect(events, recipe)
+    if not keep.any():
+        return None
+    vertices = None
+    if recipe.pileup[0]:
+        events, generated, vertices = _overlay(events, generated, keep, recipe, rng, pool)
+    particles = events.particles
+    if vertices is None:
+        vertices = pileup.place_vertices(np.zeros(n_events, int), sigma_z=recipe.sigma_z, rng=rng)
+    z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
+    c = reconstruct(particles, z, detector=recipe.detector, rng=rng)
+    n_vertices = np.add.reduceat(vertices.found, vertices.start)
+    c["weight"] = np.ones(len(c["pt"]))
+    if recipe.pileup[0]:
+        hard = (c["charge"] != 0) & pileup.from_hard_vertex(c["event"], c["z0"], vertices)
+        near = pileup.near_jets(c["event"], c["eta"], c["phi"], generated, radius=recipe.radius + 0.4)
+        c["weight"] = pileup.puppi(c, hard=hard, n_vertices=n_vertices, near=near)
+        c = {k: v[c["weight"] > 0] for k, v in c.items()}
+    p = reconstruction.four_momentum(c, c["weight"])
+    found = reconstruction.cluster(c["event"], p, n_events=events.n_events, radius=recipe.radius, pt_min=recipe.pt_range[0])
+    chosen = (found.jets["pt"] < recipe.pt_range[1]) & (np.abs(found.jets["eta"]) < recipe.eta_max) & (found.counts > 1)
+    found = reconstruction.select(found, chosen)
+    truth = reconstruction.truth(found.jets, events, generated, radius=recipe.radius)
+    chosen = _enough_jets(found.jets["event"], recipe)
+    if component.resonance_id:
+        chosen &= truth["resonance_id"] == component.resonance_id
+    if not chosen.any():
+        return None
+    found = reconstruction.select(found, chosen)
+    truth = {k: v[chosen] for k, v in truth.items()}
+    return _columns(recipe, component, found, truth, c, p, vertices, n_vertices)
+
+
+def _preselect(events: Events, recipe: Recipe) -> tuple[np.ndarray, dict]:
+    """Particle-level jets, and which events can hold a reconstructed one."""
+    e = events.particles
+    generated = reconstruction.cluster(e["event"], e, n_events=events.n_events, radius=recipe.radius,
+                                       pt_min=0.5 * recipe.pt_range[0]).jets
+    hopeful = (generated["pt"] > 0.75 * recipe.pt_range[0]) & (np.abs(generated["eta"]) < recipe.eta_max + 0.3)
+    return np.bincount(generated["event"][hopeful], minlength=events.n_events) > 0, generated
+
+
+def _overlay(events, generated, keep, recipe, rng, pool):
+    """Lay pile-up over the events worth keeping. Its number per crossing follows a gamma-mixed Poisson."""
+    mean, spread = recipe.pileup
+    mu = rng.gamma((mean / spread) ** 2, spread ** 2 / mean, events.n_events)
+    counts = rng.poisson(mu) * keep
+    extra = pileup.draw(pool, counts, rng=rng, eta_max=recipe.eta_max + recipe.radius + 0.8)
+    hard = {k: v[keep[events.particles["event"]]] for k, v in events.particles.items()}
+    merged = {k: np.concatenate([hard[k], extra[k]]) for k in hard}
+    generated = {k: v[keep[generated["event"]]] for k, v in generated.items()}
+    return (events._replace(particles=merged), generated,
+            pileup.place_vertices(counts, sigma_z=recipe.sigma_z, rng=rng))
+
+
+def _enough_jets(event: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Jets of events with min_jets or more, the max_jets hardest of each."""
+    _, first, inverse, counts = np.unique(event, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.arange(len(event)) - first[inverse]
+    return (counts[inverse] >= recipe.min_jets) & (rank < recipe.max_jets)
+
+
+def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
+    jets, rows = found.jets, found.rows
+    number = np.repeat(np.arange(len(found.counts)), found.counts)
+    columns = {k: jets[k] for k in ("pt", "eta", "phi", "mass", "event")}
+    columns |= reconstruction.substructure({k: v[rows] for k, v in p.items()}, found.counts, radius=recipe.radius)
+    order = np.lexsort((-c["pt"][rows], number))
+    rank = np.arange(len(rows)) - np.repeat(np.cumsum(found.counts) - found.counts, found.counts)
+    order = order[rank < recipe.max_constituents]
+    rows = rows[order]
+    counts = np.minimum(found.counts, recipe.max_constituents)
+    columns["n_constituents"] = counts
+    label = component.label
+    columns["label"] = (np.full(len(counts), recipe.classes.index(label)) if label
+                        else flavour_label(truth, recipe.classes))
+    columns |= {k: v for k, v in truth.items() if k != "resonance_id"}
+    if recipe.pileup[0]:
+        columns["n_vertices"] = n_vertices[jets["event"]]
+    if component.event_label >= 0:
+        columns["event_label"] = np.full(len(counts), component.event_label)
+        columns["resonance_mass"] = np.full(len(counts), component.resonance_mass)
+    constituents = {k: c[k][rows] for k in ("pt", "eta", "phi")}
+    momentum = constituents["pt"] * np.cosh(constituents["eta"])
+    if recipe.four_vectors_only:
+        return columns, constituents | {"energy": momentum}, counts
+    tracks = (c["charge"][rows] != 0) & (c["pt"][rows] > recipe.track_pt_min)
+    hard_z = vertices.z[vertices.start[c["event"][rows]]]
+    constituents |= {"energy": np.hypot(momentum, c["mass"][rows]), "charge": c["charge"][rows],
+                     "pdg_id": c["pdg_id"][rows], "has_track": tracks}
+    constituents |= {"d0": np.where(tracks, c["d0"][rows], 0), "dz": np.where(tracks, c["z0"][rows] - hard_z, 0)}
+    constituents |= {k: np.where(tracks, c[k][rows], 0) for k in ("d0_error", "dz_error")}
+    if recipe.pileup[0]:
+        constituents["puppi_weight"] = c["weight"][rows]
+    return columns, constituents, counts
+
+
+RECIPES = {r.name: r for r in (_AOJ, _JETCLASS, _TOPTAGGING, _HH4B)}

@@ -1,0 +1,153 @@
+"""Making samples: the same jets whatever the number of processes or interruptions, and clear errors."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import awkward as ak
+import numpy as np
+import pytest
+
+pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
+pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
+
+import jetnb  # noqa: E402
+from jetnb import catalogue, jets, store  # noqa: E402
+from jetnb.simulation import production  # noqa: E402
+
+SMALL = {"n_jets": 60, "seed": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return production.simulate("toptagging", path=tmp_path_factory.mktemp("simulated") / "one", processes=1, **SMALL)
+
+
+def same(a, b):
+    ours, theirs = jets.to_columns(a), jets.to_columns(b)
+    return (np.array_equal(ours[2], theirs[2])
+            and all(np.array_equal(ours[i][k], theirs[i][k]) for i in (0, 1) for k in ours[i]))
+
+
+def test_number_of_processes_does_not_matter(made, tmp_path):
+    two = production.simulate("toptagging", path=tmp_path / "two", processes=2, **SMALL)
+    assert same(made.jets, two.jets)
+
+
+def test_seed_matters(made, tmp_path):
+    other = production.simulate("toptagging", path=tmp_path / "other", processes=2, **(SMALL | {"seed": 4}))
+    assert not np.array_equal(other.jets.pt[:20], made.jets.pt[:20])
+
+
+def test_classes_come_in_their_shares_and_mixed(made):
+    label = ak.to_numpy(made.jets.label)
+    assert len(label) == 60
+    assert np.bincount(label).tolist() == [30, 30]
+    assert 5 < np.sum(np.diff(label) != 0)
+
+
+def test_killed_simulation_goes_on(made, tmp_path):
+    path = tmp_path / "killed"
+    script = ("from jetnb.simulation.production import simulate\n"
+              "if __name__ == '__main__':\n"
+              f"    simulate('toptagging', n_jets=60, seed=3, path={str(path)!r}, processes=1, progress=False)\n")
+    (tmp_path / "go.py").write_text(script)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], start_new_session=True,
+                               stdout=subprocess.DEVNULL)
+    parts = tmp_path / ".killed.parts"
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = list(parts.glob("*.npz"))
+    assert kept, "no part was written before the kill"
+    assert not path.exists()
+    with pytest.raises(ValueError, match="other seed.*remove that folder"):
+        production.simulate("toptagging", path=path, processes=1, **(SMALL | {"seed": 9}))
+    finished = production.simulate("toptagging", path=path, processes=1, **SMALL)
+    assert same(finished.jets, made.jets)
+    assert not parts.exists()
+
+
+def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
+    """The shipped jets come from this code: regenerate one chunk and find its jets among them."""
+    shipped = jetnb.load("toptagging")
+    here = jets.provenance(shipped)
+    if here["versions"]["pythia8mc"] != production._versions()["pythia8mc"]:
+        pytest.skip(f"shipped with Pythia {here['versions']['pythia8mc']}, installed is another")
+    file = tmp_path / "01-000000.npz"
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, initializer=production._start_worker) as workers:
+        n_jets = workers.apply(production._make_part, ("toptagging", 1, 0, here["seed"], "", str(file)))
+    columns, constituents, counts = production._load(file)
+    assert len(counts) == n_jets
+    found = shipped[np.isin(shipped.event, columns["event"])]
+    order = np.argsort(found.event, kind="stable")
+    assert len(found) == n_jets
+    for field in ("pt", "eta", "softdrop_mass", "tau1"):
+        assert ak.to_numpy(found[field][order]) == pytest.approx(columns[field], rel=2e-3, abs=2e-3)
+    assert np.array_equal(ak.to_numpy(found.n_constituents[order]), counts)
+    assert ak.to_numpy(ak.flatten(found.constituents.pt[order])) == pytest.approx(constituents["pt"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["aoj", "jetclass", "hh4b", "pileup"])
+def test_every_component_of_every_recipe_runs(name, tmp_path, monkeypatch):
+    """One chunk of each process, with few events; the physics is tested on the shipped sample."""
+    monkeypatch.setattr(production, "EVENTS_PER_CHUNK", 40)
+    recipe = production.RECIPES[name]
+    pool = ""
+    if recipe.pileup[0]:
+        pool = str(production.pileup.make_pool(tmp_path, n_events=300))
+    total = 0
+    for c in range(len(getattr(recipe, "components", [None]))):
+        total += production._make_part(name, c, 0, 1, pool, str(tmp_path / f"{c}.npz"))
+    assert total > 0
+    columns, constituents, counts = next(
+        piece for piece in (production._load(tmp_path / f"{c}.npz") for c in range(12) if (tmp_path / f"{c}.npz").exists())
+        if len(piece[2]))
+    provenance = {"sample": name, "source": "simulation", "classes": list(recipe.classes)}
+    jets.check(jets.build(columns, constituents, counts, provenance=provenance))
+
+
+def test_provenance_is_complete(made):
+    about = jets.provenance(made.jets)
+    assert about["sample"] == "toptagging"
+    assert about["seed"] == 3
+    assert about["settings"]["detector"] == "ATLAS-like"
+    assert set(about["versions"]) == {"jetnb", "pythia8mc", "fastjet", "numpy"}
+    assert json.dumps(about)
+
+
+def test_errors_say_what_to_do(made, tmp_path):
+    with pytest.raises(ValueError, match="no recipe 'aojj'"):
+        production.simulate("aojj", **SMALL)
+    with pytest.raises(ValueError, match="at least one jet"):
+        production.simulate("aoj", n_jets=0, seed=1)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="exists already"):
+        production.simulate("aoj", path=tmp_path / "there", **SMALL)
+
+
+def test_quotas_add_up_and_keep_the_rare():
+    for name, recipe in production.RECIPES.items():
+        for n_jets in (1, 10, 20_000, 12_345):
+            assert sum(production._quotas(recipe, n_jets)) == n_jets, name
+    assert production._quotas(production.RECIPES["aoj"], 20_000) == [19_986, 14]
+
+
+def test_events_are_never_cut(tmp_path):
+    for k, events in enumerate(([0, 0, 1], [250, 250, 251])):
+        np.savez(tmp_path / f"00-{k:06d}.npz", counts=np.ones(3, int), jet_event=np.array(events))
+    files = sorted(tmp_path.glob("*.npz"))
+    assert production._edges(files, 4, 2) == [0, 2, 5]
+    assert production._edges(files, 6, 1) == [0, 6]
+
+
+def test_result_is_a_store(made):
+    assert isinstance(made, store.Store)
+    assert catalogue.derived()
