@@ -54,11 +54,13 @@ def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = Non
         raise ValueError(f"n_jets = {n_jets}: ask for at least one jet")
     versions = _versions()
     recipe = RECIPES[name]
-    if path and Path(path).suffix == ".parquet":
-        made = simulate(name, n_jets=n_jets, seed=seed, processes=processes, progress=progress)
+    default = catalogue.derived() / "simulated" / f"{name}-{n_jets}-seed{seed}"
+    path = Path(path) if path else default
+    if path.suffix == ".parquet" and not path.exists():
+        made = store.open(default) if default.exists() else simulate(
+            name, n_jets=n_jets, seed=seed, processes=processes, progress=progress)
         parquet.write(path, made.jets)
         return made
-    path = Path(path) if path else catalogue.derived() / "simulated" / f"{name}-{n_jets}-seed{seed}"
     if path.exists():
         raise ValueError(f"{path} exists already: open it with jetnb.open_store, or remove it to simulate again")
     parts = path.parent / f".{path.name}.parts"

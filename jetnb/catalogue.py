@@ -1,0 +1,134 @@
+"""Every sample by name: what it is, where its file is, and how to get jets from it.
+
+The shipped samples are compact Parquet files. The first `load` turns one into a store under `data/derived`
+(or the folder in the environment variable `JETNB_DERIVED`), later ones map that store and cost nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import awkward as ak
+
+from jetnb import store
+from jetnb.readers import parquet
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:1111.6097, as well"
+
+
+class Sample(NamedTuple):
+    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates."""
+
+    name: str
+    n_jets: int
+    description: str
+    imitates: str
+    licence: str = "CC-BY-4.0"
+    citation: str = CITATION
+
+    @property
+    def file(self) -> Path:
+        """Where the shipped file is."""
+        return DATA / f"{self.name}.parquet"
+
+
+SAMPLES = {sample.name: sample for sample in (
+    Sample("aoj", 20_000, "simulated QCD jets and top quarks as in a CMS jet trigger, with pile-up: "
+           "R=0.8, pt > 300 GeV, |eta| < 2.5",
+           "Aspen Open Jets, arXiv:2412.10504, doi:10.25592/uhhfdm.16505"),
+    Sample("jetclass", 20_000, "simulated jets of ten classes without pile-up: R=0.8, pt 500 to 1000 GeV, "
+           "|eta| < 2",
+           "JetClass, arXiv:2202.03772, doi:10.5281/zenodo.6619768"),
+    Sample("toptagging", 8_000, "simulated QCD jets and top quarks, four-momenta only: R=0.8, "
+           "pt 550 to 650 GeV, |eta| < 2",
+           "Top Quark Tagging Reference, arXiv:1902.09914, doi:10.5281/zenodo.2603256"),
+    Sample("hh4b", 6_500, "simulated jets of X -> HH -> 4b events and of QCD events: R=0.8",
+           "X -> HH -> 4b, arXiv:2401.13536, from CMS open data, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"),
+    Sample("pileup", 15_000, "simulated pile-up and hard-scatter jets, their tracks: R=0.4",
+           "no public dataset; jets and tracks as in ATLAS jet-vertex tagging, arXiv:1510.03823"),
+)}
+
+
+def load(name_or_path, n_jets: int | None = None) -> ak.Array:
+    """Jets of a sample of `SAMPLES`, a store folder or a Parquet file of ours; the first `n_jets` if given.
+
+    Nothing is read until it is used. Raises `ValueError` for an unknown name or more jets than there are,
+    and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
+    """
+    opened = open_store(name_or_path)
+    if n_jets is not None and not 0 < n_jets <= len(opened):
+        raise ValueError(f"{name_or_path} has {len(opened)} jets, n_jets={n_jets} was asked for: ask for 1 "
+                         f"to {len(opened)}, or make more with `python -m jetnb simulate`")
+    return opened.jets[:n_jets]
+
+
+def open_store(name_or_path) -> store.Store:
+    """The store of a sample, a store folder or a Parquet file of ours; made first if need be.
+
+    Raises as `load` does. Taught in notebook 16.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in SAMPLES:
+        sample = SAMPLES[str(name_or_path)]
+        path = sample.file
+        if not path.exists():
+            raise FileNotFoundError(
+                f"the shipped file {path} is missing: fetch it with `git checkout -- {path.name}` in {DATA}, "
+                f"or make it again with `python -m jetnb simulate {sample.name} --jets {sample.n_jets} "
+                f"--seed 1 --out {DATA}`")
+    elif not path.exists():
+        close = difflib.get_close_matches(str(name_or_path), SAMPLES, 1)
+        raise ValueError(f"{name_or_path!r} is neither a sample nor a file"
+                         + (f": did you mean {close[0]!r}?" if close else ";")
+                         + f" The samples are {', '.join(SAMPLES)}")
+    if path.is_dir():
+        return store.open(path)
+    target = derived() / "stores" / f"{path.stem}-{_sha256(path)[:12]}"
+    if not target.exists():
+        try:
+            return store.write(target, parquet.read(path))
+        except store.StoreExistsError:
+            pass  # another process has just made the same store
+    return store.open(target)
+
+
+def derived() -> Path:
+    """The folder for what can be made again: `JETNB_DERIVED`, or `data/derived`."""
+    return Path(os.environ.get("JETNB_DERIVED") or DATA / "derived")
+
+
+def verify_shipped() -> list[str]:
+    """Check `data/*.parquet` against `data/SHA256SUMS`; returns the names of the files that are right.
+
+    Raises `FileNotFoundError` for a file that is missing and `ValueError` for one that is changed or not in
+    the list, saying what to do.
+    """
+    sums = DATA / "SHA256SUMS"
+    if not sums.exists():
+        raise FileNotFoundError(f"{sums} is missing: fetch it with `git checkout -- SHA256SUMS` in {DATA}")
+    listed = {}
+    for line in sums.read_text().splitlines():
+        digest, _, name = line.partition(" ")
+        listed[name.strip().removeprefix("*").removeprefix("./").removeprefix("data/")] = digest
+    listed = {name: digest for name, digest in listed.items() if name.endswith(".parquet")}
+    if extra := sorted({path.name for path in DATA.glob("*.parquet")} - listed.keys()):
+        raise ValueError(f"{DATA / extra[0]} is not in {sums}: remove it, or add the line that "
+                         f"`sha256sum {extra[0]}` prints")
+    for name, digest in listed.items():
+        if not (DATA / name).exists():
+            raise FileNotFoundError(f"{DATA / name} is missing: fetch it with `git checkout -- {name}` "
+                                    f"in {DATA}")
+        if (found := _sha256(DATA / name)) != digest:
+            raise ValueError(f"{DATA / name} has sha256 {found}, not {digest} as in {sums}: it is changed or "
+                             f"damaged; fetch it again with `git checkout -- {name}` in {DATA}")
+    return sorted(listed)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

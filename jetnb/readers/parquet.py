@@ -1,0 +1,240 @@
+"""The compact Parquet form of the shipped samples: one row per jet, about ten bytes per constituent.
+
+What can be computed is not stored, nor what was not measured; what is stored keeps the digits that a
+detector can justify. Floats lose mantissa bits by rounding half to even, as CMS NanoAOD does before it
+compresses; angles of constituents go on a fixed grid, counted from the jet axis. `LOSS` says how far each
+field may move. Each byte of a number becomes a stream of its own (BYTE_STREAM_SPLIT) for zstd.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jetnb import atomic
+from jetnb import jets as J
+from jetnb.names import PARTICLES
+
+FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new version
+ROWS = 16384  # jets compressed together
+GRID = 13  # constituents: eta in steps of 2^-13, phi in steps of pi 2^-15
+FINE = 3  # jets: as many bits finer
+# Bits after the leading one. Two more for d0 and dz than NanoAOD keeps: 1000 bins then show no teeth.
+MANTISSA = {"pt": 12, "d0": 12, "dz": 12, "d0_error": 8, "dz_error": 8, "puppi_weight": 8, "z0": 13}
+OTHER_MANTISSA = 16  # bits kept of any other float
+PDG_IDS = [code for particle in PARTICLES.values() for code in particle.pdg_ids]
+MASSES = np.array([particle.mass for particle in PARTICLES.values() for _ in particle.pdg_ids])
+CHARGES = np.array([(code > 0) - (code < 0) if abs(code) == 211 else (code < 0) - (code > 0)
+                    if abs(code) in (11, 13) else 0 for code in PDG_IDS])
+PION_MASS = PARTICLES["charged_hadron"].mass
+SAME_ENERGY = 2.0**-12  # an energy this close to that of a mass hypothesis (relative) is not stored
+MASSLESS_OR_PDG, PION = 0.0, -1.0  # stored in place of such an energy
+
+# The most that writing and reading back changes a value: ("relative" or "absolute", amount).
+LOSS = {f"constituents.{name}": ("relative", 2.0 ** -(bits + 1)) for name, bits in MANTISSA.items()} | {
+    "constituents.energy": ("relative", 2.0**-11),
+    "constituents.eta": ("absolute", 2.0 ** -(GRID + 1)),
+    "constituents.phi": ("absolute", np.pi * 2.0 ** -(GRID + 3)),
+    "eta": ("absolute", 2.0 ** -(GRID + FINE + 1)),
+    "phi": ("absolute", np.pi * 2.0 ** -(GRID + FINE + 3)),
+    "any other float": ("relative", 2.0 ** -(OTHER_MANTISSA + 1)),
+    "any other": ("absolute", 0.0)}
+
+
+def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: bool = False) -> Path:
+    """Write jets, or blocks of jets of the same fields, as one Parquet file that appears when complete.
+
+    Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses and for
+    blocks that differ in fields or classes.
+    """
+    path = Path(path)
+    blocks = [jets_or_blocks] if isinstance(jets_or_blocks, ak.Array) else jets_or_blocks
+    writer = None
+    with atomic.new_file(path, replace=overwrite) as hidden:
+        try:
+            for piece in (block[i:i + ROWS] for block in blocks for i in range(0, len(block), ROWS)):
+                J.check(piece)
+                table = _encode(piece)
+                if writer is None:
+                    about = {"format": FORMAT, "version": VERSION, "provenance": J.provenance(piece),
+                             "loss": LOSS}
+                    schema = table.schema.with_metadata({"jetnb": json.dumps(about)})
+                    writer = pq.ParquetWriter(hidden, schema, compression="zstd", compression_level=15,
+                                              use_dictionary=False, use_byte_stream_split=True,
+                                              write_statistics=False, write_page_checksum=True,
+                                              data_page_size=1 << 24)
+                classes = about["provenance"]["classes"]
+                if (table.schema.names, J.classes(piece)) != (schema.names, classes):
+                    raise ValueError(f"cannot write {path}: blocks differ: {schema.names} of {classes}, then "
+                                     f"{table.schema.names} of {J.classes(piece)}")
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise ValueError(f"cannot write {path}: there were no jets")
+    return path
+
+
+def read(path, *, block_size: int = ROWS) -> Iterator[ak.Array]:
+    """Blocks of at most `block_size` jets of a file made by `write`.
+
+    Raises `FileNotFoundError`, and `ValueError` when the file is damaged, of another form, or of a newer
+    version; all but damage inside a column is noticed before the first block.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is truncated or not Parquet ({error}): fetch or make it again") from None
+    about = json.loads((file.schema_arrow.metadata or {}).get(b"jetnb", b"{}"))
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write; its columns are "
+                         f"{', '.join(file.schema_arrow.names[:8])} ...")
+    if about["version"] > VERSION:
+        raise ValueError(f"{path} is of version {about['version']}, this jetnb reads up to {VERSION}: "
+                         "update jetnb")
+    return _blocks(path, file, about["provenance"], block_size)
+
+
+def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int) -> Iterator:
+    try:
+        for batch in file.iter_batches(block_size):
+            yield _decode(batch, provenance)
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch or make it again") from None
+
+
+def _encode(jets: ak.Array) -> pa.Table:
+    columns, inside, counts = J.to_columns(jets)
+    columns.pop("n_constituents", None)
+    out, track = {}, inside.get("has_track")
+    codes = {name: _angle_code(name, columns[name], GRID + FINE) for name in ("eta", "phi")}
+    for name, values in columns.items():
+        out[f"jet_{name}"] = pa.array(codes[name] if name in codes else _stored(values, OTHER_MANTISSA))
+    index = None
+    if "pdg_id" in inside:
+        index = np.argsort(PDG_IDS)[np.searchsorted(np.sort(PDG_IDS), inside["pdg_id"])]
+    for name, values in inside.items():
+        number = counts
+        if name == "pt":
+            values = round_mantissa(values, MANTISSA["pt"]).view(np.int32) >> (23 - MANTISSA["pt"])
+            falls = np.zeros_like(values)
+            falls[1:] = values[:-1] - values[1:]
+            values = np.where(_first(counts), values, falls)
+        elif name in codes:
+            values = _angle_code(name, values, GRID) - np.repeat(codes[name] >> FINE, counts)
+            values = _wrap(values, 1 << (GRID + 2)) if name == "phi" else values
+            values = (values << 1) ^ (values >> 31)  # zigzag: small numbers of either sign have small codes
+        elif name == "energy":
+            momentum = inside["pt"].astype(float) * np.cosh(inside["eta"].astype(float))
+            as_pion, as_pdg = _energy(momentum, PION_MASS), _energy(momentum, _masses(index))
+            stored = np.where(np.abs(values / as_pion - 1) < SAME_ENERGY, PION, values)
+            stored = np.where(np.abs(values / as_pdg - 1) < SAME_ENERGY, MASSLESS_OR_PDG, stored)
+            values = stored.astype(np.float32)
+        elif name == "pdg_id":
+            values = index.astype(np.int8)
+        elif name == "charge":
+            values = values - _charges(index)
+        elif name == "has_track" and "charge" in inside:
+            values = values ^ (inside["charge"] != 0)
+        elif name in J.TRACK_FIELDS and track is not None:
+            jet = np.repeat(np.arange(len(counts)), counts)
+            number = np.bincount(jet[track], minlength=len(counts))
+            values = values[track]
+        values = pa.array(_stored(values, MANTISSA.get(name, OTHER_MANTISSA)))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(number)]), pa.int32())
+        out[f"constituent_{name}"] = pa.ListArray.from_arrays(offsets, values)
+    return pa.table(out)
+
+
+def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
+    raw = {name: batch.column(name) for name in batch.schema.names}
+    counts = raw["constituent_pt"].value_lengths().to_numpy().astype(np.int64)
+    columns = {name.removeprefix("jet_"): values.to_numpy(zero_copy_only=False)
+               for name, values in raw.items() if name.startswith("jet_")}
+    inside = {name.removeprefix("constituent_"): values.flatten().to_numpy(zero_copy_only=False)
+              for name, values in raw.items() if name.startswith("constituent_")}
+    first = _first(counts)
+    signed = np.where(first, inside["pt"], -inside["pt"]).astype(np.int64)
+    sums = np.cumsum(signed)
+    code = sums - np.repeat(sums[first] - signed[first], counts[counts > 0])
+    inside["pt"] = (code.astype(np.int32) << (23 - MANTISSA["pt"])).view(np.float32)
+    for name in ("eta", "phi"):
+        code = inside[name].astype(np.int32)
+        code = ((code >> 1) ^ -(code & 1)) + np.repeat(columns[name] >> FINE, counts)
+        inside[name] = _angle(name, _wrap(code, 1 << (GRID + 2)) if name == "phi" else code, GRID)
+        columns[name] = _angle(name, columns[name], GRID + FINE)
+    index = inside.get("pdg_id")
+    momentum = inside["pt"].astype(float) * np.cosh(inside["eta"].astype(float))
+    energy = np.where(inside["energy"] == PION, _energy(momentum, PION_MASS), inside["energy"])
+    inside["energy"] = np.where(energy == MASSLESS_OR_PDG, _energy(momentum, _masses(index)), energy)
+    if index is not None:
+        inside["pdg_id"] = np.array(PDG_IDS)[index]
+    if "charge" in inside:
+        inside["charge"] = inside["charge"] + _charges(index)
+    if "has_track" in inside:
+        inside["has_track"] = track = inside["has_track"].astype(bool) ^ (inside.get("charge", 0) != 0)
+        for name in set(J.TRACK_FIELDS) & inside.keys():
+            measured, inside[name] = inside[name], np.zeros(len(track), np.float32)
+            inside[name][track] = measured
+    return J.build(columns, inside, counts, provenance=provenance)
+
+
+def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
+    """Float32 `values` with `bits` bits after the leading one, rounded half to even.
+
+    >>> round_mantissa(np.float32([1.3, -1000.7]), 3).tolist()
+    [1.25, -1024.0]
+    """
+    cut = 23 - bits
+    code = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    code = code + np.uint32((1 << (cut - 1)) - 1) + ((code >> np.uint32(cut)) & np.uint32(1))
+    return (code >> np.uint32(cut) << np.uint32(cut)).view(np.float32)
+
+
+def _stored(values: np.ndarray, bits: int) -> np.ndarray:
+    if values.dtype.kind == "f":
+        return round_mantissa(values, bits)
+    return values.astype(np.int8) if values.dtype.kind == "b" else values
+
+
+def _angle_code(name: str, values: np.ndarray, bits: int) -> np.ndarray:
+    if name == "eta":
+        return np.rint(values.astype(float) * 2**bits).astype(np.int32)
+    return _wrap(np.rint(values.astype(float) / np.pi * 2 ** (bits + 2)).astype(np.int32), 1 << (bits + 2))
+
+
+def _angle(name: str, code: np.ndarray, bits: int) -> np.ndarray:
+    return (code * (2.0**-bits if name == "eta" else np.pi * 2.0 ** -(bits + 2))).astype(np.float32)
+
+
+def _wrap(code: np.ndarray, half_turn: int) -> np.ndarray:
+    return half_turn - (half_turn - code) % (2 * half_turn)  # in (-half_turn, half_turn]
+
+
+def _first(counts: np.ndarray) -> np.ndarray:
+    """Mask (T,) of the first constituent of each jet."""
+    first = np.zeros(counts.sum(), bool)
+    first[(np.cumsum(counts) - counts)[counts > 0]] = True
+    return first
+
+
+def _masses(index: np.ndarray | None) -> np.ndarray | float:
+    return 0.0 if index is None else MASSES[index]
+
+
+def _charges(index: np.ndarray | None) -> np.ndarray | int:
+    return 0 if index is None else CHARGES[index].astype(np.int8)
+
+
+def _energy(momentum: np.ndarray, mass: np.ndarray | float) -> np.ndarray:
+    return np.sqrt(momentum**2 + np.square(mass)).astype(np.float32)

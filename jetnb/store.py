@@ -1,0 +1,300 @@
+"""The store: a folder of plain columns, memory-mapped, read as awkward jets or gathered as packed batches.
+
+`meta.json` holds schema version, counts, provenance and a sha256 per column; `offsets.npy`, `jet_*.npy` and
+`constituent_*.npy` hold the columns, each a 128-byte NumPy header and the values, so `np.load` reads them
+too. Opening maps the files and reads none of them. Writing goes block by block into a hidden folder beside
+the target, which is renamed into place when complete and on disk: there is never half a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import awkward as ak
+import numpy as np
+
+from jetnb import atomic
+from jetnb import jets as J
+
+FORMAT, VERSION = "jetnb store", 1
+HEADER = 128  # bytes of the NumPy header before the values
+PIECE = 65536  # jets looked at and written at a time, whatever the size of a block
+AGAIN = "remove the folder and write the store again"
+
+
+class StoreError(ValueError):
+    """A store that cannot be written or opened; the message says which file, what is wrong, what to do."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """There is already something at the path where a store was to be written."""
+
+
+class Batch(NamedTuple):
+    """Packed jets: jet `b` is `x[offsets[b]:offsets[b + 1]]`."""
+
+    x: np.ndarray  # (T, F) float32
+    offsets: np.ndarray  # (B + 1,) int64
+
+
+class Store:
+    """An opened store. `jets` is the whole sample as awkward array, `gather` makes training batches of it."""
+
+    def __init__(self, path: Path, meta: dict, columns: dict[str, np.ndarray]):
+        self.path, self.meta, self._columns = path, meta, columns
+
+    def __len__(self) -> int:
+        return self.meta["n_jets"]
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}: {len(self):,} jets, {self.meta['n_constituents']:,} constituents>"
+
+    def __reduce__(self):
+        return open, (self.path,)  # data-loading processes map the files again
+
+    @functools.cached_property
+    def jets(self) -> ak.Array:
+        """All jets, without copying: a column is read from disk where and when it is used."""
+        def fields(prefix):
+            return {name[len(prefix):]: c for name, c in self._columns.items() if name.startswith(prefix)}
+
+        return J.wrap(fields("jet_"), fields("constituent_"), self._columns["offsets"],
+                      provenance=self.meta["provenance"])
+
+    def gather(self, indices, fields: Sequence[str] = ("pt", "eta", "phi", "energy")) -> Batch:
+        """Constituent `fields` of the jets `indices` (B,), in that order, as packed batch.
+
+        Returns `Batch(x (T, F), offsets (B + 1,))`. Raises `IndexError` for an index that is not an integer
+        in [0, len(store)), `StoreError` for an unknown field. The first call in a process takes a few
+        seconds, in which numba starts. Taught in notebook 16.
+        """
+        if unknown := [name for name in fields if f"constituent_{name}" not in self._columns]:
+            raise StoreError(f"{self.path} has no constituent field {unknown[0]!r}, "
+                             f"only {', '.join(self.jets.constituents.fields)}")
+        indices = np.asarray(indices)
+        if indices.size == 0:
+            return Batch(np.empty((0, len(fields)), np.float32), np.zeros(1, np.int64))
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise IndexError(f"jet indices must be a flat array of integers, got {indices.dtype} of shape "
+                             f"{indices.shape}: turn a mask into indices with np.flatnonzero")
+        if indices.min() < 0 or indices.max() >= len(self):
+            at = int(np.argmax((indices < 0) | (indices >= len(self))))
+            raise IndexError(f"jet index {indices[at]} at position {at} is outside 0 to {len(self) - 1}, "
+                             f"the jets of {self.path}")
+        indices = indices.astype(np.int64)  # room for the 1 added next
+        starts, ends = self._columns["offsets"][indices], self._columns["offsets"][indices + 1]
+        if starts.min() < 0 or (ends < starts).any() or ends.max() > self.meta["n_constituents"]:
+            raise StoreError(f"{self.path}/offsets.npy has been changed or damaged; {AGAIN}")
+        offsets = np.zeros(len(indices) + 1, np.int64)
+        np.cumsum(ends - starts, out=offsets[1:])
+        x = np.empty((offsets[-1], len(fields)), np.float32)  # (T, F)
+        _kernel()(tuple(self._columns[f"constituent_{name}"] for name in fields), starts, offsets, x)
+        return Batch(x, offsets)
+
+    def verify(self) -> None:
+        """Read every byte and raise `StoreError` naming the first file whose content is not as written."""
+        for name, about in self.meta["columns"].items():
+            file, digest = self.path / f"{name}.npy", hashlib.sha256()
+            with file.open("rb") as stream:
+                header = stream.read(HEADER)
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+            if header != _header(about["dtype"], about["length"]) or digest.hexdigest() != about["sha256"]:
+                raise StoreError(f"{file} has been changed or damaged: the sha256 of its values is "
+                                 f"{digest.hexdigest()}, written was {about['sha256']}; {AGAIN}")
+
+
+@functools.cache
+def _kernel():
+    """The gather kernel, compiled once per machine for each combination of column types."""
+    from numba import literal_unroll, njit, uint64
+
+    @njit(cache=True, nogil=True)
+    def gather(columns, starts, offsets, out):
+        touched = 0.0
+        for b in range(len(starts)):
+            # Unsigned, so that no index is tested for counting from the end: a quarter of the time.
+            start, first, n = uint64(starts[b]), uint64(offsets[b]), uint64(offsets[b + 1] - offsets[b])
+            for k in range(start, start + n, uint64(16)):  # one value per cache line: the misses overlap
+                for early in literal_unroll(columns):
+                    touched += early[k]
+            for k in range(n):
+                f = 0
+                for column in literal_unroll(columns):
+                    out[first + k, f] = column[start + k]
+                    f += 1
+        return touched  # so that the touching is not optimised away
+
+    return gather
+
+
+def open(path) -> Store:
+    """Open the store at `path`: milliseconds and no memory, whatever its size; `Store.verify` checks content.
+
+    Raises `StoreError` when there is no store, when a file is missing or of the wrong size, and when a newer
+    version of jetnb wrote it. Taught in notebook 16.
+    """
+    path = Path(path)
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        if meta["format"] != FORMAT:
+            raise KeyError("format")
+        version, n_jets, n_constituents = meta["version"], meta["n_jets"], meta["n_constituents"]
+        kinds = {name: (np.dtype(about["dtype"]), about["length"]) for name, about in meta["columns"].items()}
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"there is no store at {path} (no file {path / 'meta.json'}): write one with "
+                         "jetnb.store.write, or check the path") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not our keys
+        raise StoreError(f"{path / 'meta.json'} does not describe a store ({error!r}); {AGAIN}") from None
+    if version > VERSION:
+        raise StoreError(f"{path} has schema version {version}, this jetnb reads up to {VERSION}: "
+                         "update jetnb, or write the store again with this one")
+    columns = {}
+    for name, (dtype, length) in kinds.items():
+        file = path / f"{name}.npy"
+        expected, size = HEADER + length * dtype.itemsize, file.stat().st_size if file.exists() else 0
+        if size != expected:
+            raise StoreError(f"{file} has {size} bytes instead of {expected}: it is missing, truncated or "
+                             f"of another store; {AGAIN}")
+        mapped = np.memmap(file, dtype, "r", HEADER, (length,)) if length else np.empty(0, dtype)
+        columns[name] = np.asarray(mapped)
+    ends = columns["offsets"][[0, -1]].tolist() + [len(columns["offsets"]) - 1]
+    if ends != [0, n_constituents, n_jets]:
+        raise StoreError(f"{path}/offsets.npy runs from {ends[0]} to {ends[1]} for {ends[2]} jets, meta.json "
+                         f"says {n_jets} jets with {n_constituents} constituents; {AGAIN}")
+    return Store(path, meta, columns)
+
+
+def write(path, blocks: Iterable[ak.Array], *, provenance: Mapping | None = None,
+          overwrite: bool = False) -> Store:
+    """Write jets arrays one after the other into a new store at `path` and open it.
+
+    `blocks`: jets arrays of the same fields and classes, e.g. from a reader; memory is that of one block.
+    `provenance` replaces that of the first block. `overwrite=True` replaces an existing store in one step.
+    If two processes write to one path, the first to finish wins, the other gets `StoreExistsError`.
+    Raises `StoreError` naming block, field and value for jets that `jets.check` refuses or that do not
+    continue the blocks before, and naming the folder where writing fails. Taught in notebook 16.
+    """
+    path, blocks = Path(os.path.abspath(path)), [blocks] if isinstance(blocks, ak.Array) else blocks
+    if overwrite and path.exists() and not (path / "meta.json").exists():
+        raise StoreExistsError(f"{path} exists and is not a store: overwrite=True replaces only stores; "
+                               "remove it by hand or choose another path")
+    with _explained(path), atomic.new_folder(path, replace=overwrite) as folder:
+        with contextlib.ExitStack() as files:
+            columns, about = _write_columns(folder, path, _checked(path, blocks, provenance), files)
+        meta = {"format": FORMAT, "version": VERSION, "n_jets": columns["offsets"]["length"] - 1,
+                "n_constituents": columns["constituent_pt"]["length"],
+                "provenance": about, "columns": columns}
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+        atomic.sync(folder / "meta.json")
+    return open(path)
+
+
+def _write_columns(folder: Path, path: Path, pieces: Iterator, files: contextlib.ExitStack) -> tuple:
+    """Fill the column files piece by piece; returns their table for meta.json, and the provenance."""
+    columns: dict[str, _Column] = {}
+    about, n_constituents = {}, 0
+    for number, values, found in pieces:
+        if not columns:
+            about = found
+            columns = {name: _Column(files.enter_context((folder / f"{name}.npy").open("wb")), v.dtype)
+                       for name, v in values.items()}
+            columns["offsets"].append(np.zeros(1, np.int64))
+        for name in sorted(columns.keys() ^ values.keys()):
+            only = "block 0" if name in columns else f"block {number}"
+            raise StoreError(f"cannot write {path}: of block 0 and block {number} only {only} has {name}; "
+                             "all blocks of a store have the same fields")
+        if found["classes"] != about["classes"]:
+            raise StoreError(f"cannot write {path}: block {number} has classes {found['classes']}, block 0 "
+                             f"has {about['classes']}, so labels differ in meaning; relabel them first")
+        values["offsets"] = n_constituents + np.cumsum(values["offsets"])
+        n_constituents = int(values["offsets"][-1]) if len(values["offsets"]) else n_constituents
+        for name, column in columns.items():
+            column.append(values[name])
+    if not columns:
+        raise StoreError(f"cannot write {path}: there was no block of jets")
+    return {name: column.finish() for name, column in columns.items()}, about
+
+
+def _checked(path: Path, blocks: Iterable, provenance) -> Iterator[tuple[int, dict, dict]]:
+    """Number of the block, flat columns (counts as "offsets") and provenance of one piece after the other."""
+    for number, block in enumerate(_unexplained(blocks)):
+        for first in range(0, max(len(block), 1), PIECE):
+            piece = block[first:first + PIECE]
+            if provenance:
+                piece = ak.Array(piece, attrs={"jetnb": dict(provenance)})
+            try:
+                J.check(piece)
+            except ValueError as error:
+                raise StoreError(f"cannot write {path}: block {number} from jet {first}: {error}") from error
+            outer, inner, counts = J.to_columns(piece)
+            values = {f"jet_{name}": v for name, v in outer.items()}
+            values |= {f"constituent_{name}": v for name, v in inner.items()}
+            yield number, values | {"offsets": counts}, J.provenance(piece)
+
+
+class _Column:
+    """One column file while it is written: appends values, hashes them on the way, ends with the header."""
+
+    def __init__(self, stream: io.BufferedWriter, dtype: np.dtype):
+        self.stream, self.dtype = stream, np.dtype(dtype).newbyteorder("<")
+        self.length, self.digest = 0, hashlib.sha256()
+        stream.write(bytes(HEADER))
+
+    def append(self, values: np.ndarray) -> None:
+        data = np.ascontiguousarray(values, self.dtype).view(np.uint8)
+        self.stream.write(data)
+        self.digest.update(data)
+        self.length += len(values)
+
+    def finish(self) -> dict:
+        self.stream.seek(0)
+        self.stream.write(_header(self.dtype.str, self.length))
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        return {"dtype": self.dtype.str, "length": self.length, "sha256": self.digest.hexdigest()}
+
+
+def _header(dtype: str, length: int) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": (length,)})
+    return header.getvalue()
+
+
+class _FromBlocks(Exception):
+    """Carries an OSError of the blocks' own reader past `_explained`, which explains those of writing."""
+
+
+def _unexplained(blocks: Iterable) -> Iterator:
+    try:
+        yield from blocks
+    except OSError as error:
+        raise _FromBlocks from error
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into a StoreError that says what to do."""
+    try:
+        yield
+    except _FromBlocks as carrier:
+        raise carrier.__cause__ from None
+    except StoreError:
+        raise
+    except FileExistsError as error:
+        raise StoreExistsError(f"cannot write {path}: {error.strerror}; open it with jetnb.store.open, "
+                               "choose another path, or pass overwrite=True") from error
+    except OSError as error:
+        remedy = {errno.ENOSPC: "free some space or choose another disk", errno.EDQUOT: "your quota is full",
+                  errno.EFBIG: "a limit allows no larger files"}
+        raise StoreError(f"cannot write {path}: {error.strerror} ({error.filename or path.parent}); "
+                         f"{remedy.get(error.errno, 'choose a folder that you may write to')}") from error

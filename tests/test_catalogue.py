@@ -1,0 +1,120 @@
+"""The catalogue: samples by name, converted once; clear words where there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+
+import awkward as ak
+import pytest
+
+import jetnb
+from jetnb import catalogue, names, store
+from jetnb.readers import parquet
+
+
+@pytest.fixture
+def data(toy_jets, tmp_path, monkeypatch):
+    """A data folder with two shipped samples of toys and their checksums."""
+    folder = tmp_path / "data"
+    monkeypatch.setattr(catalogue, "DATA", folder)
+    monkeypatch.delenv("JETNB_DERIVED", raising=False)
+    lines = ""
+    for name, n_jets in (("aoj", 50), ("pileup", 20)):
+        path = parquet.write(folder / f"{name}.parquet", toy_jets(n_jets, n_jets))
+        lines += f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}.parquet\n"
+    (folder / "SHA256SUMS").write_text(lines + "0" * 64 + "  checkpoints/other.pt\n")
+    return folder
+
+
+def test_samples_say_what_they_are():
+    assert list(catalogue.SAMPLES) == ["aoj", "jetclass", "toptagging", "hh4b", "pileup"]
+    for name, sample in catalogue.SAMPLES.items():
+        assert sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets > 1000
+        assert sample.licence == "CC-BY-4.0" and sample.citation and sample.imitates
+        assert "simulated" in sample.description
+    assert names.CLASSES
+
+
+def test_load_converts_once(data, monkeypatch):
+    jets = jetnb.load("aoj")
+    assert len(jets) == 50 and "toy (simulation): 50 jets" in jetnb.describe(jets)
+    made, = (data / "derived" / "stores").iterdir()
+    assert made.name == "aoj-" + hashlib.sha256((data / "aoj.parquet").read_bytes()).hexdigest()[:12]
+    monkeypatch.setattr(store, "write", None)  # the second time nothing is written
+    assert ak.array_equal(jetnb.load("aoj", n_jets=7), jets[:7])
+    assert len(jetnb.open_store("aoj")) == 50
+
+
+def test_a_changed_file_makes_another_store(data, toy_jets):
+    jetnb.load("aoj")
+    parquet.write(data / "aoj.parquet", toy_jets(30, 9), overwrite=True)
+    assert len(jetnb.load("aoj")) == 30
+    assert len(list((data / "derived" / "stores").iterdir())) == 2
+
+
+def test_derived_folder_can_be_elsewhere(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("JETNB_DERIVED", str(tmp_path / "scratch"))
+    jetnb.load("pileup")
+    assert list((tmp_path / "scratch" / "stores").glob("pileup-*")) and not (data / "derived").exists()
+
+
+def test_load_by_path(data, toy_jets, tmp_path):
+    store.write(tmp_path / "mine", toy_jets(12, 4))
+    parquet.write(tmp_path / "mine.parquet", toy_jets(11, 4))
+    assert len(jetnb.load(tmp_path / "mine")) == 12
+    assert len(jetnb.load(str(tmp_path / "mine.parquet"), 5)) == 5
+    assert list((data / "derived" / "stores").glob("mine-*"))
+
+
+def test_load_errors(data, tmp_path):
+    with pytest.raises(ValueError, match="'jetclas' is neither a sample nor a file: did you mean 'jetclass'"):
+        jetnb.load("jetclas")
+    with pytest.raises(ValueError, match="neither a sample nor a file; The samples are aoj, jetclass"):
+        jetnb.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="jetclass.parquet is missing: .*"
+                       "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*data`"):
+        jetnb.load("jetclass")
+    for n_jets in (51, 0):
+        with pytest.raises(ValueError, match=f"aoj has 50 jets, n_jets={n_jets} was asked for"):
+            jetnb.load("aoj", n_jets)
+    with pytest.raises(store.StoreError, match="there is no store at"):
+        jetnb.load(data)
+    (tmp_path / "x.parquet").write_text("no")
+    with pytest.raises(ValueError, match="x.parquet is truncated or not Parquet"):
+        jetnb.load(tmp_path / "x.parquet")
+
+
+def convert(results):
+    results.put(len(catalogue.load("aoj")))
+
+
+def test_notebooks_that_start_together(data):
+    """Several processes that load a fresh sample at once all get it."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=convert, args=(results,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=60) for _ in processes] == [50] * 4
+    for process in processes:
+        process.join(60)
+    assert len(list((data / "derived" / "stores").iterdir())) == 1
+
+
+def test_verify_shipped(data):
+    assert catalogue.verify_shipped() == ["aoj.parquet", "pileup.parquet"]
+    (data / "extra.parquet").write_text("x")
+    with pytest.raises(ValueError, match="extra.parquet is not in .*SHA256SUMS: remove it, or add"):
+        catalogue.verify_shipped()
+    (data / "extra.parquet").unlink()
+    with (data / "pileup.parquet").open("r+b") as stream:
+        stream.write(b"X")
+    with pytest.raises(ValueError, match="pileup.parquet has sha256 .* changed or damaged; fetch it again"):
+        catalogue.verify_shipped()
+    (data / "aoj.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="aoj.parquet is missing: fetch it"):
+        catalogue.verify_shipped()
+    (data / "SHA256SUMS").unlink()
+    with pytest.raises(FileNotFoundError, match="SHA256SUMS is missing"):
+        catalogue.verify_shipped()
