@@ -26,8 +26,8 @@ def perfect(**changes):
     return response.CMS._replace(**(exact | changes))
 
 
-def measure(p, instrument=None, seed=0):
-    return detector.reconstruct(p, np.zeros(len(p["px"])), detector=instrument or perfect(),
+def measure(p, instrument=None, seed=0, z=0.0):
+    return detector.reconstruct(p, np.full(len(p["px"]), z), np.array([z]), detector=instrument or perfect(),
                                 rng=np.random.default_rng(seed))
 
 
@@ -84,6 +84,14 @@ def test_photon_is_seen_where_it_went():
     assert got["pt"][0] == pytest.approx(50.0)
     assert abs(got["eta"][0]) < 0.01
     assert abs(got["phi"][0]) < 0.01
+
+
+@pytest.mark.parametrize("eta", [0.3, -1.2, 2.0, 3.5])
+def test_direction_of_a_neutral_is_that_from_the_vertex(eta):
+    pz = 500.0 * np.sinh(eta)
+    got = measure(particle(px=500.0, pz=pz, energy=np.hypot(500.0, pz)), z=60.0)
+    assert got["eta"][0] == pytest.approx(eta, abs=0.1 if eta > 3 else 0.02)
+    assert got["pt"][0] == pytest.approx(500.0, rel=0.1 if eta > 3 else 0.02)
 
 
 def test_charged_pion_gives_one_track_and_no_neutral():

@@ -16,7 +16,7 @@ from . import geometry
 from .response import Detector
 
 MASS = {code: p.mass for p in names.PARTICLES.values() for code in map(abs, p.pdg_ids)}
-NEUTRAL_HADRON_IN_CRYSTALS = 0.25  # share of the energy of a neutral hadron left in the crystals, arXiv:1706.04965
+HADRON_IN_CRYSTALS = 0.25  # share of the energy of a hadron that shows as electromagnetic, arXiv:1706.04965
 RESIDUAL_SIGNIFICANCE = 2.0  # calorimeter energy beyond the tracks, in units of its resolution, that makes a neutral
 BLUR = 0.15  # spread of a soft cluster around the centre of its cell, in units of the cell
 TAIL = (0.03, 3.0)  # share of tracks whose impact parameter is that much worse
@@ -33,11 +33,13 @@ def wrap(phi: np.ndarray) -> np.ndarray:
     return np.pi - (np.pi - phi) % (2 * np.pi)
 
 
-def reconstruct(particles: dict, vertex_z: np.ndarray, *, detector: Detector, rng: np.random.Generator) -> dict:
+def reconstruct(particles: dict, vertex_z: np.ndarray, hard_z: np.ndarray, *, detector: Detector,
+                rng: np.random.Generator) -> dict:
     """Particle-flow candidates of all events.
 
     particles : table as in processes.Events, with any ``vertex``
     vertex_z  : (n_particles,) mm, z of the collision each particle comes from
+    hard_z    : (n_events,) mm, z of the hard scatter: neutral candidates are taken to come from there
     Returns a table sorted by event: event, pt, eta, phi, mass, pdg_id, charge, and for charged candidates
     d0, z0 [mm, at the beam line], d0_error, dz_error, and truth_hard: the share of its energy from the hard scatter.
 
@@ -58,22 +60,25 @@ def reconstruct(particles: dict, vertex_z: np.ndarray, *, detector: Detector, rn
     forward = (np.abs(at_eta) >= geometry.FORWARD_START) & (detector.forward_towers is not None)
     covered = np.abs(at_eta) < (geometry.FORWARD_END if detector.forward_towers else 3.2)
 
-    in_crystals = np.where(electromagnetic, 1.0, np.where((charge == 0) & hadron, NEUTRAL_HADRON_IN_CRYSTALS, 0.0))
-    in_crystals *= detector.crystal_response(at_eta, at_phi)
-    in_towers = np.where(hadron, np.where(charge == 0, 1 - NEUTRAL_HADRON_IN_CRYSTALS, 1.0), 0.0)
-    here = reaches & covered & ~forward
-    groups = [
-        _clusters(_scaled(deposit, here & (in_crystals > 0), in_crystals), detector.crystals,
-                  detector.electromagnetic_resolution, 22, detector.thresholds["electromagnetic"], 3.0, rng),
-        _clusters(_scaled(deposit, here & hadron, in_towers), detector.towers,
-                  detector.hadronic_resolution, 130, detector.thresholds["hadronic"], 30.0, rng)]
+    # Charged hadrons have their track; splitting their energy would only blur the comparison with it.
+    splits = hadron & ((charge == 0) | forward)
+    light = np.where(electromagnetic, 1.0, np.where(splits, HADRON_IN_CRYSTALS, 0.0)) * reaches * covered
+    heavy = np.where(hadron, np.where(splits, 1 - HADRON_IN_CRYSTALS, 1.0), 0.0) * reaches * covered
+    central = ~forward
+    threshold, resolutions = detector.thresholds, (detector.electromagnetic_resolution, detector.hadronic_resolution)
+    jobs = [(light * central * detector.crystal_response(at_eta, at_phi), detector.crystals, resolutions[0], 22,
+             threshold["electromagnetic"], 3.0),
+            (heavy * central, detector.towers, resolutions[1], 130, threshold["hadronic"], 30.0)]
     if detector.forward_towers:
-        for chosen, resolution, pdg_id in ((electromagnetic, detector.electromagnetic_resolution, 2),
-                                           (hadron, detector.hadronic_resolution, 1)):
-            groups.append(_clusters(_scaled(deposit, reaches & covered & forward & chosen, np.ones(len(pt))),
-                                    detector.forward_towers, resolution, pdg_id,
-                                    detector.thresholds["forward"], 100.0, rng))
-    groups.append(track)
+        jobs += [(light * forward, detector.forward_towers, resolutions[0], 2, threshold["forward"], 100.0),
+                 (heavy * forward, detector.forward_towers, resolutions[1], 1, threshold["forward"], 100.0)]
+    groups = [track]
+    for share, cells, resolution, pdg_id, low, soft in jobs:
+        seen = {k: v[share > 0] for k, v in (deposit | {"energy": deposit["energy"] * share}).items()}
+        found = _clusters(seen, cells, resolution, pdg_id, low, soft, rng)
+        found["eta"] = _seen_from(found["eta"], hard_z[found["event"]], detector)
+        found["pt"] = found.pop("momentum") / np.cosh(found["eta"])
+        groups.append(found)
     table = {k: np.concatenate([g[k] for g in groups]) for k in track}
     order = np.argsort(table["event"], kind="stable")
     return {k: v[order] for k, v in table.items()}
@@ -135,8 +140,11 @@ def _measure_tracks(p, i, pt, eta, phi, vertex_z, detector, rng):
             "truth_hard": (p["vertex"][i] == 0).astype(float)}
 
 
-def _scaled(deposit, chosen, share):
-    return {k: v[chosen] for k, v in deposit.items()} | {"energy": (deposit["energy"] * share)[chosen]}
+def _seen_from(eta, vertex_z, detector):
+    """Pseudorapidity of a point on the calorimeter as seen from a vertex [mm], given that from the origin."""
+    sinh = np.sinh(eta)
+    radius = np.minimum(detector.calorimeter_radius, detector.calorimeter_z / np.maximum(np.abs(sinh), 1e-9))
+    return np.arcsinh(sinh - 1e-3 * vertex_z / radius)
 
 
 def _clusters(d, cells, resolution, pdg_id, threshold, soft, rng):
@@ -173,7 +181,7 @@ def _clusters(d, cells, resolution, pdg_id, threshold, soft, rng):
     n = int(keep.sum())
     momentum = np.sqrt(np.maximum(residual ** 2 - MASS[pdg_id] ** 2, 1e-6))[keep]
     hard = total(weight * d["hard"]) / norm
-    return {"event": d["event"][first][keep], "pt": momentum / np.cosh(out_eta[keep]), "eta": out_eta[keep],
+    return {"event": d["event"][first][keep], "momentum": momentum, "eta": out_eta[keep],
             "phi": out_phi[keep], "pdg_id": np.full(n, pdg_id), "mass": np.full(n, MASS[pdg_id]),
             "charge": np.zeros(n, int), "d0": np.zeros(n), "z0": np.zeros(n), "d0_error": np.zeros(n),
             "dz_error": np.zeros(n), "truth_hard": hard[keep]}

@@ -55,7 +55,7 @@ def make_chunk(recipe: PileupRecipe, pythia, hard_pythia, *, n_events: int, rng:
     generated = reconstruction.cluster(hard["event"], hard, n_events=n_events, radius=recipe.radius, pt_min=4.0).jets
     particles, vertices = _crossings(hard, recipe, hard_pythia, n_events, rng, pool)
     z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
-    c = reconstruct(particles, z, detector=recipe.detector, rng=rng)
+    c = reconstruct(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
     jets = _calibrated_jets(c, recipe, n_events)
     columns = {k: jets[k] for k in ("pt", "eta", "phi", "mass", "event")}
     columns["label"] = _truth_label(jets, generated)

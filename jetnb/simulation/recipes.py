@@ -76,13 +76,14 @@ _JETCLASS = Recipe(
      _jetclass("HToGG", "HZ_gg", 25), _jetclass("HToWW4Q", "HZ_4q", 25), _jetclass("HToWW2Q1L", "HZ_2q1l", 25),
      _jetclass("ZToQQ", "ZZ", 23), _jetclass("WToQQ", "WW", 24), _jetclass("TTBar", "tt", 6),
      _jetclass("TTBarLep", "tt_leptonic", 6)),
-    (500.0, 1000.0), 2.0, CMS, 200, jets_per_event=0.2)
+    (500.0, 1000.0), 2.0, CMS, 200, sigma_z=0.0, jets_per_event=0.2)
 
 _TOPTAGGING = Recipe(
     "toptagging", "top and light jets at 14 TeV, no underlying event and no pile-up, four-vectors only",
     "Top Quark Tagging Reference, arXiv:1902.09914", ("QCD", "TTBar"),
     (Component("light", "multijet", 0.5, 360.0, "QCD"), Component("top", "tt", 0.5, 360.0, "TTBar", 6)),
-    (550.0, 650.0), 2.0, ATLAS, 200, energy=14000.0, underlying_event=False, four_vectors_only=True, jets_per_event=0.12)
+    (550.0, 650.0), 2.0, ATLAS, 200, energy=14000.0, sigma_z=0.0, underlying_event=False, four_vectors_only=True,
+    jets_per_event=0.12)
 
 _HH4B = Recipe(
     "hh4b", "X -> HH -> 4b at four masses and multijets: events with two to five anti-kT 0.8 jets, no pile-up",
@@ -117,7 +118,7 @@ def make_chunk(recipe: Recipe, component: Component, pythia, *, n_events: int, r
     if vertices is None:
         vertices = pileup.place_vertices(np.zeros(n_events, int), sigma_z=recipe.sigma_z, rng=rng)
     z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
-    c = reconstruct(particles, z, detector=recipe.detector, rng=rng)
+    c = reconstruct(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
     n_vertices = np.add.reduceat(vertices.found, vertices.start)
     c["weight"] = np.ones(len(c["pt"]))
     if recipe.pileup[0]:
