@@ -110,12 +110,16 @@ def test_every_class_is_there_in_equal_number(jetclass):
 
 
 def test_shares_of_jet_pt(aoj):
-    """Charged, photon and neutral-hadron shares within five points of the generator's own in multijets."""
+    """Charged, photon and neutral-hadron shares within a few points of the generator's own in multijets.
+
+    The generator has 0.605, 0.268 and 0.127 (test_simulation_parts.py recomputes them). Lost tracks and upward
+    fluctuations of the calorimeter move some points from charged to neutral.
+    """
     c = aoj.constituents[abs(aoj.eta) < 1.5]
     w, kind = c.puppi_weight, code(c)
-    assert share(c, (kind == 211) | (kind == 11) | (kind == 13), w) == pytest.approx(0.61, abs=0.05)
-    assert share(c, kind == 22, w) == pytest.approx(0.27, abs=0.05)
-    assert share(c, kind == 130, w) == pytest.approx(0.125, abs=0.05)
+    assert share(c, (kind == 211) | (kind == 11) | (kind == 13), w) == pytest.approx(0.605, abs=0.06)
+    assert share(c, kind == 22, w) == pytest.approx(0.268, abs=0.04)
+    assert share(c, kind == 130, w) == pytest.approx(0.127, abs=0.04)
 
 
 def test_spectrum_falls_without_a_turn_on(aoj):
@@ -215,7 +219,9 @@ def test_puppi_keeps_the_hard_scatter(aoj):
     assert ak.all(c.puppi_weight[c.charge != 0] == 1)
     assert ak.all((c.puppi_weight > 0) & (c.puppi_weight <= 1))
     assert 0.5 < ak.mean(c.puppi_weight[c.charge == 0]) < 0.99
-    assert ak.mean(aoj.pt / aoj.generated_pt) == pytest.approx(1, abs=0.05)
+    matched = aoj[aoj.generated_pt > 0]
+    assert len(matched) > 0.98 * len(aoj)
+    assert np.median(matched.pt / matched.generated_pt) == pytest.approx(1, abs=0.03)
 
 
 # --- the samples with a question of their own

@@ -2,11 +2,10 @@
 
 import json
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -50,20 +49,24 @@ def test_classes_come_in_their_shares_and_mixed(made):
     assert 5 < np.sum(np.diff(label) != 0)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to follow the workers")
 def test_killed_simulation_goes_on(made, tmp_path):
     path = tmp_path / "killed"
     script = ("from jetnb.simulation.production import simulate\n"
               "if __name__ == '__main__':\n"
               f"    simulate('toptagging', n_jets=60, seed=3, path={str(path)!r}, processes=1, progress=False)\n")
     (tmp_path / "go.py").write_text(script)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], start_new_session=True,
-                               stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], stdout=subprocess.DEVNULL)
     parts = tmp_path / ".killed.parts"
     deadline = time.monotonic() + 120
     while not list(parts.glob("*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    children = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
     process.wait()
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}").exists() for child in children), "workers outlived their parent"
     kept = list(parts.glob("*.npz"))
     assert kept, "no part was written before the kill"
     assert not path.exists()

@@ -241,6 +241,17 @@ def test_momentum_is_conserved_up_to_the_neutrinos_and_the_beam(tops):
     assert np.median(total) < 30  # GeV, of events with 800 GeV or more of top pt
 
 
+def test_shares_of_generated_jets():
+    """Charged, photon and other neutral shares of the pt of multijets: what test_shipped_physics compares with."""
+    events = processes.generate(processes.make_generator("multijet", seed=5, settings=("PhaseSpace:pTHatMin=300",)), 300)
+    e = events.particles
+    rows = reconstruction.cluster(e["event"], e, n_events=300, radius=0.8, pt_min=300.0).rows
+    pt, charged, photon = np.hypot(e["px"], e["py"])[rows], e["charge"][rows] != 0, e["pdg_id"][rows] == 22
+    assert pt[charged].sum() / pt.sum() == pytest.approx(0.605, abs=0.02)
+    assert pt[photon].sum() / pt.sum() == pytest.approx(0.268, abs=0.02)
+    assert pt[~charged & ~photon].sum() / pt.sum() == pytest.approx(0.127, abs=0.02)
+
+
 def test_unknown_setting_is_named():
     with pytest.raises(ValueError, match="multijet.*Nonsense:on"):
         processes.make_generator("multijet", seed=1, settings=("Nonsense:on",))

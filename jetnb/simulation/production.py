@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -182,7 +183,9 @@ def _next_chunk(recipe, quotas, counts, running, open_components) -> tuple[int, 
 
 
 def _start_worker() -> None:
-    """One thread each; and FastJet's banner, which every process would print into the notebook, goes unseen."""
+    """One thread each; no life after a killed parent; and FastJet's banner, which each would print, goes unseen."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"
     one = {k: np.ones(1) for k in ("px", "py", "pz", "energy")}
