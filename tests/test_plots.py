@@ -1,0 +1,162 @@
+"""Figures say where their jets come from, draw what they are given, and hide nothing under a legend."""
+
+import subprocess
+import sys
+
+import awkward as ak
+import hist
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from jetnb import names, plots
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def jets(toy_jets):
+    return toy_jets(200, 3)
+
+
+def heights(ax):
+    """Contents of the outlines in `ax`, without the bands."""
+    return [patch.get_data().values for patch in ax.patches if hasattr(patch, "get_data") and not patch.get_fill()]
+
+
+def test_import_sets_nothing():
+    code = "import matplotlib as m; a = dict(m.rcParams); import jetnb.plots; assert dict(m.rcParams) == a"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_style_is_left_again_and_use_style_stays():
+    before = plt.rcParams["font.size"]
+    with plots.style("CMS"):
+        assert plt.rcParams["font.size"] != before
+    assert plt.rcParams["font.size"] == before
+    with plt.rc_context():
+        plots.use_style("ATLAS")
+        assert plt.rcParams["figure.figsize"][0] <= 8
+    with pytest.raises(ValueError, match="plain, CMS, ATLAS"):
+        plots.use_style("LHCb")
+
+
+@pytest.mark.parametrize(("provenance", "text"), [
+    ({"sample": "aoj", "source": "simulation", "versions": {"jetnb": "0.1"}},
+     "jetnb simulation (Pythia 8 + fast detector)"),
+    ({"sample": "JetClass", "source": "simulation"}, "JetClass (simulation)"),
+    ({"sample": "aoj", "source": "open data"}, "CMS Open Data"),
+    ({"sample": "x", "source": "open data", "stamp": "ATLAS Open Data"}, "ATLAS Open Data")])
+def test_source_follows_the_provenance(jets, provenance, text):
+    other = jets[:3]
+    other.attrs["jetnb"] = {"classes": [], **provenance}
+    assert plots.source(other) == text
+
+
+def test_stamp_names_each_source_once_and_refuses_unknown_ones(jets):
+    figure, ax = plt.subplots()
+    plots.stamp(ax, jets, jets[:5], note="all")
+    assert ax.get_title(loc="left") == "toy (simulation), all"
+    assert plots.stamp(figure, jets).get_suptitle() == "toy (simulation)"
+    with pytest.raises(ValueError, match="no provenance"):
+        plots.stamp(ax, np.zeros(3))
+
+
+def test_by_class_follows_the_labels(jets):
+    values = plots.by_class(jets, "pt")
+    assert list(values) == ["QCD", "TTBar"]
+    np.testing.assert_array_equal(values["TTBar"], jets.pt[jets.label == 1])
+    assert len(plots.by_class(jets, "pt", constituents=True)["QCD"]) == sum(jets.n_constituents[jets.label == 0])
+    with pytest.raises(ValueError, match="no field 'label'"):
+        plots.by_class(jets[["pt", "eta"]], "pt")
+
+
+def test_fractions_count_what_lies_outside():
+    _, ax = plt.subplots()
+    plots.hist1d(ax, {"QCD": np.array([10.0, 10.0, 50.0, 1e6])}, field="mass", bins=(2, 0, 100))
+    np.testing.assert_allclose(heights(ax)[0], [0.5, 0.25])
+    assert ax.get_xlabel() == r"jet $m$ [GeV]"
+    assert ax.get_ylabel() == "fraction of jets / 50 GeV"
+    assert ax.get_legend().get_texts()[0].get_text() == names.CLASSES["QCD"].tex
+
+
+def test_counts_have_their_poisson_band():
+    _, ax = plt.subplots()
+    plots.hist1d(ax, {"a": np.full(9, 5.0)}, field="mass", bins=(1, 0, 10), density=False)
+    band = next(patch for patch in ax.patches if patch.get_fill()).get_data()
+    assert (band.baseline[0], band.values[0]) == (6.0, 12.0)
+
+
+def test_a_hist_is_drawn_as_it_is():
+    _, ax = plt.subplots()
+    filled = hist.Hist(hist.axis.Regular(4, 0, 1)).fill([0.1, 0.1, 0.9])
+    plots.hist1d(ax, {"a": filled}, field="tau21", density=False)
+    np.testing.assert_array_equal(heights(ax)[0], [2, 0, 0, 1])
+
+
+def test_ratio_is_to_the_first():
+    _, ax, ratio = plots.with_ratio()
+    values = {"a": np.full(4, 5.0), "b": np.full(8, 5.0)}
+    plots.hist1d(ax, values, field="mass", bins=(2, 0, 10), density=False, ratio_ax=ratio)
+    np.testing.assert_allclose(ratio.lines[-1].get_ydata(), [np.nan, 2])
+    assert ratio.get_xlabel() == r"jet $m$ [GeV]" and not ax.get_xlabel()
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("centre", [20.0, 150.0, 280.0])
+def test_the_legend_hides_no_curve(log, centre):
+    values = {name: np.random.default_rng(1).normal(centre, 15, 5000) for name in ("QCD", "TTBar", "HToBB")}
+    figure, ax = plt.subplots()
+    plots.hist1d(ax, values, field="mass", log=log)
+    figure.canvas.draw()
+    box = ax.get_legend().get_window_extent().transformed(ax.transData.inverted())
+    content, centres = heights(ax)[0], np.linspace(0, 300, 76)[1:]
+    assert content[centres > box.x0].max() < box.y0
+
+
+def test_a_long_legend_stands_beside_the_axes():
+    figure, ax = plt.subplots()
+    plots.hist1d(ax, {name: np.ones(3) for name in list(names.CLASSES)[:10]}, field="mass")
+    figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
+def test_logarithmic_axes_are_said(jets):
+    _, ax = plt.subplots()
+    plots.hist1d(ax, {"": jets.pt}, field="pt", log=True)
+    assert ax.get_xlabel().endswith("[GeV] (log scale)") and ax.get_ylabel().endswith("(log scale)")
+    assert ax.get_legend() is None
+
+
+def test_field_grid_leaves_out_what_a_sample_lacks(jets):
+    fields = [names.JET_FIELDS[name] for name in ("pt", "tau1")]
+    figure, axes = plots.field_grid({"a": jets, "b": jets[["pt"]]}, fields=fields, stamped=[jets])
+    assert [len(heights(ax)) for ax in axes] == [2, 1]
+    assert figure.get_figwidth() <= 8 and figure.get_suptitle() == "toy (simulation)"
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_a_map_shows_its_content_and_survives_none(log):
+    filled = hist.Hist(hist.axis.Regular(3, 0, 3, label="x"), hist.axis.Regular(2, 0, 2, label="y"), label="entries")
+    _, ax = plt.subplots()
+    plots.eta_phi_map(ax, filled, log=log)
+    assert ax.texts[0].get_text() == "no entries"
+    _, ax = plt.subplots()
+    plots.jet_image(ax, filled.fill([0.5, 2.5, 2.5], [0.5, 1.5, 1.5]), log=log)
+    assert ax.images[0].get_array().filled(0).tolist() == [[1, 0, 0], [0, 0, 2]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
+    assert ax.child_axes[0].get_ylabel() == "entries" + " (log scale)" * log
+
+
+def test_a_jet_shows_each_constituent_once(jets):
+    _, ax = plt.subplots()
+    plots.jet_display(ax, jets[0])
+    assert sum(len(drawn.get_offsets()) for drawn in ax.collections) == jets[0].n_constituents
+    _, ax = plt.subplots()
+    untyped = ak.with_field(jets, jets.constituents[["pt", "eta", "phi", "energy"]], "constituents")
+    plots.jet_display(ax, untyped[0])
+    assert ax.get_legend().get_texts()[0].get_text() == f"constituents ({jets[0].n_constituents})"
