@@ -1,0 +1,141 @@
+"""The runner and the gallery: parameters, results, failures, and pages that load nothing."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+
+from jetnb import __main__, gallery, runner
+
+FIRST = """# 07 A title with `code`
+
+**Question: how much is $p_T^2 + m_\\mathrm{SD}$?**
+
+See [the next](08_next.ipynb) and [the paper](https://arxiv.org/abs/2412.10504)."""
+DISPLAY = "## A figure\n\nA formula $\\tau_{32} = \\tau_3 / \\tau_2$, 5 \\$ and\n\n$$\\epsilon_S = \\frac{N_S}{N}$$"
+FIGURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+WIDGETS = """import ipywidgets
+from tqdm.auto import tqdm
+for _ in tqdm(range(2)): pass
+ipywidgets.IntSlider()"""
+
+
+def write(folder, *code, name="07_small.ipynb", tags=()):
+    """A small notebook: a first markdown cell, the parameters, then these code cells; with a scales.toml."""
+    cells = [nbformat.v4.new_markdown_cell(FIRST),
+             nbformat.v4.new_code_cell("n_jets = 10  # paper: 1000\ncut = 0.5  # paper: 0.5",
+                                       metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_markdown_cell(DISPLAY), *(nbformat.v4.new_code_cell(source) for source in code)]
+    for index, tag in tags:
+        cells[index].metadata["tags"] = [tag]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
+    (folder / "scales.toml").write_text("[07.ci]\nn_jets = 3\n[07.paper]\nn_jets = 1000\ncutt = 1.0\n")
+    return folder / name
+
+
+def test_scales_replace_the_parameters(tmp_path):
+    path = write(tmp_path, "result = {'n': n_jets}")
+    assert runner.parameters(runner.at_scale(path)) == {"n_jets": 10, "cut": 0.5}
+    cells = runner.at_scale(path, "ci").cells
+    assert cells[2].metadata.tags == ["injected-parameters"] and cells[2].source.endswith("n_jets = 3")
+    with pytest.raises(ValueError, match=r"07_small.ipynb has no parameter 'cutt'.*it has n_jets, cut"):
+        runner.at_scale(path, "paper")
+    with pytest.raises(ValueError, match="unknown scale 'big'; there are ci, laptop, paper"):
+        runner.at_scale(path, "big")
+    (tmp_path / "scales.toml").write_text("")
+    with pytest.raises(ValueError, match=r"no table \[07.ci\] for 07_small.ipynb"):
+        runner.at_scale(path, "ci")
+
+
+def test_notebooks_are_found_by_number(tmp_path):
+    write(tmp_path)
+    assert [path.name for path in runner.find(["7"], folder=tmp_path)] == ["07_small.ipynb"]
+    with pytest.raises(ValueError, match="no notebook '08'; there are 07"):
+        runner.find(["08"], folder=tmp_path)
+
+
+def test_result_is_read_and_the_file_is_left_alone(tmp_path):
+    path = write(tmp_path, "import numpy as np, os", "1 / 0",
+                 "result = {'n': n_jets, 'x': np.float32(0.5), 'here': os.getcwd()}",
+                 tags=[(4, "raises-exception")])
+    before = path.read_bytes()
+    outcome = runner.execute(path, "ci", progress=False)
+    assert (outcome.error, outcome.result) == ("", {"n": 3, "x": 0.5, "here": str(tmp_path)})
+    assert path.read_bytes() == before
+    assert "json" not in outcome.notebook.cells[-1].source and outcome.seconds > 0
+
+
+@pytest.mark.parametrize("code, error", [
+    (["pass", "1 / 0", "result = {}"], "07_small.ipynb, cell 5: ZeroDivisionError: division by zero"),
+    (["import os", "os._exit(1)"], "07_small.ipynb, cell 5: the kernel died (often: out of memory)"),
+    (["import time", "time.sleep(60)"], "07_small.ipynb, cell 5: took longer than 3 s"),
+    (["x = 1"], "07_small.ipynb, no `result` after the last cell: NameError: name 'result' is not defined"),
+])
+def test_a_failure_names_notebook_cell_and_error(tmp_path, code, error):
+    assert runner.execute(write(tmp_path, *code), "ci", timeout=3, progress=False).error == error
+
+
+class Resources(HTMLParser):
+    """Collect what a page would load: everything but the targets of links that a reader clicks."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.loaded, self.links = [], []
+        self.feed(page)
+        self.loaded += re.findall(r"url\(\s*['\"]?(?!data:|#)([^)]+)|@import", page)
+
+    def handle_starttag(self, tag, attrs):
+        for key, value in attrs:
+            if key == "href" and tag == "a":
+                self.links.append(value)
+            elif key in ("src", "href", "srcset", "data", "poster") and not (value or "").startswith("data:"):
+                self.loaded.append(value)
+
+
+def test_gallery_reads_offline(tmp_path, capsys):
+    out = tmp_path / "gallery"
+    write(tmp_path, FIGURE, WIDGETS, "n_jets * 2",
+          "result = {'top efficiency': 0.123456, 'jets': 12345, 'curve': [1, 2]}",
+          tags=[(5, "solution")])
+    notebook = nbformat.read(tmp_path / "07_small.ipynb", as_version=4)
+    notebook.cells[5].metadata["jupyter"] = {"source_hidden": True}
+    nbformat.write(notebook, tmp_path / "07_small.ipynb")
+    write(tmp_path, "1 / 0", name="08_next.ipynb")
+    assert runner.run(out=out, folder=tmp_path) == 1
+    assert "08_next.ipynb, cell 4: ZeroDivisionError" in capsys.readouterr().out
+
+    page, index = (out / "07_small.html").read_text(), (out / "index.html").read_text()
+    assert Resources(page).loaded == [] and "<script" not in page
+    assert Resources(index).loaded == ["07_small.png"] and (out / "07_small.png").read_bytes()[:4] == b"\x89PNG"
+    assert page.count("<math") == 4 - 1 and "\\tau" not in page.replace('alt="', "") and "<mfrac>" in page
+    assert "5 $" in page and "widget-view" not in page and "IntSlider(value" not in page
+    assert "<details><summary>Show the solution" in page and 'alt="Figure: A figure"' in page
+    assert {"08_next.html", "https://arxiv.org/abs/2412.10504", "index.html"} <= set(Resources(page).links)
+    assert "0.1235" in index and "12,345" in index and "A title with code" in index
+    assert "<p>How much is <math" in index
+    assert "ZeroDivisionError: division by zero" in index and "08_next.html" in index
+    assert json.loads((out / "07_small.json").read_text())["result"]["curve"] == [1, 2]
+
+    assert runner.run(["7"], out=out, folder=tmp_path) == 0
+    assert "08_next.html" in (out / "index.html").read_text()
+
+
+def test_formulae():
+    for tex in (r"p_T", r"m_\mathrm{SD}", r"\sqrt{s} = 13\,\mathrm{TeV}", r"1/\epsilon_B", r"X \to HH \to 4b", r"\ge 3",
+                r"\Delta R < 0.8", r"\sum_i p_{T,i}", r"\frac{1}{2}", r"\langle x \rangle", r"\text{KL}(p\,\|\,q)",
+                r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"\log\left(\frac{p_T}{E}\right)", r"H\to b\bar{b}"):
+        assert gallery.tex_to_mathml(tex).startswith("<math"), tex
+    for tex in (r"\frac", "a_", r"\left(", r"\left", ""):
+        assert gallery.tex_to_mathml(tex) == f"<code>{tex}</code>"
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    write(tmp_path, "1 / 0")
+    monkeypatch.setattr(runner.run, "__kwdefaults__", {**runner.run.__kwdefaults__, "folder": tmp_path})
+    assert __main__.main(["run", "7", "--scale", "ci", "--out", str(tmp_path / "out")]) == 1
+    assert __main__.main(["run", "42"]) == 2
+    assert capsys.readouterr().err.endswith("jetnb: there is no notebook '42'; there are 07\n")
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["run", "--scale", "huge"])
