@@ -1,0 +1,80 @@
+"""Every numbered notebook runs at ci scale, and its ``result`` agrees with the stored reference."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from jetnb import runner
+
+REFERENCE = Path(__file__).with_name("reference.json")
+
+
+def differences(result, expected):
+    """What disagrees between a result and its reference, {key: {"value": ..., "rel": ..., "abs": ...}}, in words.
+
+    Numbers agree within rel * |value| or within abs (0 unless given); lists entry by entry; all else must be equal.
+    """
+    yield from (f"{key!r} is missing" for key in expected if key not in result)
+    yield from (f"{key!r} has no reference" for key in result if key not in expected)
+    for key in expected.keys() & result.keys():
+        entry, got = expected[key], result[key]
+        if not _agree(got, entry["value"], entry.get("rel", 0.0), entry.get("abs", 0.0)):
+            yield f"{key!r} is {got!r}, the reference is {entry}"
+
+
+def _agree(got, value, rel, abs_):
+    if isinstance(value, dict):
+        return isinstance(got, dict) and got.keys() == value.keys() and all(
+            _agree(got[key], value[key], rel, abs_) for key in value)
+    if isinstance(value, list):
+        return isinstance(got, list) and len(got) == len(value) and all(
+            _agree(*pair, rel, abs_) for pair in zip(got, value))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return got == value
+    return isinstance(got, (int, float)) and math.isclose(got, value, rel_tol=rel, abs_tol=abs_)
+
+
+def as_reference(name, result):
+    """The text to paste into reference.json for a notebook."""
+    entries = {key: {"value": value} | ({"rel": 0.02} if isinstance(value, (float, list, dict)) else {})
+               for key, value in result.items()}
+    rows = (f"  {json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items())
+    return f"{json.dumps(name)}: {{\n" + ",\n".join(rows) + "\n}"
+
+
+@pytest.mark.parametrize("path", runner.find(), ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    outcome = runner.execute(path, "ci", timeout=300, progress=False)
+    assert not outcome.error, outcome.error
+    for cell in outcome.notebook.cells:
+        if "raises-exception" in cell.metadata.get("tags", []):
+            assert any(output.output_type == "error" for output in cell.outputs), f"this was to fail:\n{cell.source}"
+    stored = json.loads(REFERENCE.read_text(encoding="utf-8")) if REFERENCE.exists() else {}
+    text = f"paste into {REFERENCE.name} (and choose each tolerance):\n{as_reference(path.stem, outcome.result)}"
+    assert path.stem in stored, f"{path.name} has no reference; {text}"
+    assert not (found := list(differences(outcome.result, stored[path.stem]))), "\n".join([*found, text])
+
+
+@pytest.mark.parametrize("result, words", [
+    ({"a": 1.0, "b": 3, "c": "x", "d": [1.0, 2.0]}, ""),
+    ({"a": 1.009, "b": 3, "c": "x", "d": [1.0, 2.001]}, ""),
+    ({"a": 1.02, "b": 3, "c": "x", "d": [1.0, 2.0]}, "'a' is 1.02"),
+    ({"a": 1.0, "b": 4, "c": "x", "d": [1.0, 2.0]}, "'b' is 4"),
+    ({"a": 1.0, "b": 3, "c": "y", "d": [1.0, 2.0]}, "'c' is 'y'"),
+    ({"a": 1.0, "b": 3, "c": "x", "d": [1.0]}, "'d' is [1.0]"),
+    ({"a": 1.0, "b": 3, "c": "x", "d": [1.0, 2.0], "e": 1}, "'e' has no reference"),
+    ({"b": 3, "c": "x", "d": [1.0, 2.0]}, "'a' is missing"),
+    ({"a": float("nan"), "b": 3, "c": "x", "d": [1.0, 2.0]}, "'a' is nan"),
+])
+def test_a_result_that_moved_is_told(result, words):
+    expected = {"a": {"value": 1.0, "rel": 0.01}, "b": {"value": 3}, "c": {"value": "x"},
+                "d": {"value": [1.0, 2.0], "abs": 0.01}}
+    assert (found := "\n".join(differences(result, expected))).startswith(words) and bool(found) == bool(words)
+
+
+def test_the_text_to_paste_is_json_that_agrees():
+    result = {"jets": 3, "efficiency": 0.5, "curve": [1.0, 2.0]}
+    stored = json.loads("{" + as_reference("07_x", result) + "}")
+    assert not list(differences(result, stored["07_x"]))
