@@ -150,7 +150,7 @@ def explore(jets) -> ipywidgets.VBox:
                                                  description="detector eta", readout_format=".1f", **lazy),
         "log": ipywidgets.Dropdown(options={"logarithmic": True, "linear": False}, description="colour scale"),
         "phi_range": ipywidgets.FloatRangeSlider(value=counting.ALL_PHI, min=-np.pi, max=np.pi, step=np.pi / 72,
-                                                 description="detector phi [rad]", **lazy),
+                                                 description="detector phi [rad]", readout_format=".1f", **lazy),
         "jet": ipywidgets.IntSlider(0, 0, len(jets) - 1, description="jet", **lazy)}
 
     def only_what_counts(_change=None):

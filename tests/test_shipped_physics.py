@@ -63,7 +63,7 @@ def test_windows(sample):
     assert np.all((jets.pt > low - 0.1) & (jets.pt < high + 0.1) & (abs(jets.eta) < eta + 1e-3))
     if name != "pileup":
         limit = {"aoj": 150, "hh4b": 100}.get(name, 200)
-        assert 2 <= ak.min(jets.n_constituents) and ak.max(jets.n_constituents) <= limit
+        assert ak.min(jets.n_constituents) >= 2 and ak.max(jets.n_constituents) <= limit
 
 
 def test_constituents_add_up_to_the_jet(sample):
@@ -102,7 +102,7 @@ def test_subjettiness_separates(jetclass, signal, numerator, denominator, area):
 
 def test_tops_are_as_rare_as_in_the_data(aoj):
     # 125 000 of 178 million, arXiv:2412.10504
-    assert 14 == pytest.approx(ak.sum(aoj.label == 1), abs=1)
+    assert abs(ak.sum(aoj.label == 1) - 14) <= 1
 
 
 def test_every_class_is_there_in_equal_number(jetclass):

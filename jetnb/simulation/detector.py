@@ -17,9 +17,16 @@ from .response import Detector
 
 MASS = {code: p.mass for p in names.PARTICLES.values() for code in map(abs, p.pdg_ids)}
 HADRON_IN_CRYSTALS = 0.25  # share of the energy of a hadron that shows as electromagnetic, arXiv:1706.04965
-RESIDUAL_SIGNIFICANCE = 2.0  # calorimeter energy beyond the tracks, in units of its resolution, that makes a neutral
+# Calorimeter excess over the tracks that makes a neutral, in units of its resolution: as in the ATLAS card of Delphes.
+RESIDUAL_SIGNIFICANCE = 2.0
+# Ours, chosen to resemble published maps and tails, not taken from a paper:
 BLUR = 0.15  # spread of a soft cluster around the centre of its cell, in units of the cell
+SOFT = {22: 3.0, 130: 30.0, 1: 100.0, 2: 100.0}  # GeV: well below it a cluster lies at the centre of its cell
 TAIL = (0.03, 3.0)  # share of tracks whose impact parameter is that much worse
+TRACKER_DEPTH = 500.0  # mm: the chance of a track falls to zero for particles born that far from the beam
+# Chance that a lepton above or below a pt [GeV] is identified: rough plateaus of arXiv:2012.06888 and arXiv:1804.04528,
+# lower inside jets.
+IDENTIFIED = {11: (5.0, 0.85, 0.50), 13: (3.0, 0.95, 0.30)}
 
 
 def kinematics(p: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,15 +74,15 @@ def reconstruct(particles: dict, vertex_z: np.ndarray, hard_z: np.ndarray, *, de
     central = ~forward
     threshold, resolutions = detector.thresholds, (detector.electromagnetic_resolution, detector.hadronic_resolution)
     jobs = [(light * central * detector.crystal_response(at_eta, at_phi), detector.crystals, resolutions[0], 22,
-             threshold["electromagnetic"], 3.0),
-            (heavy * central, detector.towers, resolutions[1], 130, threshold["hadronic"], 30.0)]
+             threshold["electromagnetic"]),
+            (heavy * central, detector.towers, resolutions[1], 130, threshold["hadronic"])]
     if detector.forward_towers:
-        jobs += [(light * forward, detector.forward_towers, resolutions[0], 2, threshold["forward"], 100.0),
-                 (heavy * forward, detector.forward_towers, resolutions[1], 1, threshold["forward"], 100.0)]
+        jobs += [(light * forward, detector.forward_towers, resolutions[0], 2, threshold["forward"]),
+                 (heavy * forward, detector.forward_towers, resolutions[1], 1, threshold["forward"])]
     groups = [track]
-    for share, cells, resolution, pdg_id, low, soft in jobs:
+    for share, cells, resolution, pdg_id, low in jobs:
         seen = {k: v[share > 0] for k, v in (deposit | {"energy": deposit["energy"] * share}).items()}
-        found = _clusters(seen, cells, resolution, pdg_id, low, soft, rng)
+        found = _clusters(seen, cells, resolution, pdg_id, low, rng)
         found["eta"] = _seen_from(found["eta"], hard_z[found["event"]], detector)
         found["pt"] = found.pop("momentum") / np.cosh(found["eta"])
         groups.append(found)
@@ -87,7 +94,7 @@ def reconstruct(particles: dict, vertex_z: np.ndarray, hard_z: np.ndarray, *, de
 def _found(p, pt, eta, code, detector, rng):
     """Which charged particles give a track: efficiency times a loss for those born deep inside the tracker."""
     chance = detector.track_efficiency(np.where(p["charge"] != 0, pt, 0.0), eta, code)
-    chance = chance * np.clip(1 - np.hypot(p["x"], p["y"]) / 500.0, 0, 1)
+    chance = chance * np.clip(1 - np.hypot(p["x"], p["y"]) / TRACKER_DEPTH, 0, 1)
     return rng.random(len(pt)) < chance
 
 
@@ -127,8 +134,8 @@ def _measure_tracks(p, i, pt, eta, phi, vertex_z, detector, rng):
     z0 = vertex_z[i] + p["z"][i] - back * np.sinh(eta[i])
     d0_error, dz_error = detector.d0_resolution(pt[i], eta[i]), detector.dz_resolution(pt[i], eta[i])
     worse = np.where(rng.random(len(i)) < TAIL[0], TAIL[1], 1.0)
-    identified = np.where(code == 11, rng.random(len(i)) < np.where(pt[i] > 5, 0.85, 0.5),
-                          (code == 13) & (rng.random(len(i)) < np.where(pt[i] > 3, 0.95, 0.3)))
+    electron, muon = (rng.random(len(i)) < np.where(pt[i] > IDENTIFIED[k][0], *IDENTIFIED[k][1:]) for k in (11, 13))
+    identified = np.where(code == 11, electron, (code == 13) & muon)
     kind = np.where(identified, code, 211)
     sign = np.where(kind == 211, 1, -1) * charge  # a positive pdg id is a negative lepton
     return {"event": p["event"][i], "pt": measured, "eta": eta[i] + 3e-4 * rng.normal(size=len(i)),
@@ -147,11 +154,8 @@ def _seen_from(eta, vertex_z, detector):
     return np.arcsinh(sinh - 1e-3 * vertex_z / radius)
 
 
-def _clusters(d, cells, resolution, pdg_id, threshold, soft, rng):
-    """Neutral candidates: the energy of each cell beyond the momentum of the tracks that point to it.
-
-    soft [GeV]: well below it a cluster lies at the centre of its cell, well above it the true position is found.
-    """
+def _clusters(d, cells, resolution, pdg_id, threshold, rng):
+    """Neutral candidates: the energy of each cell beyond the momentum of the tracks that point to it."""
     cell = cells(d["eta"], d["phi"])
     _, first, inverse = np.unique(d["event"] * 10_000_000 + cell.key, return_index=True, return_inverse=True)
 
@@ -168,7 +172,7 @@ def _clusters(d, cells, resolution, pdg_id, threshold, soft, rng):
     keep = (residual > threshold) & (~has_tracks | (residual > RESIDUAL_SIGNIFICANCE * sigma))
     weight = np.where(d["is_track"], 1e-9, 1.0) * d["energy"]
     norm = np.maximum(total(weight), 1e-300)
-    sharp = energy / (energy + soft)
+    sharp = energy / (energy + SOFT[pdg_id])
     blur = BLUR * cell.size[first] * (1 - sharp)
 
     def position(true, centre):
