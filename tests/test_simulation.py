@@ -16,7 +16,7 @@ pytest.importorskip("fastjet", reason="simulation extra not installed: pip insta
 
 import jetnb  # noqa: E402
 from jetnb import catalogue, jets, store  # noqa: E402
-from jetnb.simulation import production  # noqa: E402
+from jetnb.simulation import parts, pileup, production  # noqa: E402
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
 
@@ -57,9 +57,9 @@ def test_killed_simulation_goes_on(made, tmp_path):
               f"    simulate('toptagging', n_jets=60, seed=3, path={str(path)!r}, processes=1, progress=False)\n")
     (tmp_path / "go.py").write_text(script)
     process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], stdout=subprocess.DEVNULL)
-    parts = tmp_path / ".killed.parts"
+    folder = tmp_path / ".killed.parts"
     deadline = time.monotonic() + 120
-    while not list(parts.glob("*.npz")) and time.monotonic() < deadline:
+    while not list(folder.glob("*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     children = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.kill()
@@ -67,14 +67,14 @@ def test_killed_simulation_goes_on(made, tmp_path):
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{child}").exists() for child in children), "workers outlived their parent"
-    kept = list(parts.glob("*.npz"))
+    kept = list(folder.glob("*.npz"))
     assert kept, "no part was written before the kill"
     assert not path.exists()
     with pytest.raises(ValueError, match="other seed.*remove that folder"):
         production.simulate("toptagging", path=path, processes=1, **(SMALL | {"seed": 9}))
     finished = production.simulate("toptagging", path=path, processes=1, **SMALL)
     assert same(finished.jets, made.jets)
-    assert not parts.exists()
+    assert not folder.exists()
 
 
 def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
@@ -85,9 +85,9 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
         pytest.skip(f"shipped with Pythia {here['versions']['pythia8mc']}, installed is another")
     file = tmp_path / "01-000000.npz"
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1, initializer=production._start_worker) as workers:
-        n_jets = workers.apply(production._make_part, ("toptagging", 1, 0, here["seed"], "", str(file)))
-    columns, constituents, counts = production._load(file)
+    with context.Pool(1, initializer=parts.start_worker) as workers:
+        n_jets = workers.apply(parts.make, ("toptagging", 1, 0, here["seed"], "", str(file)))
+    columns, constituents, counts = parts.load(file)
     assert len(counts) == n_jets
     found = shipped[np.isin(shipped.event, columns["event"])]
     order = np.argsort(found.event, kind="stable")
@@ -101,17 +101,17 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
 @pytest.mark.parametrize("name", ["aoj", "jetclass", "hh4b", "pileup"])
 def test_every_component_of_every_recipe_runs(name, tmp_path, monkeypatch):
     """One chunk of each process, with few events; the physics is tested on the shipped sample."""
-    monkeypatch.setattr(production, "EVENTS_PER_CHUNK", 40)
+    monkeypatch.setattr(parts, "EVENTS_PER_CHUNK", 40)
     recipe = production.RECIPES[name]
     pool = ""
     if recipe.pileup[0]:
-        pool = str(production.pileup.make_pool(tmp_path, n_events=300))
+        pool = str(pileup.make_pool(tmp_path, n_events=300))
     total = 0
     for c in range(len(getattr(recipe, "components", [None]))):
-        total += production._make_part(name, c, 0, 1, pool, str(tmp_path / f"{c}.npz"))
+        total += parts.make(name, c, 0, 1, pool, str(tmp_path / f"{c}.npz"))
     assert total > 0
     columns, constituents, counts = next(
-        piece for piece in (production._load(tmp_path / f"{c}.npz") for c in range(12) if (tmp_path / f"{c}.npz").exists())
+        piece for piece in (parts.load(tmp_path / f"{c}.npz") for c in range(12) if (tmp_path / f"{c}.npz").exists())
         if len(piece[2]))
     provenance = {"sample": name, "source": "simulation", "classes": list(recipe.classes)}
     jets.check(jets.build(columns, constituents, counts, provenance=provenance))
@@ -147,8 +147,8 @@ def test_events_are_never_cut(tmp_path):
     for k, events in enumerate(([0, 0, 1], [250, 250, 251])):
         np.savez(tmp_path / f"00-{k:06d}.npz", counts=np.ones(3, int), jet_event=np.array(events))
     files = sorted(tmp_path.glob("*.npz"))
-    assert production._edges(files, 4, 2) == [0, 2, 5]
-    assert production._edges(files, 6, 1) == [0, 6]
+    assert parts.edges(files, 4, 2) == [0, 2, 5]
+    assert parts.edges(files, 6, 1) == [0, 6]
 
 
 def test_result_is_a_store(made):

@@ -31,9 +31,14 @@ class Pool(NamedTuple):
     pt_hat: np.ndarray
 
 
+def pool_path(folder: str | Path, *, n_events: int = POOL_EVENTS, energy: float = 13000.0) -> Path:
+    """Where make_pool keeps a pool of that size and energy [GeV]."""
+    return Path(folder) / f"minimum_bias_{energy:.0f}_{n_events}_{POOL_SEED}.npz"
+
+
 def make_pool(folder: str | Path, *, n_events: int = POOL_EVENTS, energy: float = 13000.0) -> Path:
-    """File of a pool, made once (about 40 s) and kept in the folder."""
-    path = Path(folder) / f"minimum_bias_{energy:.0f}_{n_events}_{POOL_SEED}.npz"
+    """File of a pool, made once (about 20 s) and kept in the folder."""
+    path = pool_path(folder, n_events=n_events, energy=energy)
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,103 @@
+"""The parts of a sample: a chunk of a component each, made by a worker process, kept as a file until all are there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from . import pileup, pileup_jets, recipes, reconstruction
+from .processes import make_generator
+
+EVENTS_PER_CHUNK = 250
+EVENT_STRIDE = 1_000_000_000  # event numbers of one component
+RECIPES = {**recipes.RECIPES, "pileup": pileup_jets.PileupRecipe()}
+
+
+def start_worker() -> None:
+    """One thread each; no life after a killed parent; and FastJet's banner, which each would print, goes unseen."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = "1"
+    one = {k: np.ones(1) for k in ("px", "py", "pz", "energy")}
+    screen, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    reconstruction.cluster(np.zeros(1, int), one, n_events=1, radius=0.4, pt_min=0.0)
+    os.dup2(screen, 1)
+    os.close(screen)
+    os.close(nowhere)
+
+
+def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
+    """Worker: one chunk of one component, written under a temporary name and then renamed. Returns its jets."""
+    recipe = RECIPES[name]
+    component = recipe.components[c] if hasattr(recipe, "components") else None
+    key = zlib.crc32((component.name if component else "pileup").encode())
+    sequence = np.random.SeedSequence([seed, key, k])
+    a, b = (int(s) for s in sequence.generate_state(2))
+    rng = np.random.default_rng(sequence.spawn(1)[0])
+    if component is None:
+        made = pileup_jets.make_chunk(
+            recipe, make_generator(recipe.process, seed=a, settings=recipe.settings, energy=recipe.energy),
+            make_generator("multijet", seed=b, energy=recipe.energy, underlying_event=False,
+                           settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",)),
+            n_events=EVENTS_PER_CHUNK, rng=rng, pool=pileup.load_pool(pool))
+    else:
+        cut = (f"PhaseSpace:pTHatMin={component.pt_hat}",) if component.pt_hat else ()
+        pythia = make_generator(component.process, seed=a, settings=(*component.settings, *cut),
+                                energy=recipe.energy, underlying_event=recipe.underlying_event)
+        made = recipes.make_chunk(recipe, component, pythia, n_events=EVENTS_PER_CHUNK, rng=rng,
+                                  pool=pileup.load_pool(pool) if pool else None)
+    columns, constituents, counts = made or ({}, {}, np.zeros(0, int))
+    if made:
+        columns["event"] = columns["event"] + EVENT_STRIDE * c + EVENTS_PER_CHUNK * k
+    with tempfile.NamedTemporaryFile(dir=Path(file).parent, suffix=".tmp", delete=False) as f:
+        np.savez(f, counts=counts, **{f"jet_{n}": v for n, v in columns.items()},
+                 **{f"constituent_{n}": v for n, v in constituents.items()})
+    os.replace(f.name, file)
+    return len(counts)
+
+
+def n_jets(file: Path) -> int:
+    with np.load(file) as part:
+        return len(part["counts"])
+
+
+def load(file: Path) -> tuple[dict, dict, np.ndarray]:
+    tables: dict[str, dict] = {"jet": {}, "constituent": {}, "counts": {}}
+    with np.load(file) as part:
+        for key in part.files:
+            table, _, name = key.partition("_")
+            tables[table][name] = part[key]
+    return tables["jet"], tables["constituent"], tables["counts"][""]
+
+
+def take(files: list[Path], start: int, stop: int) -> Iterator[tuple[dict, dict, np.ndarray]]:
+    """Jets start..stop of a component, as pieces of its parts."""
+    at = 0
+    for file in files:
+        n = n_jets(file)
+        low, high = max(start - at, 0), min(stop - at, n)
+        if low < high:
+            columns, constituents, counts = load(file)
+            edge = np.concatenate([[0], np.cumsum(counts)])
+            yield ({k: v[low:high] for k, v in columns.items()},
+                   {k: v[edge[low]:edge[high]] for k, v in constituents.items()}, counts[low:high])
+        at += n
+
+
+def edges(files: list[Path], quota: int, n_blocks: int) -> list[int]:
+    """Where the blocks of a component begin and end: equal shares, moved on so that no event is cut in two."""
+    events = []
+    for file in files:
+        with np.load(file) as part:
+            events.append(part["jet_event"] if "jet_event" in part.files else np.zeros(0, int))
+    starts = np.flatnonzero(np.diff(np.concatenate([[-1], *events, [-1]])))  # the end counts as a start
+    return [int(starts[np.searchsorted(starts, b * quota // n_blocks)]) for b in range(n_blocks + 1)]
