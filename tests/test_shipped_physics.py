@@ -249,6 +249,7 @@ def test_pileup_jets_and_the_jet_vertex_tagger():
     assert min(areas.values()) > 0.95
     assert areas["jvt"] > 0.97
     assert 0.2 < ak.mean(known.label) < 0.8
+    assert np.mean(known.label[known.pt < 20] == 0) > 0.4
     tracks = ak.flatten(known.constituents)
     assert ak.mean(abs(tracks.dz[tracks.from_hard_scatter]) < 3) > 0.9
     assert ak.mean(abs(tracks.dz[~tracks.from_hard_scatter]) < 3) < 0.2

@@ -252,6 +252,35 @@ def test_shares_of_generated_jets():
     assert pt[~charged & ~photon].sum() / pt.sum() == pytest.approx(0.127, abs=0.02)
 
 
+def test_share_of_hard_pileup_is_that_of_the_cross_sections():
+    hard = processes.make_generator("multijet", seed=1, underlying_event=False,
+                                    settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",))
+    soft = processes.make_generator("minimum_bias", seed=1)
+    events = processes.generate(soft, 500)
+    processes.generate(hard, 500)
+    share = hard.infoPython().sigmaGen() / soft.infoPython().sigmaGen()
+    assert share == pytest.approx(pileup_jets.HARD_SHARE, rel=0.05)
+    assert np.mean(events.pt_hat > pileup_jets.HARD_PILEUP) == pytest.approx(pileup_jets.HARD_SHARE, abs=0.04)
+
+
+def test_every_crossing_has_its_hard_pileup():
+    """The collisions that make pile-up jets are there from the first chunk of a generator on."""
+    recipe = pileup_jets.PileupRecipe()
+    particles = {k: np.zeros(2, int if k in ("event", "pdg_id", "charge", "vertex") else float) + 1
+                 for k in ("event", "px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z", "vertex")}
+    particles["event"] = particles["vertex"] = np.zeros(2, int)
+    pool = pileup.Pool({k: particles[k][:1] for k in particles if k not in ("event", "vertex")}, np.array([0, 1]),
+                       np.array([1.0]))
+    hard = processes.make_generator("multijet", seed=1, underlying_event=False,
+                                    settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",))
+    merged, vertices = pileup_jets._crossings(particles, recipe, hard, 20, np.random.default_rng(1), pool)
+    n_pileup = len(vertices.z) - 20
+    soft, real = 2 + n_pileup, len(merged["px"]) - 2 - n_pileup
+    assert len(merged["px"]) > soft
+    n_hard = len(np.unique(np.stack([merged["event"], merged["vertex"]])[:, -real:], axis=1).T)
+    assert n_hard == pytest.approx(0.1 * n_pileup, abs=4 * np.sqrt(0.1 * n_pileup))
+
+
 def test_unknown_setting_is_named():
     with pytest.raises(ValueError, match="multijet.*Nonsense:on"):
         processes.make_generator("multijet", seed=1, settings=("Nonsense:on",))

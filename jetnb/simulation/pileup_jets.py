@@ -1,8 +1,8 @@
 """The ``pileup`` sample: R = 0.4 jets as ATLAS sees them before pile-up rejection, their tracks, and JVT (arXiv:1510.03823).
 
 Hard scatters are dijets, generated with a spectrum flattened by pt_hat^3 so that hard ones are not rare. Pile-up
-collisions come from the minimum-bias pool if their own hardest scatter is soft; the
-hard ones, which make pile-up jets, are generated afresh for every crossing so that no such jet is ever used twice.
+collisions come from the minimum-bias pool if their own hardest scatter is soft; the hard ones, which make pile-up jets,
+are generated afresh for every crossing, so that no such jet is ever used twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .processes import generate
 from .response import ATLAS, Detector
 
 HARD_PILEUP = 10.0  # GeV: collisions with a harder scatter are generated afresh
-INELASTIC_CROSS_SECTION = 78.0  # mb, Pythia's own at 13 TeV
+HARD_SHARE = 0.100  # of all inelastic collisions at 13 TeV, by Pythia's own cross sections: 7.8 of 78 mb
 CORR_JVF_K = 0.01  # correction of the pile-up sum per pile-up track, arXiv:1510.03823
 NEIGHBOURS = 100
 
@@ -87,8 +87,7 @@ def _crossings(hard, recipe, hard_pythia, n_events, rng, pool):
     mu = rng.gamma((mean / spread) ** 2, spread ** 2 / mean, n_events)
     n_pileup = rng.poisson(mu)
     soft = pileup.draw(pool, n_pileup, rng=rng, eta_max=recipe.eta_max + 1.2, below=HARD_PILEUP)
-    share = hard_pythia.infoPython().sigmaGen() / INELASTIC_CROSS_SECTION
-    n_fresh = rng.binomial(n_pileup, share)
+    n_fresh = rng.binomial(n_pileup, HARD_SHARE)
     fresh = generate(hard_pythia, max(int(n_fresh.sum()), 1)).particles
     target = np.repeat(np.arange(n_events), n_fresh)
     vertex = np.arange(len(target)) - np.repeat(np.cumsum(n_fresh) - n_fresh, n_fresh) + 1
