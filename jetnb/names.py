@@ -77,7 +77,8 @@ JET_FIELDS = _table(
     ("resonance_mass", r"$m_X$", "GeV", "float32", (50, 0, 5000), "generated mass of the resonance, 0 for background"),
     ("corr_jvf", r"corrJVF", "", "float32", (52, -0.02, 1.02), "pile-up corrected jet vertex fraction; -1 without tracks"),
     ("rpt", r"$R_{p_T}$", "", "float32", (60, 0, 1.5), "pt of tracks from the hard-scatter vertex over jet pt"),
-    ("jvt", "JVT-like discriminant", "", "float32", (56, -0.1, 1.02), "k-nearest-neighbour of corrJVF and RpT; -0.1 without tracks"),
+    ("jvt", "JVT-like discriminant", "", "float32", (56, -0.1, 1.02),
+     "k-nearest-neighbour of corrJVF and RpT; -0.1 without tracks"),
 )
 
 CONSTITUENT_FIELDS = _table(
@@ -89,7 +90,8 @@ CONSTITUENT_FIELDS = _table(
     ("pdg_id", "PDG id", "", "int16", (500, -250, 250),
      "reconstructed type: 211 charged hadron, 130 neutral hadron, 22, 11, 13, 1/2 forward hadronic/electromagnetic"),
     ("has_track", "has track", "", "bool", (2, -0.5, 1.5), "True where d0 and dz were measured"),
-    ("d0", r"$d_0$", "mm", "float32", (100, -2, 2), "transverse impact parameter; only where has_track"),
+    ("d0", r"$d_0$", "mm", "float32", (100, -2, 2),
+     "transverse impact parameter; only where has_track; sign as in the dataset, CMS is opposite to Delphes"),
     ("d0_error", r"$\sigma(d_0)$", "mm", "float32", (60, 0.005, 2), "uncertainty of d0; only where has_track", True),
     ("dz", r"$d_z$", "mm", "float32", (100, -2, 2), "longitudinal impact parameter; only where has_track"),
     ("dz_error", r"$\sigma(d_z)$", "mm", "float32", (60, 0.005, 5), "uncertainty of dz; only where has_track", True),
@@ -97,7 +99,8 @@ CONSTITUENT_FIELDS = _table(
     ("deta", r"$\Delta\eta$", "", "float32", (80, -0.8, 0.8), "eta relative to the jet axis"),
     ("dphi", r"$\Delta\phi$", "rad", "float32", (80, -0.8, 0.8), "phi relative to the jet axis"),
     ("z0", r"$z_0$", "mm", "float32", (80, -200, 200), "track z at the beam line, detector frame"),
-    ("from_hard_scatter", "from hard scatter", "", "bool", (2, -0.5, 1.5), "simulation truth: particle from the hard scatter"),
+    ("from_hard_scatter", "from hard scatter", "", "bool", (2, -0.5, 1.5),
+     "simulation truth: particle from the hard scatter"),
 )
 
 # Petroff's ten-colour sequence, arXiv:2107.02270.

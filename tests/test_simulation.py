@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
-import jetnb  # noqa: E402
-from jetnb import catalogue, jets, store  # noqa: E402
-from jetnb.simulation import parts, pileup, production  # noqa: E402
+import jetnb
+from jetnb import catalogue, jets, store
+from jetnb.simulation import parts, pileup, production
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
 

@@ -50,6 +50,7 @@ class Recipe(NamedTuple):
     min_jets: int = 1
     max_jets: int = 1000
     track_pt_min: float = 0.0
+    d0_sign: int = 1  # of x sin(phi) - y cos(phi), as Delphes; CMS has -1
     four_vectors_only: bool = False
     jets_per_event: float = 0.5  # a guess, used only to size chunks
 
@@ -66,7 +67,7 @@ _AOJ = Recipe(
     "aoj", "anti-kT 0.8 multijets at 13 TeV with pile-up and PUPPI weights; 0.07 % of them tops",
     "Aspen Open Jets, arXiv:2412.10504", ("QCD", "TTBar"),
     (Component("multijet", "multijet", 1 - 7e-4, 190.0, "QCD"), Component("top", "tt", 7e-4, 190.0, "TTBar", 6)),
-    (300.0, np.inf), 2.5, CMS, 150, pileup=(23.0, 6.0), jets_per_event=0.25,
+    (300.0, np.inf), 2.5, CMS, 150, pileup=(23.0, 6.0), d0_sign=-1, jets_per_event=0.25,
     track_pt_min=0.95)  # MiniAOD keeps track parameters above 0.95 GeV only
 
 _JETCLASS = Recipe(
@@ -90,7 +91,7 @@ _HH4B = Recipe(
     "X -> HH -> 4b, arXiv:2401.13536, from CMS open data record 12102",
     ("QCD_b", "QCD_bb", "QCD_c", "QCD_cc", "QCD_others", "HToBB"),
     (*map(_xhh, (1000, 1500, 2000, 3000)), Component("multijet", "multijet", 0.5, 170.0, event_label=0)),
-    (250.0, np.inf), 2.5, CMS, 100, min_jets=2, max_jets=5, jets_per_event=0.6)
+    (250.0, np.inf), 2.5, CMS, 100, d0_sign=-1, min_jets=2, max_jets=5, jets_per_event=0.6)
 
 
 def flavour_label(truth: dict, classes: tuple[str, ...]) -> np.ndarray:
@@ -198,7 +199,8 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
     hard_z = vertices.z[vertices.start[c["event"][rows]]]
     constituents |= {"energy": np.hypot(momentum, c["mass"][rows]), "charge": c["charge"][rows],
                      "pdg_id": c["pdg_id"][rows], "has_track": tracks}
-    constituents |= {"d0": np.where(tracks, c["d0"][rows], 0), "dz": np.where(tracks, c["z0"][rows] - hard_z, 0)}
+    constituents |= {"d0": np.where(tracks, recipe.d0_sign * c["d0"][rows], 0),
+                     "dz": np.where(tracks, c["z0"][rows] - hard_z, 0)}
     constituents |= {k: np.where(tracks, c[k][rows], 0) for k in ("d0_error", "dz_error")}
     if recipe.pileup[0]:
         constituents["puppi_weight"] = c["weight"][rows]
