@@ -22,13 +22,18 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("name", metavar="NAME")
     simulate.add_argument("--jets", type=int, required=True, metavar="N")
     simulate.add_argument("--seed", type=int, required=True, metavar="S")
-    simulate.add_argument("--out", type=Path, metavar="DIR", help="the store to write; under data/derived without")
+    simulate.add_argument("--out", type=Path, metavar="PATH",
+                          help="the store to write, or a .parquet file; under data/derived without")
     simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
 
     data = commands.add_parser("data", help="what samples there are").add_subparsers(dest="what", required=True)
     data.add_parser("list", help="the samples by name")
     data.add_parser("info", help="where a sample comes from and what is in it").add_argument("name", metavar="NAME")
     data.add_parser("check", help="compare the shipped samples with their checksums")
+    convert = data.add_parser("convert", help="turn files of a published dataset into a store")
+    convert.add_argument("name", metavar="NAME", help="the sample that imitates the dataset: aoj, jetclass, toptagging")
+    convert.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="the store to write")
     return parser
 
 
@@ -47,6 +52,8 @@ def _simulate(args) -> int:
 
 
 def _data(args) -> int:
+    from tqdm.auto import tqdm
+
     from jetnb import catalogue, jets
 
     if args.what == "list":
@@ -54,6 +61,9 @@ def _data(args) -> int:
             print(name)
     elif args.what == "info":
         print(jets.describe(catalogue.load(args.name)))
+    elif args.what == "convert":
+        store = catalogue.convert(args.name, tqdm(args.files, unit="file", disable=len(args.files) == 1), args.out)
+        print(f"{len(store):,} jets in {store.path}")
     else:
         catalogue.verify_shipped()
         print("the shipped samples agree with their checksums")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +24,16 @@ CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:
 
 
 class Sample(NamedTuple):
-    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates."""
+    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates.
+
+    `reader` is the module of `jetnb.readers` for the files of that dataset, "" where there is none yet.
+    """
 
     name: str
     n_jets: int
     description: str
     imitates: str
+    reader: str = ""
     licence: str = "CC-BY-4.0"
     citation: str = CITATION
 
@@ -40,13 +46,13 @@ class Sample(NamedTuple):
 SAMPLES = {sample.name: sample for sample in (
     Sample("aoj", 20_000, "simulated QCD jets and top quarks as in a CMS jet trigger, with pile-up: "
            "R=0.8, pt > 300 GeV, |eta| < 2.5",
-           "Aspen Open Jets, arXiv:2412.10504, doi:10.25592/uhhfdm.16505"),
+           "Aspen Open Jets, arXiv:2412.10504, doi:10.25592/uhhfdm.16505", "aspen"),
     Sample("jetclass", 20_000, "simulated jets of ten classes without pile-up: R=0.8, pt 500 to 1000 GeV, "
            "|eta| < 2",
-           "JetClass, arXiv:2202.03772, doi:10.5281/zenodo.6619768"),
+           "JetClass, arXiv:2202.03772, doi:10.5281/zenodo.6619768", "jetclass"),
     Sample("toptagging", 8_000, "simulated QCD jets and top quarks, four-momenta only: R=0.8, "
            "pt 550 to 650 GeV, |eta| < 2",
-           "Top Quark Tagging Reference, arXiv:1902.09914, doi:10.5281/zenodo.2603256"),
+           "Top Quark Tagging Reference, arXiv:1902.09914, doi:10.5281/zenodo.2603256", "toptagging"),
     Sample("hh4b", 6_400, "simulated jets of X -> HH -> 4b events and of QCD events: R=0.8",
            "X -> HH -> 4b, arXiv:2401.13536, from CMS open data, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"),
     Sample("pileup", 15_000, "simulated pile-up and hard-scatter jets, their tracks: R=0.4",
@@ -54,17 +60,53 @@ SAMPLES = {sample.name: sample for sample in (
 )}
 
 
-def load(name_or_path, n_jets: int | None = None) -> ak.Array:
+def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
     """Jets of a sample of `SAMPLES`, a store folder or a Parquet file of ours; the first `n_jets` if given.
 
-    Nothing is read until it is used. Raises `ValueError` for an unknown name or more jets than there are,
-    and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
+    `files`: one or several files of the published dataset that the sample imitates; their jets are then read
+    into memory instead, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. For more than memory holds,
+    `convert` them once. Else nothing is read until it is used. Raises `ValueError` for an unknown name, more
+    jets than there are, or a file that is not of the dataset, and `FileNotFoundError` saying how to make a
+    shipped file that is missing. Taught in notebook 00.
     """
+    if n_jets is not None and n_jets < 1:
+        raise ValueError(f"n_jets={n_jets} was asked for: ask for at least one jet")
+    if files is not None:
+        jets, taken = [], 0
+        for block in read(str(name_or_path), files):
+            jets.append(block[:None if n_jets is None else n_jets - taken])
+            taken += len(jets[-1])
+            if taken == n_jets:
+                break
+        if not taken or (n_jets is not None and taken < n_jets):
+            raise ValueError(f"{files} hold {taken} jets, fewer than the {n_jets or 1} asked for: name more files")
+        return ak.Array(ak.concatenate(jets), attrs=jets[0].attrs)
     opened = open_store(name_or_path)
-    if n_jets is not None and not 0 < n_jets <= len(opened):
+    if n_jets is not None and n_jets > len(opened):
         raise ValueError(f"{name_or_path} has {len(opened)} jets, n_jets={n_jets} was asked for: ask for 1 "
                          f"to {len(opened)}, or make more with `python -m jetnb simulate`")
     return opened.jets[:n_jets]
+
+
+def read(name: str, files) -> Iterator[ak.Array]:
+    """Blocks of jets of one or several files of the published dataset that sample `name` imitates, in order.
+
+    Raises `ValueError` where there is no reader, or a file is not of the dataset. Taught in notebook 16.
+    """
+    readable = {sample.name: sample.reader for sample in SAMPLES.values() if sample.reader}
+    if name not in readable:
+        raise ValueError(f"no reader for the files of {name!r}; there are readers for {', '.join(readable)}")
+    reader = importlib.import_module(f"jetnb.readers.{readable[name]}")
+    for file in [files] if isinstance(files, (str, Path)) else files:
+        yield from reader.read(Path(file))
+
+
+def convert(name: str, files, path, *, overwrite: bool = False) -> store.Store:
+    """Turn files of a published dataset into one store at `path`, block by block in bounded memory.
+
+    Raises as `read` and `store.write` do; after an error there is no store. Taught in notebook 16.
+    """
+    return store.write(path, read(name, files), overwrite=overwrite)
 
 
 def open_store(name_or_path) -> store.Store:
@@ -80,7 +122,7 @@ def open_store(name_or_path) -> store.Store:
             raise FileNotFoundError(
                 f"the shipped file {path} is missing: fetch it with `git checkout -- {path.name}` in {DATA}, "
                 f"or make it again with `python -m jetnb simulate {sample.name} --jets {sample.n_jets} "
-                f"--seed 1 --out {DATA}`")
+                f"--seed 1 --out {path}`")
     elif not path.exists():
         close = difflib.get_close_matches(str(name_or_path), SAMPLES, 1)
         raise ValueError(f"{name_or_path!r} is neither a sample nor a file"

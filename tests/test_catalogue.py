@@ -10,7 +10,8 @@ import pytest
 
 import jetnb
 from jetnb import catalogue, names, store
-from jetnb.readers import parquet
+from jetnb.__main__ import main
+from jetnb.readers import aspen, parquet
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_load_by_path(data, toy_jets, tmp_path):
     store.write(tmp_path / "mine", toy_jets(12, 4))
     parquet.write(tmp_path / "mine.parquet", toy_jets(11, 4))
     assert len(jetnb.load(tmp_path / "mine")) == 12
-    assert len(jetnb.load(str(tmp_path / "mine.parquet"), 5)) == 5
+    assert len(jetnb.load(str(tmp_path / "mine.parquet"), n_jets=5)) == 5
     assert list((data / "derived" / "stores").glob("mine-*"))
 
 
@@ -73,16 +74,43 @@ def test_load_errors(data, tmp_path):
     with pytest.raises(ValueError, match="neither a sample nor a file; The samples are aoj, jetclass"):
         jetnb.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="jetclass.parquet is missing: .*"
-                       "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*data`"):
+                       "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*jetclass.parquet`"):
         jetnb.load("jetclass")
-    for n_jets in (51, 0):
-        with pytest.raises(ValueError, match=f"aoj has 50 jets, n_jets={n_jets} was asked for"):
-            jetnb.load("aoj", n_jets)
+    with pytest.raises(ValueError, match="aoj has 50 jets, n_jets=51 was asked for"):
+        jetnb.load("aoj", n_jets=51)
+    with pytest.raises(ValueError, match="n_jets=0 was asked for"):
+        jetnb.load("aoj", n_jets=0)
+    with pytest.raises(ValueError, match="no reader for the files of 'hh4b'; there are readers for aoj"):
+        jetnb.load("hh4b", tmp_path / "x.root")
     with pytest.raises(store.StoreError, match="there is no store at"):
         jetnb.load(data)
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(ValueError, match="x.parquet is truncated or not Parquet"):
         jetnb.load(tmp_path / "x.parquet")
+
+
+def test_files_of_a_published_dataset(tmp_path):
+    shipped = jetnb.load("aoj", n_jets=60)
+    files = [aspen.write(tmp_path / f"batch{i}.h5", shipped[30 * i:30 * i + 30]) for i in range(2)]
+    jets = jetnb.load("aoj", files, n_jets=40)
+    assert len(jets) == 40 and "aspen" in jets.attrs["jetnb"]["sample"]
+    assert len(jetnb.load("aoj", files[0])) == 30
+    with pytest.raises(ValueError, match="hold 60 jets, fewer than the 61 asked for: name more files"):
+        jetnb.load("aoj", files, n_jets=61)
+    made = catalogue.convert("aoj", files, tmp_path / "store")
+    assert len(made) == 60 and ak.array_equal(made.jets[:40].pt, jets.pt)
+    files[1].write_bytes(files[1].read_bytes()[:5000])
+    with pytest.raises(ValueError, match="batch1.h5"):
+        catalogue.convert("aoj", files, tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_convert_from_the_command_line(tmp_path, capsys):
+    file = aspen.write(tmp_path / "batch.h5", jetnb.load("aoj", n_jets=30))
+    assert main(["data", "convert", "aoj", str(file), "--out", str(tmp_path / "store")]) == 0
+    assert "30 jets in" in capsys.readouterr().out
+    assert main(["data", "convert", "toptagging", str(file), "--out", str(tmp_path / "other")]) == 2
+    assert "batch.h5" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def convert(results):

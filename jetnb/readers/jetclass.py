@@ -1,0 +1,263 @@
+"""JetClass (ROOT) and JetClass-II (Parquet or ROOT): one jet per row of the TTree `tree`, or of the table.
+
+Read: `part_px py pz energy d0val d0err dzval dzerr charge` and `part_isChargedHadron isNeutralHadron isPhoton
+isElectron isMuon`, a list per jet (std::vector, an array with a counter, or a Parquet list, of any numeric type);
+`jet_pt eta phi energy sdmass tau1..tau4`; and the label. Nothing else but `part_deta`, `part_dphi` of the first
+block is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up and the file is refused.
+
+Units are those of the file, GeV and mm, and so is the sign of d0 (that of Delphes, opposite to CMS). Where a
+value is not taken as it stands:
+- eta and phi of constituents come from px, py, pz: the sign of `part_deta` is flipped where `jet_eta` <= 0;
+- mass of the jet is that of `jet_energy`, `jet_pt`, `jet_eta` (0 where rounding makes its square negative). In
+  100 real jets of JetClass-II the constituents sum to `jet_pt`, but to `jet_energy` only within 4 % and to
+  `jet_eta` only within 0.09, so the mass of their sum is off by more than 10 % in 18 of the jets;
+- energy of a constituent is raised to |p| where it is less by rounding; less by more than 1 % is refused;
+- pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge; exactly one flag must be set;
+- has_track is charge != 0, but False where one of d0, dz and their errors is not finite; all four are 0 then;
+- constituents with pt <= 0 are left out, the others put in order of pt; `provenance["dropped"]` counts, for the
+  block, what these last two rules took away. softdrop_mass and tau1..tau4 are as Delphes computed them.
+
+label: JetClass has ten columns `label_*` of three types, exactly one must be 1. JetClass-II has one `jet_label`
+of 188 classes: 161 to 187 are QCD and get label 0, all others get -1, because their resonances have many masses
+and are no particle of the standard model. There are no weights.
+
+event: the formats have none, so every jet counts as an event of its own, although two jets of one collision may
+be in a file. The number is 31 bits of the sha256 of the file name without its ending, then 32 bits of the row: it
+is the same wherever the file lies; two files of the same name are taken for the same jets.
+
+Source: arXiv:2202.03772, doi:10.5281/zenodo.6619768. JetClass-II: arXiv:2405.12972, huggingface.co/datasets/
+jet-universe/jetclass2; the order of its classes is that of the outputs of its Sophon model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+
+from jetnb import jets as J
+
+LABELS = {"label_QCD": "QCD", "label_Hbb": "HToBB", "label_Hcc": "HToCC", "label_Hgg": "HToGG",
+          "label_H4q": "HToWW4Q", "label_Hqql": "HToWW2Q1L", "label_Zqq": "ZToQQ", "label_Wqq": "WToQQ",
+          "label_Tbqq": "TTBar", "label_Tbl": "TTBarLep"}
+N_CLASSES_2, FIRST_QCD_2 = 188, 161
+FLAGS = {"part_isChargedHadron": 211, "part_isNeutralHadron": 130, "part_isPhoton": 22,
+         "part_isElectron": -11, "part_isMuon": -13}  # times the charge, if there is one
+TRACK = dict(zip(J.TRACK_FIELDS, ("part_d0val", "part_d0err", "part_dzval", "part_dzerr"), strict=True))
+PART = ["part_px", "part_py", "part_pz", "part_energy", "part_charge", *TRACK.values(), *FLAGS]
+JET = ["jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", *(f"jet_tau{i}" for i in range(1, 5))]
+AXIS = ["part_deta", "part_dphi"]
+TREE = "tree"
+NUMBER = r"(bool|u?int\d+(_t)?|float|double)"
+LIST = rf"std::vector<{NUMBER}>|{NUMBER}\[\]|(large_)?list<\w+: {NUMBER}( not null)?>"
+AGREE = 1e-3  # constituents must be where deta and dphi say, to this
+AGAIN = "fetch the file again and compare its checksum"
+
+PROVENANCE = {
+    "sample": "JetClass", "source": "simulation", "classes": list(LABELS.values()),
+    "description": "jets of ten classes, MadGraph, Pythia and Delphes with a CMS-like detector, no pile-up",
+    "selection": "anti-kT R=0.8, pt 500 to 1000 GeV, |eta| < 2", "units": "GeV, mm, rad, as in the file",
+    "licence": "MIT (Hugging Face card); see doi:10.5281/zenodo.6619768",
+    "citation": "arXiv:2202.03772, doi:10.5281/zenodo.6619768"}
+PROVENANCE_2 = PROVENANCE | {
+    "sample": "JetClass-II",
+    "description": "jets of 188 classes, of which only QCD is labelled here; MadGraph, Pythia and Delphes, 50 "
+                   "pile-up interactions removed with PUPPI",
+    "selection": "R=0.8, none beyond that of the file", "licence": "MIT", "citation": "arXiv:2405.12972"}
+
+
+def recognises(path) -> bool:
+    """Whether `path` is a JetClass or JetClass-II file, by its columns; never an exception."""
+    try:
+        _check_layout(Path(path))
+    except (OSError, TypeError, ValueError):  # `_explained` turns all that the libraries raise into ValueError
+        return False
+    return True
+
+
+def read(path, *, block_size: int = 10_000) -> Iterator[ak.Array]:
+    """Blocks of at most `block_size` jets; the docstring of this module says what each field holds.
+
+    Raises `FileNotFoundError`, and `ValueError` naming file, column, jet and value when the file is of another
+    kind, damaged or at odds with itself. The kind is checked at once, values block by block. Taught in notebook 01.
+    """
+    path = Path(path)
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    return _blocks(path, *_check_layout(path), int(block_size))
+
+
+def _check_layout(path: Path) -> tuple:
+    """The function that reads raw blocks, and the label columns, of a file whose columns are all there."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: give one .root or .parquet file")
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    if start[:4] not in (b"root", b"PAR1"):
+        remedy = "it looks like a web page: " + AGAIN if start.lstrip()[:1] == b"<" else "is it another format?"
+        raise ValueError(f"{path} is neither ROOT nor Parquet, it starts with {start!r}; {remedy}")
+    raw, types = (_raw_root, _types_root(path)) if start[:4] == b"root" else (_raw_parquet, _types_parquet(path))
+    labels = ["jet_label"] if "jet_label" in types else list(LABELS)
+    needed = [*PART, *AXIS, *JET, *labels]
+    if missing := [name for name in needed if name not in types]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}, so it is not JetClass or JetClass-II, or a "
+                         f"part of it; it has {', '.join(list(types)[:8])} ...: use the reader of its own format")
+    for name in needed:
+        kind, pattern = ("a list", LIST) if name.startswith("part_") else ("a number", NUMBER)
+        if not re.fullmatch(pattern, types[name]):
+            raise ValueError(f"{path}: column {name} is {types[name]}, but should be {kind} for each jet; was the "
+                             "file converted? Use the published one")
+    return raw, labels
+
+
+def _types_root(path: Path) -> dict[str, str]:
+    import uproot  # here, because it takes a second
+
+    with _explained(path), uproot.open(path, array_cache=None) as file:
+        found = file.keys(cycle=False)
+        tree = file[TREE] if TREE in found else None
+        if isinstance(tree, uproot.TTree):
+            return tree.typenames()
+    what = "none" if tree is None else f"a {type(tree).__name__}"
+    raise ValueError(f"{path}: JetClass has a TTree '{TREE}', here is {what}; the file has {found[:8]}")
+
+
+def _types_parquet(path: Path) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    with _explained(path):
+        return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
+def _raw_root(path: Path, names: list[str], block_size: int) -> Iterator[dict]:
+    """Name -> (values, counts); counts are None for one number per jet, values None if some are missing."""
+    import uproot
+
+    with _explained(path), uproot.open(path, array_cache=None) as file:
+        for chunk in file[TREE].iterate(filter_name=names, step_size=block_size, library="ak"):
+            lists = {name: ak.num(chunk[name]) if chunk[name].ndim > 1 else None for name in names}
+            yield {name: (ak.to_numpy(ak.flatten(chunk[name], axis=None)),
+                          None if number is None else ak.to_numpy(number)) for name, number in lists.items()}
+
+
+def _raw_parquet(path: Path, names: list[str], block_size: int) -> Iterator[dict]:
+    import pyarrow.parquet as pq
+
+    def plain(values):
+        return None if values.null_count else values.to_numpy(zero_copy_only=False)
+
+    with _explained(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(block_size, columns=names):
+            yield {name: (plain(batch[name].flatten()), plain(batch[name].value_lengths()))
+                   if name.startswith("part_") else (plain(batch[name]), None) for name in names}
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What the libraries raise at damaged bytes, of whatever type, as a ValueError that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is truncated or damaged ({type(error).__name__}: {error}): {AGAIN}") from error
+
+
+def _blocks(path: Path, raw, labels: list[str], block_size: int) -> Iterator[ak.Array]:
+    provenance = (PROVENANCE_2 if labels == ["jet_label"] else PROVENANCE) | {"file": path.name}
+    event = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:4], "big") >> 1 << 32
+    row = 0
+    for block in raw(path, [*PART, *JET, *labels], block_size):
+        if np.size(block["part_px"][1]) == 0:
+            continue
+        if row == 0:
+            block |= next(raw(path, AXIS, block_size))
+        try:
+            jets = _jets(block, labels, event + row, provenance)
+        except ValueError as error:
+            raise ValueError(f"{path}, block of jets from row {row}: {error}") from error
+        row += len(jets)
+        yield jets
+
+
+def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping) -> ak.Array:
+    counts = block["part_px"][1]
+    for name, (values, number) in block.items():
+        if values is None or (number is None and name.startswith("part_")):
+            raise ValueError(f"{name} has missing values: {AGAIN}")
+        if number is not None and (wrong := number != counts).any():
+            at = int(np.argmax(wrong))
+            raise ValueError(f"jet {at} has {counts[at]} part_px but {number[at]} {name}: {AGAIN}")
+    v = {name: values for name, (values, _) in block.items()}
+    jet = np.repeat(np.arange(len(counts)), counts)
+    px, py, pz = (v[name].astype(float) for name in PART[:3])
+    pt = np.sqrt(px * px + py * py)
+    with np.errstate(divide="ignore", invalid="ignore"):  # pt = 0 goes below
+        eta, phi = np.arcsinh(pz / pt), np.arctan2(py, px)
+    if "part_deta" in v:
+        _check_axis(v, jet, pt, eta, phi)
+    n_flags, code = np.zeros(len(jet), np.int8), np.zeros(len(jet), np.int16)
+    for name, value in FLAGS.items():
+        flag = v[name] != 0
+        n_flags += flag
+        code += flag * np.int16(value)
+    _refuse(n_flags != 1, jet, "constituent with not exactly one of " + ", ".join(FLAGS))
+    charge, neutral = v["part_charge"], (code == 130) | (code == 22)
+    _refuse((charge == 0) != neutral, jet, "constituent whose part_charge contradicts its part_is...")
+    momentum = np.sqrt(pt * pt + pz * pz)
+    _refuse(v["part_energy"] < 0.99 * momentum, jet, "constituent with part_energy below |p|: wrong column?")
+    track = charge != 0
+    measured = track & np.all([np.isfinite(v[name]) for name in TRACK.values()], axis=0)
+    inside = {"pt": pt.astype(np.float32), "eta": eta, "phi": phi, "energy": np.maximum(v["part_energy"], momentum),
+              "charge": charge, "pdg_id": np.where(neutral, code, code * charge), "has_track": measured,
+              **{name: np.where(measured, v[column], 0) for name, column in TRACK.items()}}
+    keep = ~(inside["pt"] <= 0)  # NaN stays, and is refused
+    dropped = {"constituents": int((~keep).sum()), "track parameters": int((track & ~measured).sum())}
+    order = np.flatnonzero(keep)
+    rises = (np.diff(inside["pt"][order]) > 0) & (np.diff(jet[order]) == 0)
+    if rises.any():  # few do, by the rounding of px and py: only their jets are sorted
+        some = np.flatnonzero(np.isin(jet[order], jet[order][1:][rises]))
+        order[some] = order[some][np.lexsort((-inside["pt"][order[some]], jet[order[some]]))]
+    if len(order) < len(jet) or rises.any():
+        inside = {name: values[order] for name, values in inside.items()}
+    energy, size = v["jet_energy"].astype(float), v["jet_pt"].astype(float) * np.cosh(v["jet_eta"].astype(float))
+    columns = {"pt": v["jet_pt"], "eta": v["jet_eta"], "phi": v["jet_phi"],
+               "mass": np.sqrt(np.maximum((energy - size) * (energy + size), 0)),
+               "softdrop_mass": v["jet_sdmass"], **{f"tau{i}": v[f"jet_tau{i}"] for i in range(1, 5)},
+               "label": _label(v, labels), "event": first_event + np.arange(len(counts))}
+    return J.build(columns, inside, np.bincount(jet[order], minlength=len(counts)),
+                   provenance=provenance | {"dropped": dropped})
+
+
+def _label(v: Mapping, labels: list[str]) -> np.ndarray:
+    if labels == ["jet_label"]:
+        wrong = (v["jet_label"] < 0) | (v["jet_label"] >= N_CLASSES_2)
+        _refuse(wrong, np.arange(len(wrong)), f"jet_label outside 0 to {N_CLASSES_2 - 1}")
+        return np.where(v["jet_label"] >= FIRST_QCD_2, 0, -1)
+    table = np.stack([v[name] for name in labels]).astype(float)
+    wrong = ((table != 0).sum(axis=0) != 1) | ((table == 1).sum(axis=0) != 1)
+    at = int(np.argmax(wrong))
+    _refuse(wrong, np.arange(len(wrong)), f"label_* that are {table[:, at].tolist()}, not one 1 and nine 0")
+    return np.argmax(table, axis=0)
+
+
+def _check_axis(v: Mapping, jet: np.ndarray, pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> None:
+    sign = np.where(v["jet_eta"] > 0, 1, -1)
+    deta = sign[jet] * (eta - v["jet_eta"][jet])
+    dphi = np.mod(phi - v["jet_phi"][jet] - v["part_dphi"] + np.pi, 2 * np.pi) - np.pi
+    for name, off in (("part_deta", deta - v["part_deta"]), ("part_dphi", dphi)):
+        _refuse((np.abs(off) > AGREE) & (pt > 0), jet, f"constituent whose px, py, pz contradict {name}: are the "
+                "columns swapped, or was the sign of part_deta at negative jet_eta 'corrected'?")
+
+
+def _refuse(wrong: np.ndarray, jet: np.ndarray, what: str) -> None:
+    if wrong.any():
+        raise ValueError(f"jet {jet[np.argmax(wrong)]} of the block has {what} ({wrong.sum()} of {len(wrong)} are "
+                         "like this)")
