@@ -64,8 +64,9 @@ def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
     """Jets of a sample of `SAMPLES`, a store folder or a Parquet file of ours; the first `n_jets` if given.
 
     `files`: one or several files of the published dataset that the sample imitates; their jets are then read
-    into memory instead, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. For more than memory holds,
-    `convert` them once. Else nothing is read until it is used. Raises `ValueError` for an unknown name, more
+    into memory instead, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A single such file is known by
+    its content: ``load("RunG_batch0.h5")``. For more than memory holds, `convert` them once. Else nothing is
+    read until it is used. Raises `ValueError` for an unknown name, more
     jets than there are, or a file that is not of the dataset, and `FileNotFoundError` saying how to make a
     shipped file that is missing. Taught in notebook 00.
     """
@@ -81,6 +82,8 @@ def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
         if not taken or (n_jets is not None and taken < n_jets):
             raise ValueError(f"{files} hold {taken} jets, fewer than the {n_jets or 1} asked for: name more files")
         return ak.Array(ak.concatenate(jets), attrs=jets[0].attrs)
+    if (name := _format_of(name_or_path)):
+        return load(name, name_or_path, n_jets=n_jets)
     opened = open_store(name_or_path)
     if n_jets is not None and n_jets > len(opened):
         raise ValueError(f"{name_or_path} has {len(opened)} jets, n_jets={n_jets} was asked for: ask for 1 "
@@ -93,12 +96,25 @@ def read(name: str, files) -> Iterator[ak.Array]:
 
     Raises `ValueError` where there is no reader, or a file is not of the dataset. Taught in notebook 16.
     """
-    readable = {sample.name: sample.reader for sample in SAMPLES.values() if sample.reader}
-    if name not in readable:
-        raise ValueError(f"no reader for the files of {name!r}; there are readers for {', '.join(readable)}")
-    reader = importlib.import_module(f"jetnb.readers.{readable[name]}")
+    if name not in SAMPLES or not SAMPLES[name].reader:
+        raise ValueError(f"no reader for the files of {name!r}; there are readers for {_readable()}")
     for file in [files] if isinstance(files, (str, Path)) else files:
-        yield from reader.read(Path(file))
+        yield from _reader(SAMPLES[name]).read(Path(file))
+
+
+def _readable() -> str:
+    return ", ".join(sample.name for sample in SAMPLES.values() if sample.reader)
+
+
+def _reader(sample: Sample):
+    return importlib.import_module(f"jetnb.readers.{sample.reader}")
+
+
+def _format_of(path) -> str:
+    """The sample whose published dataset a file belongs to, by its content; "" if it is none of these."""
+    if str(path) in SAMPLES or not Path(path).is_file():
+        return ""
+    return next((sample.name for sample in SAMPLES.values() if sample.reader and _reader(sample).recognises(path)), "")
 
 
 def convert(name: str, files, path, *, overwrite: bool = False) -> store.Store:
@@ -130,6 +146,9 @@ def open_store(name_or_path) -> store.Store:
                          + f" The samples are {', '.join(SAMPLES)}")
     if path.is_dir():
         return store.open(path)
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path} is neither a store nor a file of a dataset that jetnb reads ({_readable()}): "
+                         "is the download complete, and is it the published file?")
     target = derived() / "stores" / f"{path.stem}-{_sha256(path)[:12]}"
     if not target.exists():
         try:

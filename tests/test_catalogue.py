@@ -84,6 +84,9 @@ def test_load_errors(data, tmp_path):
         jetnb.load("hh4b", tmp_path / "x.root")
     with pytest.raises(store.StoreError, match="there is no store at"):
         jetnb.load(data)
+    (tmp_path / "x.root").write_text("<html>")
+    with pytest.raises(ValueError, match=r"x.root is neither a store nor a file of a dataset that jetnb reads \(aoj, "):
+        jetnb.load(tmp_path / "x.root")
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(ValueError, match="x.parquet is truncated or not Parquet"):
         jetnb.load(tmp_path / "x.parquet")
@@ -95,6 +98,7 @@ def test_files_of_a_published_dataset(tmp_path):
     jets = jetnb.load("aoj", files, n_jets=40)
     assert len(jets) == 40 and "aspen" in jets.attrs["jetnb"]["sample"]
     assert len(jetnb.load("aoj", files[0])) == 30
+    assert len(jetnb.load(files[0], n_jets=7)) == 7  # known by its content
     with pytest.raises(ValueError, match="hold 60 jets, fewer than the 61 asked for: name more files"):
         jetnb.load("aoj", files, n_jets=61)
     made = catalogue.convert("aoj", files, tmp_path / "store")
