@@ -117,18 +117,20 @@ def test_convert_from_the_command_line(tmp_path, capsys):
     assert "batch.h5" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
-def convert(results):
+def convert(folder, start, results):
+    catalogue.DATA = folder
+    start.wait()
     results.put(len(catalogue.load("aoj")))
 
 
 def test_notebooks_that_start_together(data):
     """Several processes that load a fresh sample at once all get it."""
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [context.Process(target=convert, args=(results,)) for _ in range(4)]
+    context = multiprocessing.get_context("spawn")  # the tests before have left threads, which do not survive a fork
+    start, results = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=convert, args=(data, start, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    assert [results.get(timeout=60) for _ in processes] == [50] * 4
+    assert [results.get(timeout=180) for _ in processes] == [50] * 4
     for process in processes:
         process.join(60)
     assert len(list((data / "derived" / "stores").iterdir())) == 1

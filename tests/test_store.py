@@ -344,12 +344,12 @@ def race(path, number, start, results):
 
 
 def test_two_writers_at_once(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # the tests before have left threads, which do not survive a fork
     start, results = context.Barrier(4), context.Queue()
     writers = [context.Process(target=race, args=(tmp_path / "race", i, start, results)) for i in range(4)]
     for writer in writers:
         writer.start()
-    outcome = [results.get(timeout=60)[1] for _ in writers]
+    outcome = [results.get(timeout=180)[1] for _ in writers]
     for writer in writers:
         writer.join(60)
     assert outcome.count(150) == 1, outcome
