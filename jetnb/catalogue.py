@@ -66,9 +66,8 @@ def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
     `files`: one or several files of the published dataset that the sample imitates; their jets are then read
     into memory instead, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A single such file is known by
     its content: ``load("RunG_batch0.h5")``. For more than memory holds, `convert` them once. Else nothing is
-    read until it is used. Raises `ValueError` for an unknown name, more
-    jets than there are, or a file that is not of the dataset, and `FileNotFoundError` saying how to make a
-    shipped file that is missing. Taught in notebook 00.
+    read until it is used. Raises `ValueError` for an unknown name, more jets than there are, or a file that is
+    not of the dataset, and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
     """
     if n_jets is not None and n_jets < 1:
         raise ValueError(f"n_jets={n_jets} was asked for: ask for at least one jet")

@@ -9,7 +9,7 @@ import awkward as ak
 import pytest
 
 import jetnb
-from jetnb import catalogue, names, store
+from jetnb import catalogue, store
 from jetnb.__main__ import main
 from jetnb.readers import aspen, parquet
 
@@ -34,7 +34,6 @@ def test_samples_say_what_they_are():
         assert sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets > 1000
         assert sample.licence == "CC-BY-4.0" and sample.citation and sample.imitates
         assert "simulated" in sample.description
-    assert names.CLASSES
 
 
 def test_load_converts_once(data, monkeypatch):

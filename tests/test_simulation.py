@@ -15,7 +15,7 @@ pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip ins
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
 import jetnb
-from jetnb import catalogue, jets, store
+from jetnb import jets, store
 from jetnb.simulation import parts, pileup, production
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
@@ -153,4 +153,4 @@ def test_events_are_never_cut(tmp_path):
 
 def test_result_is_a_store(made):
     assert isinstance(made, store.Store)
-    assert catalogue.derived()
+    made.verify()

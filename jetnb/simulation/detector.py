@@ -16,7 +16,7 @@ from . import geometry
 from .response import Detector
 
 MASS = {code: p.mass for p in names.PARTICLES.values() for code in map(abs, p.pdg_ids)}
-HADRON_IN_CRYSTALS = 0.25  # share of the energy of a hadron that shows as electromagnetic, arXiv:1706.04965
+HADRON_IN_CRYSTALS = 0.25  # electromagnetic share of a hadron: neutral ones leave 3 % of a jet there, arXiv:1706.04965
 # Calorimeter excess over the tracks that makes a neutral, in units of its resolution: as in the ATLAS card of Delphes.
 RESIDUAL_SIGNIFICANCE = 2.0
 # Ours, chosen to resemble published maps and tails, not taken from a paper:

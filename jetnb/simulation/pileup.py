@@ -17,7 +17,7 @@ POOL_EVENTS, POOL_SEED = 6000, 20161
 VERTEX_EFFICIENCY = 0.7  # found collisions per collision in CMS, arXiv:1405.6569
 CONE = 0.4  # arXiv:2003.00503
 # Up to which |eta|; thresholds on weight * pt [GeV] = A + B * n_vertices; factors on median and RMS of alpha. Table 1 of
-# arXiv:2003.00503, with the lower forward thresholds of the later Ultra-Legacy processing, which Aspen Open Jets uses.
+# arXiv:2003.00503, but with lower thresholds beyond 2.5 (there 2.0 + 0.13 n), chosen to resemble later CMS processings.
 REGIONS = ((2.5, 0.2, 0.015, 1.0, 1.0), (3.0, 1.7, 0.08, 0.9, 1.2), (10.0, 2.0, 0.08, 0.75, 0.95))
 
 _POOL_FIELDS = ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")

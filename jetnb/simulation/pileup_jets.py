@@ -125,7 +125,7 @@ def _truth_label(jets: dict, generated: dict) -> np.ndarray:
 
 
 def _jvf(jets: dict, jet: np.ndarray, row: np.ndarray, tracks: dict, primary: np.ndarray) -> dict:
-    """corrJVF (-1 without tracks) and RpT, equations 3 and 4 of arXiv:1510.03823."""
+    """corrJVF (-1 without tracks) and RpT, as defined in arXiv:1510.03823."""
     n = len(jets["pt"])
     pt, hard = tracks["pt"][row], primary[row]
     hard_sum, pileup_sum = np.bincount(jet, pt * hard, n), np.bincount(jet, pt * ~hard, n)

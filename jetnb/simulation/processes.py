@@ -64,7 +64,7 @@ class Events(NamedTuple):
 
 
 def charge_of(pdg_id: np.ndarray) -> np.ndarray:
-    """Electric charge of particles that Pythia leaves stable, in units of e. Taught in notebook 02."""
+    """Electric charge of particles that Pythia leaves stable, in units of e."""
     code = np.abs(pdg_id)
     known = code < len(_CHARGE_OF)
     return np.where(known, _CHARGE_OF[np.where(known, code, 0)], 0) * np.sign(pdg_id).astype(np.int8)

@@ -96,6 +96,7 @@ CMS = Detector(
 
 
 def _atlas_track_efficiency(pt, eta, code):
+    """The card's values for hadrons (electrons taken alike) and muons; tracks below 0.5 GeV are not looked for."""
     central, hard = np.abs(eta) < 1.5, pt > 1.0
     hadron = np.where(central, np.where(hard, 0.95, 0.70), np.where(hard, 0.85, 0.60))
     muon = np.where(central, np.where(hard, 0.99, 0.75), np.where(hard, 0.98, 0.70))
@@ -103,7 +104,7 @@ def _atlas_track_efficiency(pt, eta, code):
 
 
 def _atlas_track_resolution(pt, eta):
-    """The card's constants in |eta| < 0.5, < 1.5 and beyond are those of electrons: the ones of hadrons are far too wide."""
+    """In |eta| < 0.5, < 1.5 and beyond the card's constants for muons, for all: its 6 to 25 % for hadrons are too wide."""
     i = np.searchsorted([0.5, 1.5], np.abs(eta))
     return _quadrature(np.array([0.010, 0.015, 0.025])[i], np.array([1.0e-4, 1.5e-4, 3.5e-4])[i] * pt)
 
