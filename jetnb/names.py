@@ -79,6 +79,20 @@ JET_FIELDS = _table(
     ("rpt", r"$R_{p_T}$", "", "float32", (60, 0, 1.5), "pt of tracks from the hard-scatter vertex over jet pt"),
     ("jvt", "JVT-like discriminant", "", "float32", (56, -0.1, 1.02),
      "k-nearest-neighbour of corrJVF and RpT; -0.1 without tracks"),
+    ("fjvt", "fJVT", "", "float32", (60, 0, 1.5), "forward jet vertex tagging, arXiv:1705.02211; as stored by ATLAS"),
+    ("nn_jvt_pass", "passes NNJvt", "", "bool", (2, -0.5, 1.5), "passes the working point of ATLAS' NNJvt"),
+    ("n_tracks", r"$n_\mathrm{tracks}$", "", "int16", (40, -0.5, 39.5),
+     "tracks above 0.5 GeV from the hard-scatter vertex"),
+    ("sum_track_pt", r"$\sum p_T^\mathrm{track}$", "GeV", "float32", (60, 0, 120),
+     "pt of tracks above 0.5 GeV from the hard-scatter vertex"),
+    ("sum_track_pt_pileup", r"$\sum p_T^\mathrm{track}$ (pile-up)", "GeV", "float32", (60, 0, 120),
+     "pt of tracks above 0.5 GeV from all other vertices"),
+    ("track_width", "track width", "", "float32", (50, 0, 0.5),
+     "pt-weighted mean distance from the jet axis of tracks above 1 GeV from the hard-scatter vertex"),
+    ("raw_pt", r"jet $p_T$ uncorrected", "GeV", "float32", (70, 300, 1000), "pt before the jet energy corrections", True),
+    ("jet_id", "jet identification", "", "int16", (8, -0.5, 7.5), "CMS jet identification bits; 6 is tight with lepton veto"),
+    ("double_b", "double-b discriminant", "", "float32", (55, -1.1, 1.1), "CMS double-b tagger, arXiv:1712.07158; as stored"),
+    ("n_secondary_vertices", r"$n_\mathrm{SV}$", "", "int16", (12, -0.5, 11.5), "secondary vertices in the jet"),
 )
 
 CONSTITUENT_FIELDS = _table(
@@ -123,6 +137,8 @@ CLASSES = {c.name: c for c in (
     Class("QCD_cc", r"$g\to c\bar{c}$", OLIVE),
     Class("QCD_c", r"$c$", CYAN),
     Class("QCD_others", r"light $q/g$", GREY),
+    Class("gluon", r"$g$", GREY),
+    Class("light_quark", r"$q$", BLUE),
     Class("pile_up", "pile-up", ORANGE),
     Class("hard_scatter", "hard scatter", BLUE),
 )}
