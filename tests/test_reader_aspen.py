@@ -149,9 +149,9 @@ def test_what_cannot_be_used_is_dropped_and_counted(tmp_path):
     broken = [np.nan, 1, 1, 2, *NO_TRACK, 0, 22, 1]
     kinematics = np.float32([[520, 0, 1, 1], [np.nan, 0, 1, 1], [520, 0, np.inf, 1], [500, 0, 1, -1]])
     path = write_by_hand(tmp_path / "a.h5", [[PION, broken, lame, INFINITE], [PION], [PION], []], kinematics=kinematics)
-    dropped = {}
-    (jets,) = aspen.read(path, dropped=dropped)
-    assert dropped == {"constituents": 2, "jets": 2, "tracks": 1}
+    tally = {}
+    (jets,) = aspen.read(path, tally=tally)
+    assert tally == {"rows": 4, "jets": 2, "constituents": 2, "tracks": 1, "unsorted": 0}
     assert jets.n_constituents.tolist() == [2, 0] and jets.mass[1] == 0 and jets.softdrop_mass[1] == -1
 
 
@@ -385,9 +385,9 @@ def test_a_failing_write_leaves_nothing(sample, tmp_path):
 def test_real_jets():
     if not REAL.exists():
         pytest.skip(f"the real file {REAL.name} is not on this machine")
-    dropped = {}
-    (jets,) = aspen.read(REAL, dropped=dropped)
-    assert dropped == {"constituents": 0, "jets": 0, "tracks": 0}
+    tally = {}
+    (jets,) = aspen.read(REAL, tally=tally)
+    assert tally == {"rows": 21, "jets": 0, "constituents": 0, "tracks": 0, "unsorted": 0}
     assert aspen.recognises(REAL) and J.provenance(jets)["source"] == "simulation"
     assert len(jets) == 21 and len(np.unique(jets.event)) == 10
     assert jets.pt[0] == 1698 and jets.n_constituents[:3].to_list() == [43, 51, 31]
@@ -402,3 +402,55 @@ def test_real_jets():
     assert ak.all(abs(weighted.deltaphi(jets)) < 0.02) and ak.all(abs(weighted.eta - jets.eta) < 0.02)
     assert ak.all(jets.mass > jets.softdrop_mass)
     assert np.median(abs(inside.d0[inside.has_track])) == pytest.approx(0.03, abs=0.03)  # mm: tens of microns
+
+
+def test_a_range_of_rows_is_that_part_of_the_file(tmp_path):
+    shipped = jetnb.load("aoj", n_jets=700)
+    path = aspen.write(tmp_path / "a.h5", shipped)
+    whole = ak.concatenate(list(aspen.read(path)))
+    assert aspen.count(path) == 700
+    for start, stop in ((0, 10), (33, 640), (90, 100), (699, None), (650, 9999), (700, None), (5, 5)):
+        tally = {}
+        part = list(aspen.read(path, start=start, stop=stop, block_size=97, tally=tally))
+        assert tally["rows"] == sum(map(len, part)) == len(whole[start:stop])
+        assert not part or ak.array_equal(ak.concatenate(part), whole[start:stop], check_parameters=False)
+
+
+@pytest.mark.parametrize("options", [
+    {"compression": "gzip", "shuffle": True}, {"compression": "gzip", "fletcher32": True}, {"compression": "lzf"}, {},
+    {"compression": "gzip", "chunks": (7, 3, 2)}, {"compression": "gzip", "chunks": (700, 150, 11)}])
+def test_any_compression_gives_the_same_jets(tmp_path, options):
+    """The short cut past HDF5 is for plain gzip; its results are those of HDF5."""
+    path = aspen.write(tmp_path / "a.h5", jetnb.load("aoj", n_jets=60))
+    want = ak.concatenate(list(aspen.read(path)))
+    with h5py.File(path, "r+") as file:
+        values = file["PFCands"][:]
+        del file["PFCands"]
+        if "chunks" in options:
+            values = np.concatenate([values] * 12)[:700] if options["chunks"][0] == 700 else values
+        if len(values) == 60:
+            file.create_dataset("PFCands", data=values, maxshape=(None, 150, 11), **({"chunks": True} | options))
+        else:
+            file.create_dataset("PFCands", data=values, maxshape=(None, 150, 11), **options)
+            file["PFCands"].resize(60, axis=0)
+    assert ak.array_equal(ak.concatenate(list(aspen.read(path, block_size=23))), want, check_parameters=False)
+
+
+def test_chunks_that_were_never_written_are_zeros(tmp_path):
+    path = aspen.write(tmp_path / "a.h5", jetnb.load("aoj", n_jets=60))
+    with h5py.File(path, "r+") as file:
+        del file["PFCands"]
+        file.create_dataset("PFCands", (60, 150, 11), "f4", maxshape=(None, 150, 11), chunks=(10, 10, 1),
+                            compression="gzip")
+    (jets,) = aspen.read(path)
+    assert ak.num(jets.constituents).tolist() == [0] * 60
+
+
+def test_swapped_track_columns_are_refused(tmp_path):
+    """A public loader takes the columns for d0, dz, d0 error, dz error: a file written so has negative errors."""
+    path = aspen.write(tmp_path / "a.h5", jetnb.load("aoj", n_jets=60))
+    with h5py.File(path, "r+") as file:
+        cands = file["PFCands"][:]
+        file["PFCands"][:] = cands[:, :, [0, 1, 2, 3, 4, 6, 5, 7, 8, 9, 10]]
+    with pytest.raises(ValueError, match=r"a.h5: rows 0 to 59: column d0_error of PFCands has -.*in another order"):
+        list(aspen.read(path))

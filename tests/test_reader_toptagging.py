@@ -78,9 +78,9 @@ def test_unsorted_constituents_are_sorted(tmp_path):
 
 def test_what_cannot_be_used_is_dropped_and_counted(tmp_path):
     jets = [[*TWO[0], [5, 0, 0, 5], [np.nan, 1, 1, 1]], [[5, 0, 0, 5]], [], TWO[1]]
-    dropped = {}
-    (jets,) = toptagging.read(write_by_hand(tmp_path / "a.h5", jets, [1, 0, 0, 1]), dropped=dropped)
-    assert dropped == {"constituents": 3, "jets": 2}
+    tally = {}
+    (jets,) = toptagging.read(write_by_hand(tmp_path / "a.h5", jets, [1, 0, 0, 1]), tally=tally)
+    assert tally == {"rows": 4, "jets": 2, "constituents": 3, "tracks": 0, "unsorted": 0}
     assert jets.event.tolist() == [0, 3] and jets.n_constituents.tolist() == [3, 1] and jets.label.tolist() == [1, 1]
 
 
@@ -175,9 +175,9 @@ def test_refuses_labels_and_energies_that_make_no_sense(tmp_path):
 def test_real_jets():
     if not REAL.exists():
         pytest.skip(f"the real file {REAL.name} is not on this machine")
-    dropped = {}
-    (jets,) = toptagging.read(REAL, dropped=dropped)
-    assert dropped == {"constituents": 0, "jets": 0}
+    tally = {}
+    (jets,) = toptagging.read(REAL, tally=tally)
+    assert tally == {"rows": 500, "jets": 0, "constituents": 0, "tracks": 0, "unsorted": 0}
     assert toptagging.recognises(REAL) and not aspen.recognises(REAL)
     assert len(jets) == 500 and ak.sum(jets.n_constituents) == 24_079
     assert [int(ak.sum(jets.label == i)) for i in (0, 1)] == [250, 250]
@@ -185,3 +185,14 @@ def test_real_jets():
     assert jets.constituents.energy[0, 0] == pytest.approx(442.03757)
     assert np.median(jets.mass[jets.label == 1]) > 140 and np.median(jets.mass[jets.label == 0]) < 90
     assert ak.all(jets.constituents.deltaR(jets) < 1.3)
+
+
+def test_a_range_of_rows_is_that_part_of_the_file():
+    if not REAL.exists():
+        pytest.skip(f"{REAL.name} is not here")
+    whole = ak.concatenate(list(toptagging.read(REAL)))
+    assert toptagging.count(REAL) == 500
+    for start, stop in ((0, 10), (33, 400), (499, None), (450, 9999), (500, None)):
+        part = list(toptagging.read(REAL, start=start, stop=stop, block_size=97))
+        assert sum(map(len, part)) == len(whole[start:stop])
+        assert not part or ak.array_equal(ak.concatenate(part), whole[start:stop], check_parameters=False)

@@ -34,8 +34,8 @@ def start_of(path) -> bytes:
 
 
 @contextlib.contextmanager
-def open_tree(path, name: str, what: str):
-    """The TTree or RNTuple `name` (with its folder) of the file at `path`, as uproot gives it.
+def open_tree(path, name: str | tuple[str, ...], what: str):
+    """The TTree or RNTuple `name` (with its folder) of the file at `path`, as uproot gives it; of several, the first.
 
     Raises `FileNotFoundError`, and `ValueError` for a file that is not ROOT, damaged, or has no such tree: then it is
     not `what`, and the message says what the file has instead.
@@ -50,11 +50,13 @@ def open_tree(path, name: str, what: str):
         with explained(path):
             file = stack.enter_context(uproot.open(path, array_cache=None))
             found = file.keys(cycle=False)
-            tree = file[name] if name in found else None
-        if not hasattr(tree, "num_entries"):
+            names = (name,) if isinstance(name, str) else name
+            tree = next((file[one] for one in names if one in found), None)
+            is_tree = hasattr(tree, "num_entries")  # read here for the first time
+        if not is_tree:
             is_what = "nothing" if tree is None else f"a {type(tree).__name__}"
-            raise ValueError(f"{path}: {what} has a tree {name!r}, here is {is_what} of that name; the file has "
-                             f"{', '.join(found[:8]) or 'nothing'}: use the reader of its own format")
+            raise ValueError(f"{path}: {what} has a tree {' or '.join(map(repr, names))}, here is {is_what}; "
+                             f"the file has {', '.join(found[:8]) or 'nothing'}: use the reader of its own format")
         yield tree
 
 

@@ -36,6 +36,7 @@ import numpy as np
 from jetnb import atomic
 from jetnb import jets as J
 from jetnb.readers import _padded
+from jetnb.readers._common import ahead, counter
 
 WHAT = "Aspen Open Jets"
 SLOTS = 150
@@ -66,16 +67,18 @@ SIMULATED = PROVENANCE | {
     "licence": "of whoever made the file", "citation": "whoever made the file; layout: arXiv:2412.10504"}
 
 
-def read(path, *, block_size: int = 10_000, dropped: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
-    """Jets of a file in the Aspen Open Jets layout, in blocks of at most `block_size` jets.
-
-    `dropped`, if given, is filled with the numbers of "constituents", "jets" and "tracks" (with a value that is
-    not finite) left out so far. Raises `FileNotFoundError`, and `ValueError` before the first block for a file of
-    another form or a truncated one, and when it is reached for a damaged block. Taught in notebook 01.
-    """
+def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
+         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+    """Jets of a file in the Aspen Open Jets layout, as `jetnb.readers` says. Taught in notebook 01."""
     with _padded.open_file(path) as file:
-        _padded.blocks(_datasets(path, file)["PFCands"], block_size)
-    return _blocks(Path(path), block_size, {} if dropped is None else dropped)
+        rows = _padded.blocks(_datasets(path, file)["PFCands"], block_size, start, stop)
+    return _blocks(Path(path), rows, counter(tally))
+
+
+def count(path) -> int:
+    """Number of jets in the file, from its header."""
+    with _padded.open_file(path) as file:
+        return len(_datasets(path, file)["PFCands"])
 
 
 def recognises(path) -> bool:
@@ -136,40 +139,49 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def _blocks(path: Path, block_size: int, dropped: MutableMapping[str, int]) -> Iterator[ak.Array]:
-    dropped.update(constituents=0, jets=0, tracks=0)
+def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with _padded.open_file(path) as file:
-        data = _datasets(path, file)
-        first = _padded.rows_of(path, data["event_info"], slice(0, 1))
-        about = SIMULATED if (first[:, 0] == 1).any() else PROVENANCE
-        for rows in _padded.blocks(data["PFCands"], block_size):
-            block = {name: _padded.rows_of(path, data[name], rows) for name in LAYOUT}
+        data = {name: _padded.Rows(path, values) for name, values in _datasets(path, file).items()}
+        about = SIMULATED if (data["event_info"](slice(0, 1))[:, 0] == 1).any() else PROVENANCE
+        raw = ((here, {name: values(here) for name, values in data.items()}) for here in rows)
+        for here, block in ahead(raw):
             try:
-                jets = _decode(block, about, dropped)
+                jets = _decode(block, about, tally)
             except ValueError as error:
-                raise ValueError(f"{path}: rows {rows.start} to {rows.stop - 1}: {error}") from None
+                raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             yield jets
 
 
-def _decode(block: dict, about: dict, dropped: MutableMapping[str, int]) -> ak.Array:
-    inside, cands, counts, bad = _padded.momenta(block["PFCands"], (0, 1, 2, 3))
+def _decode(block: dict, about: dict, tally: MutableMapping[str, int]) -> ak.Array:
+    px, py, pz, energy, *other = np.moveaxis(block["PFCands"], -1, 0)  # each (N, P)
+    inside, slot, counts = _padded.momenta(px, py, pz, energy, tally)
+    *track, charge, code, weight = (values.ravel().take(slot) for values in other)
+    _refuse_swapped(track)
     with np.errstate(over="ignore"):
-        lengths = cands[:, 4:8] * np.float32(CM)
-    finite = np.isfinite(lengths).all(axis=1)
-    has_track = finite & (lengths[:, 1] >= 0) & (lengths[:, 3] >= 0)
-    lengths[~has_track] = 0
-    inside |= {"charge": cands[:, 8], "pdg_id": cands[:, 9], "has_track": has_track, "puppi_weight": cands[:, 10]}
-    inside |= {name: lengths[:, i] for i, name in enumerate(TRACK)}
-    weighted = cands[:, :4].astype(np.float64) * cands[:, 10:]
+        track = dict(zip(TRACK, (values * np.float32(CM) for values in track), strict=True))
+    finite = np.logical_and.reduce([np.isfinite(values) for values in track.values()])
+    has_track = finite & (track["d0_error"] >= 0) & (track["dz_error"] >= 0)
+    inside |= {name: np.where(has_track, values, 0) for name, values in track.items()}
+    weighted = [values.ravel().take(slot).astype(np.float64) * weight for values in (px, py, pz, energy)]
+    inside |= {"charge": charge, "pdg_id": code, "has_track": has_track, "puppi_weight": weight}
     columns = {name: block["jet_kinematics"][:, i] for i, name in enumerate(KINEMATICS)}
     columns["phi"] = _padded.wrap_phi(columns["phi"])
     columns |= {name: block["jet_tagging"][:, 1 + i] for i, name in enumerate(TAUS)}
-    columns |= {"mass": _padded.total(*weighted.T, counts)["mass"], "label": np.full(len(counts), -1),
+    columns |= {"mass": _padded.total(*weighted, counts)["mass"], "label": np.full(len(counts), -1),
                 "event": event_number(*block["event_info"].T)}
     columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, (*KINEMATICS, *TAUS))
-    for name, number in (("constituents", bad), ("jets", lost), ("tracks", int((~finite).sum()))):
-        dropped[name] += number
+    tally.update(rows=tally["rows"] + len(px), jets=tally["jets"] + lost,
+                 tracks=tally["tracks"] + int((~finite).sum()))
     return J.build(columns, inside, counts, provenance=about)
+
+
+def _refuse_swapped(track: list[np.ndarray]) -> None:
+    """An uncertainty is -1 (no track) or positive; d0 and dz have both signs, so a mix-up of columns shows."""
+    for name, values in zip(TRACK, track, strict=True):
+        if name.endswith("error") and (wrong := (values < 0) & (values != -1)).any():
+            raise ValueError(f"column {name} of PFCands has {values[np.argmax(wrong)]}, but an uncertainty is positive "
+                             f"or -1 without a track ({wrong.sum()} of {len(wrong)} are like this): the columns are "
+                             "in another order; that of the format is px, py, pz, E, d0, d0Err, dz, dzErr, ...")
 
 
 def _encode(path: Path, jets: ak.Array) -> dict[str, np.ndarray]:

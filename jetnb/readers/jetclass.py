@@ -3,7 +3,7 @@
 Read: `part_px py pz energy d0val d0err dzval dzerr charge` and `part_isChargedHadron isNeutralHadron isPhoton
 isElectron isMuon`, a list per jet (std::vector, an array with a counter, or a Parquet list, of any numeric type);
 `jet_pt eta phi energy sdmass tau1..tau4`; and the label. Nothing else but `part_deta`, `part_dphi` of the first
-block is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up and the file is refused.
+1000 jets is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up and the file is refused.
 
 Units are those of the file, GeV and mm, and so is the sign of d0 (that of Delphes, opposite to CMS). Where a
 value is not taken as it stands:
@@ -14,8 +14,8 @@ value is not taken as it stands:
 - energy of a constituent is raised to |p| where it is less by rounding; less by more than 1 % is refused;
 - pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge; exactly one flag must be set;
 - has_track is charge != 0, but False where one of d0, dz and their errors is not finite; all four are 0 then;
-- constituents with pt <= 0 are left out, the others put in order of pt; `provenance["dropped"]` counts, for the
-  block, what these last two rules took away. softdrop_mass and tau1..tau4 are as Delphes computed them.
+- constituents with pt <= 0 are left out, the others put in order of pt. softdrop_mass and tau1..tau4 are as Delphes
+  computed them.
 
 label: JetClass has ten columns `label_*` of three types, exactly one must be 1. JetClass-II has one `jet_label`
 of 188 classes: 161 to 187 are QCD and get label 0, all others get -1, because their resonances have many masses
@@ -31,16 +31,17 @@ jet-universe/jetclass2; the order of its classes is that of the outputs of its S
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 import awkward as ak
 import numpy as np
 
 from jetnb import jets as J
+from jetnb.readers._common import ahead, counter, first_event, row_range, sort_by_pt
+from jetnb.readers._root import AGAIN, explained, open_tree, start_of
 
 LABELS = {"label_QCD": "QCD", "label_Hbb": "HToBB", "label_Hcc": "HToCC", "label_Hgg": "HToGG",
           "label_H4q": "HToWW4Q", "label_Hqql": "HToWW2Q1L", "label_Zqq": "ZToQQ", "label_Wqq": "WToQQ",
@@ -51,12 +52,12 @@ FLAGS = {"part_isChargedHadron": 211, "part_isNeutralHadron": 130, "part_isPhoto
 TRACK = dict(zip(J.TRACK_FIELDS, ("part_d0val", "part_d0err", "part_dzval", "part_dzerr"), strict=True))
 PART = ["part_px", "part_py", "part_pz", "part_energy", "part_charge", *TRACK.values(), *FLAGS]
 JET = ["jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", *(f"jet_tau{i}" for i in range(1, 5))]
-AXIS = ["part_deta", "part_dphi"]
-TREE = "tree"
+AXIS = [*PART[:3], "jet_eta", "jet_phi", "part_deta", "part_dphi"]
+CHECKED = 1000  # jets of which these are compared with each other
+WHAT, TREE = "JetClass", "tree"
 NUMBER = r"(bool|u?int\d+(_t)?|float|double)"
 LIST = rf"std::vector<{NUMBER}>|{NUMBER}\[\]|(large_)?list<\w+: {NUMBER}( not null)?>"
 AGREE = 1e-3  # constituents must be where deta and dphi say, to this
-AGAIN = "fetch the file again and compare its checksum"
 
 PROVENANCE = {
     "sample": "JetClass", "source": "simulation", "classes": list(LABELS.values()),
@@ -80,32 +81,37 @@ def recognises(path) -> bool:
     return True
 
 
-def read(path, *, block_size: int = 10_000) -> Iterator[ak.Array]:
-    """Blocks of at most `block_size` jets; the docstring of this module says what each field holds.
-
-    Raises `FileNotFoundError`, and `ValueError` naming file, column, jet and value when the file is of another
-    kind, damaged or at odds with itself. The kind is checked at once, values block by block. Taught in notebook 01.
-    """
+def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
+         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+    """Jets of a JetClass or JetClass-II file, as `jetnb.readers` says. Taught in notebook 01."""
     path = Path(path)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    return _blocks(path, *_check_layout(path), int(block_size))
+    return _blocks(path, *_check_layout(path), int(block_size), max(start, 0), stop, counter(tally))
+
+
+def count(path) -> int:
+    """Number of jets in the file, from its header."""
+    path = Path(path)
+    raw, _ = _check_layout(path)
+    if raw is _raw_root:
+        with open_tree(path, TREE, WHAT) as tree:
+            return tree.num_entries
+    import pyarrow.parquet as pq
+
+    with explained(path):
+        return pq.read_metadata(path).num_rows
 
 
 def _check_layout(path: Path) -> tuple:
     """The function that reads raw blocks, and the label columns, of a file whose columns are all there."""
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file: give one .root or .parquet file")
-    with path.open("rb") as stream:
-        start = stream.read(16)
+    start = start_of(path)
     if start[:4] not in (b"root", b"PAR1"):
         remedy = "it looks like a web page: " + AGAIN if start.lstrip()[:1] == b"<" else "is it another format?"
         raise ValueError(f"{path} is neither ROOT nor Parquet, it starts with {start!r}; {remedy}")
     raw, types = (_raw_root, _types_root(path)) if start[:4] == b"root" else (_raw_parquet, _types_parquet(path))
     labels = ["jet_label"] if "jet_label" in types else list(LABELS)
-    needed = [*PART, *AXIS, *JET, *labels]
+    needed = [*PART, *AXIS[-2:], *JET, *labels]
     if missing := [name for name in needed if name not in types]:
         raise ValueError(f"{path} has no column {', '.join(missing)}, so it is not JetClass or JetClass-II, or a "
                          f"part of it; it has {', '.join(list(types)[:8])} ...: use the reader of its own format")
@@ -120,89 +126,82 @@ def _check_layout(path: Path) -> tuple:
 def _types_root(path: Path) -> dict[str, str]:
     import uproot  # here, because it takes a second
 
-    with _explained(path), uproot.open(path, array_cache=None) as file:
-        found = file.keys(cycle=False)
-        tree = file[TREE] if TREE in found else None
+    with open_tree(path, TREE, WHAT) as tree:
         if isinstance(tree, uproot.TTree):
             return tree.typenames()
-    what = "none" if tree is None else f"a {type(tree).__name__}"
-    raise ValueError(f"{path}: JetClass has a TTree '{TREE}', here is {what}; the file has {found[:8]}")
+    raise ValueError(f"{path}: {WHAT} has a TTree {TREE!r}, here is a {type(tree).__name__}: use the published file")
 
 
 def _types_parquet(path: Path) -> dict[str, str]:
     import pyarrow.parquet as pq
 
-    with _explained(path):
+    with explained(path):
         return {field.name: str(field.type) for field in pq.read_schema(path)}
 
 
-def _raw_root(path: Path, names: list[str], block_size: int) -> Iterator[dict]:
-    """Name -> (values, counts); counts are None for one number per jet, values None if some are missing."""
-    import uproot
+def _raw_root(path: Path, names: list[str], block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
+    """First row, and name -> (values, counts): counts are None for one number per jet, values None if some miss."""
+    from jetnb.readers import _baskets
 
-    with _explained(path), uproot.open(path, array_cache=None) as file:
-        for chunk in file[TREE].iterate(filter_name=names, step_size=block_size, library="ak"):
-            lists = {name: ak.num(chunk[name]) if chunk[name].ndim > 1 else None for name in names}
-            yield {name: (ak.to_numpy(ak.flatten(chunk[name], axis=None)),
-                          None if number is None else ak.to_numpy(number)) for name, number in lists.items()}
+    with open_tree(path, TREE, WHAT) as tree, path.open("rb") as stream, explained(path):
+        columns = _baskets.Columns(stream, tree, names)
+        stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
+        for low, high in itertools.pairwise(columns.edges(start, stop, block_size) if start < stop else []):
+            yield low, columns.read(low, high)
 
 
-def _raw_parquet(path: Path, names: list[str], block_size: int) -> Iterator[dict]:
+def _raw_parquet(path: Path, names: list[str], block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
     import pyarrow.parquet as pq
 
     def plain(values):
         return None if values.null_count else values.to_numpy(zero_copy_only=False)
 
-    with _explained(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
-        for batch in file.iter_batches(block_size, columns=names):
-            yield {name: (plain(batch[name].flatten()), plain(batch[name].value_lengths()))
-                   if name.startswith("part_") else (plain(batch[name]), None) for name in names}
+    with explained(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        for low, batch in row_range(file, names, block_size, start, stop):
+            yield low, {name: (plain(batch[name].flatten()), plain(batch[name].value_lengths()))
+                        if name.startswith("part_") else (plain(batch[name]), None) for name in names}
 
 
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What the libraries raise at damaged bytes, of whatever type, as a ValueError that names the file."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is truncated or damaged ({type(error).__name__}: {error}): {AGAIN}") from error
-
-
-def _blocks(path: Path, raw, labels: list[str], block_size: int) -> Iterator[ak.Array]:
+def _blocks(path: Path, raw, labels: list[str], block_size: int, start: int, stop: int | None,
+            tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     provenance = (PROVENANCE_2 if labels == ["jet_label"] else PROVENANCE) | {"file": path.name}
-    event = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:4], "big") >> 1 << 32
-    row = 0
-    for block in raw(path, [*PART, *JET, *labels], block_size):
-        if np.size(block["part_px"][1]) == 0:
-            continue
-        if row == 0:
-            block |= next(raw(path, AXIS, block_size))
+    for row, block in raw(path, AXIS, CHECKED, start, stop):
         try:
-            jets = _jets(block, labels, event + row, provenance)
+            _check_axis(block)
         except ValueError as error:
             raise ValueError(f"{path}, block of jets from row {row}: {error}") from error
-        row += len(jets)
+        break
+    for row, block in ahead(raw(path, [*PART, *JET, *labels], block_size, start, stop)):
+        try:
+            jets = _jets(block, labels, first_event(path) + row, provenance, tally)
+        except ValueError as error:
+            raise ValueError(f"{path}, block of jets from row {row}: {error}") from error
         yield jets
 
 
-def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping) -> ak.Array:
-    counts = block["part_px"][1]
+def _complete(block: Mapping) -> tuple[dict, np.ndarray]:
+    """The values by name, and the number of constituents of each jet, on which all lists must agree."""
+    counts = next(number for name, (_, number) in block.items() if name.startswith("part_"))
     for name, (values, number) in block.items():
         if values is None or (number is None and name.startswith("part_")):
             raise ValueError(f"{name} has missing values: {AGAIN}")
         if number is not None and (wrong := number != counts).any():
             at = int(np.argmax(wrong))
             raise ValueError(f"jet {at} has {counts[at]} part_px but {number[at]} {name}: {AGAIN}")
-    v = {name: values for name, (values, _) in block.items()}
-    jet = np.repeat(np.arange(len(counts)), counts)
+    return {name: values for name, (values, _) in block.items()}, counts
+
+
+def _momentum(v: Mapping) -> tuple[np.ndarray, ...]:
     px, py, pz = (v[name].astype(float) for name in PART[:3])
     pt = np.sqrt(px * px + py * py)
-    with np.errstate(divide="ignore", invalid="ignore"):  # pt = 0 goes below
-        eta, phi = np.arcsinh(pz / pt), np.arctan2(py, px)
-    if "part_deta" in v:
-        _check_axis(v, jet, pt, eta, phi)
+    with np.errstate(divide="ignore", invalid="ignore"):  # constituents with pt = 0 are left out later
+        return pt, pz, np.arcsinh(pz / pt).astype(np.float32), np.arctan2(py, px).astype(np.float32)
+
+
+def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping, tally: MutableMapping) -> ak.Array:
+    v, counts = _complete(block)
+    jet = np.repeat(np.arange(len(counts)), counts)
+    pt, pz, eta, phi = _momentum(v)
     n_flags, code = np.zeros(len(jet), np.int8), np.zeros(len(jet), np.int16)
     for name, value in FLAGS.items():
         flag = v[name] != 0
@@ -212,28 +211,26 @@ def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping)
     charge, neutral = v["part_charge"], (code == 130) | (code == 22)
     _refuse((charge == 0) != neutral, jet, "constituent whose part_charge contradicts its part_is...")
     momentum = np.sqrt(pt * pt + pz * pz)
-    _refuse(v["part_energy"] < 0.99 * momentum, jet, "constituent with part_energy below |p|: wrong column?")
+    energy = v["part_energy"]
+    _refuse(energy < 0.99 * momentum, jet, "constituent with part_energy below |p|: wrong column?")
     track = charge != 0
-    measured = track & np.all([np.isfinite(v[name]) for name in TRACK.values()], axis=0)
-    inside = {"pt": pt.astype(np.float32), "eta": eta, "phi": phi, "energy": np.maximum(v["part_energy"], momentum),
-              "charge": charge, "pdg_id": np.where(neutral, code, code * charge), "has_track": measured,
+    measured = track & np.logical_and.reduce([np.isfinite(v[name]) for name in TRACK.values()])
+    inside = {"pt": pt.astype(np.float32), "eta": eta, "phi": phi,
+              "energy": np.maximum(energy, momentum).astype(np.float32), "charge": np.array(charge),
+              "pdg_id": np.where(neutral, code, code * charge.astype(np.int16)), "has_track": measured,
               **{name: np.where(measured, v[column], 0) for name, column in TRACK.items()}}
-    keep = ~(inside["pt"] <= 0)  # NaN stays, and is refused
-    dropped = {"constituents": int((~keep).sum()), "track parameters": int((track & ~measured).sum())}
-    order = np.flatnonzero(keep)
-    rises = (np.diff(inside["pt"][order]) > 0) & (np.diff(jet[order]) == 0)
-    if rises.any():  # few do, by the rounding of px and py: only their jets are sorted
-        some = np.flatnonzero(np.isin(jet[order], jet[order][1:][rises]))
-        order[some] = order[some][np.lexsort((-inside["pt"][order[some]], jet[order[some]]))]
-    if len(order) < len(jet) or rises.any():
-        inside = {name: values[order] for name, values in inside.items()}
-    energy, size = v["jet_energy"].astype(float), v["jet_pt"].astype(float) * np.cosh(v["jet_eta"].astype(float))
+    tally["rows"] += len(counts)
+    tally["tracks"] += int((track & ~measured).sum())
+    if (none := inside["pt"] <= 0).any():  # NaN stays, and is refused
+        tally["constituents"] += int(none.sum())
+        inside, jet = {name: values[~none] for name, values in inside.items()}, jet[~none]
+    sort_by_pt(inside, jet, tally)
+    jet_energy, size = v["jet_energy"].astype(float), v["jet_pt"].astype(float) * np.cosh(v["jet_eta"].astype(float))
     columns = {"pt": v["jet_pt"], "eta": v["jet_eta"], "phi": v["jet_phi"],
-               "mass": np.sqrt(np.maximum((energy - size) * (energy + size), 0)),
+               "mass": np.sqrt(np.maximum((jet_energy - size) * (jet_energy + size), 0)),
                "softdrop_mass": v["jet_sdmass"], **{f"tau{i}": v[f"jet_tau{i}"] for i in range(1, 5)},
                "label": _label(v, labels), "event": first_event + np.arange(len(counts))}
-    return J.build(columns, inside, np.bincount(jet[order], minlength=len(counts)),
-                   provenance=provenance | {"dropped": dropped})
+    return J.build(columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance)
 
 
 def _label(v: Mapping, labels: list[str]) -> np.ndarray:
@@ -248,7 +245,10 @@ def _label(v: Mapping, labels: list[str]) -> np.ndarray:
     return np.argmax(table, axis=0)
 
 
-def _check_axis(v: Mapping, jet: np.ndarray, pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> None:
+def _check_axis(block: Mapping) -> None:
+    v, counts = _complete(block)
+    jet = np.repeat(np.arange(len(counts)), counts)
+    pt, _, eta, phi = _momentum(v)
     sign = np.where(v["jet_eta"] > 0, 1, -1)
     deta = sign[jet] * (eta - v["jet_eta"][jet])
     dphi = np.mod(phi - v["jet_phi"][jet] - v["part_dphi"] + np.pi, 2 * np.pi) - np.pi

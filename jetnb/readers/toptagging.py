@@ -15,7 +15,7 @@ are no charges, types or tracks. A jet's pt, eta, phi and mass are those of the 
 numbers, which is harmless: a split then puts row 7 of each into the same part.
 
 Slots that are all zero are padding. A slot with pt = 0, or with a value that is not finite, is dropped; so is a
-jet left without constituents. `read` counts both in the mapping that the caller passes as `dropped`.
+jet left without constituents.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
+from jetnb.readers._common import ahead, counter
 
 WHAT = "Top Quark Tagging Reference"
 SLOTS = 200
@@ -46,17 +47,21 @@ PROVENANCE = {
 }
 
 
-def read(path, *, block_size: int = 10_000, dropped: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
-    """Jets of a Top Quark Tagging Reference file, in blocks of at most `block_size` jets.
+def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
+         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+    """Jets of a Top Quark Tagging Reference file, as `jetnb.readers` says.
 
     Fields: pt, eta, phi, mass, n_constituents, label (0 QCD, 1 TTBar), event; constituents pt, eta, phi, energy.
-    `dropped`, if given, is filled with the numbers of "constituents" and "jets" left out so far.
-    Raises `FileNotFoundError`, and `ValueError` before the first block for a file of another form or a truncated
-    one, and when it is reached for a damaged block or a label other than 0 and 1.
     """
     with _padded.open_file(path) as file:
-        _padded.blocks(_table(path, file), block_size)
-    return _blocks(Path(path), block_size, {} if dropped is None else dropped)
+        rows = _padded.blocks(_table(path, file), block_size, start, stop)
+    return _blocks(Path(path), rows, counter(tally))
+
+
+def count(path) -> int:
+    """Number of jets in the file, from its header."""
+    with _padded.open_file(path) as file:
+        return len(_table(path, file))
 
 
 def recognises(path) -> bool:
@@ -82,27 +87,25 @@ def _table(path, file: h5py.File) -> h5py.Dataset:
     return table
 
 
-def _blocks(path: Path, block_size: int, dropped: MutableMapping[str, int]) -> Iterator[ak.Array]:
-    dropped.update(constituents=0, jets=0)
+def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with _padded.open_file(path) as file:
         table = _table(path, file)
-        for rows in _padded.blocks(table, block_size):
-            block = _padded.rows_of(path, table, rows)
+        for here, block in ahead((here, _padded.rows_of(path, table, here)) for here in rows):
             label = block["values_block_1"][:, 1]
             if (wrong := ~np.isin(label, (0, 1))).any():
                 at = int(np.argmax(wrong))
-                raise ValueError(f"{path}: row {rows.start + at} of 'table/table' has is_signal_new "
+                raise ValueError(f"{path}: row {here.start + at} of 'table/table' has is_signal_new "
                                  f"(values_block_1[:, 1]) = {label[at]}, but it is 0 or 1: the file is damaged or "
                                  "its columns are in another order; download the published file")
             slots = block["values_block_0"][:, :4 * SLOTS].reshape(len(block), SLOTS, 4)
-            inside, found, counts, bad = _padded.momenta(slots, (1, 2, 3, 0))
-            columns = _padded.total(*found[:, [1, 2, 3, 0]].T, counts)
-            columns |= {"label": label, "event": np.arange(rows.start, rows.stop)}
+            energy, *momentum = np.moveaxis(slots, -1, 0)
+            inside, slot, counts = _padded.momenta(*momentum, energy, tally)
+            columns = _padded.total(*(v.ravel().take(slot) for v in (*momentum, energy)), counts)
+            columns |= {"label": label, "event": np.arange(here.start, here.stop)}
             columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, J.JETS_NEED)
-            dropped["constituents"] += bad
-            dropped["jets"] += lost
+            tally.update(rows=tally["rows"] + len(block), jets=tally["jets"] + lost)
             try:
                 jets = J.build(columns, inside, counts, provenance=PROVENANCE)
             except ValueError as error:
-                raise ValueError(f"{path}: rows {rows.start} to {rows.stop - 1}: {error}") from None
+                raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             yield jets
