@@ -18,7 +18,8 @@ import jetnb
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"zlib-ng": "python-zlib-ng", "xxhash": "python-xxhash", "torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"zlib-ng": "python-zlib-ng", "xxhash": "python-xxhash", "torch": "pytorch-cpu",
+               "matplotlib": "matplotlib-base"}
 
 
 def split(requirement):

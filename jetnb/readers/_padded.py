@@ -15,6 +15,7 @@ from zlib_ng import zlib_ng
 
 from jetnb.jets import PI
 from jetnb.readers._common import sort_by_pt
+from jetnb.readers._root import explained
 
 CACHE = 64 << 20  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
 
@@ -37,16 +38,25 @@ def open_file(path) -> h5py.File:
         raise ValueError(f"{path} is truncated or damaged ({error}): download it again") from None
 
 
+def keys(path, file: h5py.File) -> list[str]:
+    """Names at the top of the file; `ValueError` where its header is damaged."""
+    with explained(path):
+        return list(file)
+
+
 def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str) -> h5py.Dataset:
     """Dataset `name` of shape (N, *tail) (None: any length) and dtype kind in `kind`; else `ValueError`."""
-    data = file.get(name)
-    if not isinstance(data, h5py.Dataset):
+    found = keys(path, file)
+    with explained(path):
+        data = file.get(name)
+        shape, dtype = (data.shape, data.dtype) if isinstance(data, h5py.Dataset) else (None, None)
+    if shape is None:
         raise ValueError(f"{path} has no dataset {name!r}, so it is not {what}: at the top it has "
-                         f"{', '.join(file) or 'nothing'}; choose the reader of its format")
-    fits = data.ndim == 1 + len(tail) and all(b in (None, a) for a, b in zip(data.shape[1:], tail, strict=True))
-    if not fits or data.dtype.kind not in kind:
+                         f"{', '.join(found) or 'nothing'}; choose the reader of its format")
+    fits = len(shape) == 1 + len(tail) and all(b in (None, a) for a, b in zip(shape[1:], tail, strict=True))
+    if not fits or dtype.kind not in kind:
         wanted = ", ".join(["N", *("any" if n is None else str(n) for n in tail)])
-        raise ValueError(f"{path}: dataset {name!r} is {data.dtype} of shape {data.shape}, but ({wanted}) of kind "
+        raise ValueError(f"{path}: dataset {name!r} is {dtype} of shape {shape}, but ({wanted}) of kind "
                          f"{kind!r} in {what}: it is another format or version; download the published file")
     return data
 
