@@ -1,0 +1,300 @@
+"""Fetch files of the published datasets: continued after a break, checked, and never half there.
+
+A file grows as `<file>.part` and gets its name only when it is whole and its checksum is right, so what has the name
+is complete. `<file>.part.tag` holds what the server calls this version of the file: a part is only continued if the
+file there is still the same. Two processes that want the same file take turns, by a lock on `<file>.part` (not on
+Windows, nor where the file system has no locks: fetch in one process there).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pooch
+import requests
+import urllib3
+from tqdm.auto import tqdm
+
+from jetnb import atomic
+from jetnb.datasets import Dataset, RemoteFile, choose, find
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+CHUNK = 1 << 16  # bytes; a broken connection loses at most so much of what has come
+TIMEOUT = 60  # s without an answer, or without a byte of it
+TRIES = 4  # failures in a row
+GAIN = 1 << 20  # bytes; a failure after at least so many new ones is the first of a row
+PAUSE, LONGEST_PAUSE = 1.0, 60.0  # s before the second try, doubled for each further one
+PAGE = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)
+AS_PAGE = "a web page came in its place: it has moved, or the server wants a login or a click"
+
+
+class DownloadError(OSError):
+    """A file could not be fetched: the message says which, why, and how to get it by hand."""
+
+
+class _Again(Exception):
+    """A failure that may pass: what happened, and after how many seconds to try again if the server said so."""
+
+
+def download(dataset: str | Dataset, files: str | Iterable[str] | None = None, *, folder, check: bool = False,
+             unpack: bool = False, progress: bool = True) -> list[Path]:
+    """Fetch files of a published dataset into `folder`; returns where they are.
+
+    `dataset`: a name of `jetnb.datasets.DATASETS`. `files`: names, patterns such as ``"RunG_*"``, or ``"all"``; if
+    they are not said, the error lists them, for there are up to 207 GB and more. What was begun is continued. A
+    file that is there is not fetched again: its size is compared with the published one, with `check` its
+    checksum as well. With `unpack`, a tar archive is unpacked into a folder of its name beside it, and the files
+    in there are returned in its place. Raises `ValueError` for what is not in the dataset, or is there but another
+    file, and `DownloadError` for what goes wrong on the way: what came until then is kept, and removed only if
+    its checksum is wrong. Taught in notebook 16.
+    """
+    dataset = find(dataset) if isinstance(dataset, str) else dataset
+    folder = Path(folder).expanduser()
+    jobs = [_Job(dataset, file, folder) for file in choose(dataset, files)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"the folder {folder} cannot be made ({error.strerror}): choose another one") from error
+    missing = [job for job in jobs if not job.is_there(check)]
+    if missing and not os.access(folder, os.W_OK):
+        raise DownloadError(f"nothing can be written in the folder {folder}: choose another one")
+    if lack := _lack(folder, sum(max((job.file.n_bytes or 0) - _size(job.part), 0) for job in missing)):
+        raise DownloadError(f"{len(missing)} files of {dataset.name}, the first is {missing[0].file.name}: {lack}")
+    for job in missing:
+        job.fetch(progress)
+    return [path for job in jobs for path in (job.unpack() if unpack and job.path.suffix == ".tar" else [job.path])]
+
+
+class _Job:
+    """One file on its way."""
+
+    def __init__(self, dataset: Dataset, file: RemoteFile, folder: Path):
+        self.dataset, self.file = dataset, file
+        self.path, self.part, self.tag = (folder / f"{file.name}{end}" for end in ("", ".part", ".part.tag"))
+
+    def error(self, what: str) -> DownloadError:
+        n_bytes = _size(self.part)
+        kept = f"{n_bytes:,} bytes of it are kept in {self.part}: ask again to go on. " if n_bytes else ""
+        return DownloadError(
+            f"{self.file.name} of {self.dataset.name}: {what}. {kept}The address is {self.file.address} . By hand: "
+            f"find it in {self.dataset.record} and put it in {self.path} . {self.dataset.by_hand}".rstrip())
+
+    def is_there(self, check: bool = False) -> bool:
+        if not self.path.exists():
+            return False
+        if wrong := self._wrong(self.path, check):
+            raise ValueError(f"{self.path} is there, but it has {wrong}: move it away and ask again")
+        return True
+
+    def fetch(self, progress: bool) -> None:
+        bar = tqdm(desc=self.file.name, total=self.file.n_bytes, unit="B", unit_scale=True, disable=not progress)
+        with bar, _alone(self.part, bar):
+            try:
+                if self.is_there():  # another process has fetched it meanwhile
+                    return
+                self._receive(bar)
+                bar.set_postfix_str("checking")
+                self._accept()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise self.error(f"no space is left in {self.path.parent}: make room there") from error
+            finally:
+                if not _size(self.part):
+                    self.tag.unlink(missing_ok=True)
+
+    def unpack(self) -> list[Path]:
+        folder = self.path.with_suffix("")
+        if not folder.exists():
+            if not hasattr(tarfile, "data_filter"):
+                raise DownloadError(f"{self.path} is fetched, but to unpack it safely needs Python 3.11.4 or later: "
+                                    "unpack it by hand")
+            if lack := _lack(folder.parent, _size(self.path)):
+                raise DownloadError(f"{self.path} is fetched but cannot be unpacked: {lack}")
+            try:
+                with atomic.new_folder(folder) as hidden, tarfile.open(self.path) as archive:
+                    archive.extractall(hidden, filter="data")
+            except (tarfile.TarError, OSError) as error:
+                if not folder.exists():  # else another process has just unpacked it
+                    raise DownloadError(f"{self.path} cannot be unpacked: {error}; try check=True") from error
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+
+    def _wrong(self, path: Path, check: bool) -> str:
+        """What about a file is not as published, "" if nothing."""
+        if self.file.n_bytes not in (None, _size(path)):
+            return f"{_size(path):,} bytes, the published file {self.file.n_bytes:,}"
+        kind, _, published = self.file.checksum.partition(":")
+        if check and kind and (found := pooch.file_hash(str(path), kind)) != published:
+            return f"{kind} {found}, the published file {published}"
+        return ""
+
+    def _accept(self) -> None:
+        if wrong := self._wrong(self.part, True):
+            self.part.write_bytes(b"")  # still locked: to remove it would let two others in, one now and one later
+            raise self.error(f"what came has {wrong}. It was removed; ask again, and if that does not help, the file "
+                             "there is no longer the published one")
+        atomic.sync(self.part)
+        os.replace(self.part, self.path)
+        atomic.sync(self.path.parent)
+
+    def _receive(self, bar: tqdm) -> None:
+        failures = 0
+        while True:
+            before = _size(self.part)
+            try:
+                return self._request(bar)
+            except _Again as error:
+                failures = 1 if _size(self.part) - before >= GAIN else failures + 1
+                if failures == TRIES:
+                    raise self.error(f"{error.args[0]}, {TRIES} times in a row") from error
+                time.sleep(min(max(PAUSE * 2 ** (failures - 1), 0, *error.args[1:]), LONGEST_PAUSE))
+
+    def _request(self, bar: tqdm) -> None:
+        """Ask once for what is missing, and add what comes to the part."""
+        start, version = _size(self.part), self.tag.read_text() if self.tag.exists() else ""
+        if start == self.file.n_bytes:
+            return
+        if not (version or self.file.checksum):
+            start = 0  # nothing would tell whether the two halves are of one file
+        headers = {"User-Agent": "jetnb", "Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-"} | ({"If-Range": version} if version else {})
+        with self._ask(headers) as response:
+            start, total = self._begin(response, start)
+            if start == total:
+                return
+            if lack := _lack(self.path.parent, (total or 0) - start):
+                raise self.error(lack)
+            chunks = _chunks(response)
+            chunk = next(chunks, b"")
+            if not start:
+                if PAGE.match(chunk):
+                    raise self.error(AS_PAGE)
+                self.part.write_bytes(b"")  # before the tag is changed, which so never belongs to older bytes
+                self.tag.write_text(_version(response))
+            bar.reset(total)
+            bar.initial = bar.n = start
+            with self.part.open("ab") as stream:
+                while chunk:
+                    stream.write(chunk)
+                    bar.update(len(chunk))
+                    chunk = next(chunks, b"")
+        if total is not None and _size(self.part) < total:
+            raise _Again(f"the connection ended after {_size(self.part):,} of {total:,} bytes")
+
+    def _ask(self, headers: dict) -> requests.Response:
+        try:
+            return requests.get(self.file.address, headers=headers, stream=True, timeout=TIMEOUT)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise _Again(f"no answer from {urlsplit(self.file.address).netloc} ({_cause(error)}), "
+                         "is this computer online?") from error
+        except requests.RequestException as error:
+            raise self.error(f"the address leads nowhere ({_cause(error)})") from error
+
+    def _begin(self, response: requests.Response, start: int) -> tuple[int, int | None]:
+        """The byte that an answer begins with, and the size of the whole file if that is known."""
+        code = response.status_code
+        said = f"{urlsplit(response.url).netloc} answers {code} {response.reason}"
+        first, size = _content_range(response)
+        if code == 416 and size == start:  # all of it has come before
+            return start, size
+        if code == 416 or (code == 206 and first != start):
+            self.part.write_bytes(b"")
+            raise _Again(f"{said} when asked for byte {start:,} and on")
+        if code in (408, 425, 429) or code >= 500:
+            raise _Again(said, _number(response.headers.get("Retry-After", "")) or 0)
+        if code not in (200, 206):
+            raise self.error(f"{said}: " + ("it has moved or is gone" if code in (404, 410) else "it is not given out"))
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise self.error(AS_PAGE)
+        if code == 200:
+            start, size = 0, _number(response.headers.get("Content-Length", ""))
+        if size == 0 or None not in (size, self.file.n_bytes) and size != self.file.n_bytes:
+            raise self.error(f"the file there has {size:,} bytes, not {self.file.n_bytes or 'some'}")
+        total = self.file.n_bytes if size is None else size
+        if total is None and not self.file.checksum:
+            raise self.error("the server does not say how long it is, so nothing would tell whether all of it came")
+        return start, total
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    try:
+        yield from response.raw.stream(CHUNK, decode_content=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise _Again(f"the connection broke ({type(error).__name__})") from error
+
+
+def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
+    """First byte and size of the whole file, as the answer says; None for what it does not say."""
+    found = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    return (_number(found[1] or ""), _number(found[2])) if found else (None, None)
+
+
+def _version(response: requests.Response) -> str:
+    """What the server calls this version of the file: a strong ETag, or else the date; "" if it says neither."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _cause(error: Exception) -> str:
+    """The last clause of what requests and urllib3 say, which wrap one message into another."""
+    return str(getattr(error.args[0], "reason", error) if error.args else error).rpartition(": ")[2].strip("()'\"> ")
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _lack(folder: Path, n_bytes: int) -> str:
+    """What there is to say if `n_bytes` more do not fit into a folder, else ""."""
+    free = shutil.disk_usage(folder).free
+    return (f"{n_bytes / 1e9:,.2f} GB are needed, but only {free / 1e9:,.2f} GB are free in {folder}: make room, or "
+            "take another folder or fewer files") if n_bytes > free else ""
+
+
+@contextlib.contextmanager
+def _alone(part: Path, bar: tqdm) -> Iterator[None]:
+    """Hold the lock on a part; until then the bar shows how far another process is. At the end an empty part goes."""
+    handle = None
+    while fcntl:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            bar.n = _size(part)
+            bar.refresh()
+            time.sleep(PAUSE)
+        except OSError:  # the file system has no locks
+            break
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(part)):
+                    break
+        os.close(handle)  # another process has it, or had and made it the file
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if not os.stat(part if handle is None else handle).st_size:
+                os.unlink(part)
+        if handle is not None:
+            os.close(handle)
