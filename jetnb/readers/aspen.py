@@ -118,16 +118,21 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
     with (atomic.new_file(path, replace=overwrite) as hidden,
           h5py.File(hidden, "w", rdcc_nbytes=_padded.CACHE, rdcc_nslots=10_007) as file):
         for piece in pieces:
-            for name, values in _encode(path, piece).items():
-                if name not in file:
-                    gzip = {} if name == "event_info" else {"compression": "gzip", "compression_opts": 4}
-                    file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=True, **gzip)
-                else:
-                    file[name].resize(len(file[name]) + len(values), axis=0)
-                    file[name][-len(values):] = values
+            append(file, _encode(path, piece))
         if not len(file):
             raise ValueError(f"cannot write {path}: there were no jets")
     return path
+
+
+def append(file: h5py.File, table: dict[str, np.ndarray]) -> None:
+    """Add rows to the four datasets; the first rows make them, with the chunks that h5py picks for so many."""
+    for name, values in table.items():
+        if name not in file:
+            gzip = {} if name == "event_info" else {"compression": "gzip", "compression_opts": 4}
+            file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=True, **gzip)
+        else:
+            file[name].resize(len(file[name]) + len(values), axis=0)
+            file[name][-len(values):] = values
 
 
 def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
