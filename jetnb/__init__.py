@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "describe", "load", "open_store"]
+__all__ = ["__version__", "check", "describe", "load", "open_store"]
 
-_HOME = {"load": "jetnb.catalogue", "open_store": "jetnb.catalogue", "describe": "jetnb.jets"}
+_HOME = {"load": "jetnb.catalogue", "open_store": "jetnb.catalogue", "describe": "jetnb.jets",
+         "check": "jetnb.readers.check"}
 
 
 def __getattr__(name: str):

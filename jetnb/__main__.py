@@ -26,14 +26,23 @@ def _parser() -> argparse.ArgumentParser:
                           help="the store to write, or a .parquet file; under data/derived without")
     simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
 
-    data = commands.add_parser("data", help="what samples there are").add_subparsers(dest="what", required=True)
-    data.add_parser("list", help="the samples by name")
-    data.add_parser("info", help="where a sample comes from and what is in it").add_argument("name", metavar="NAME")
-    data.add_parser("check", help="compare the shipped samples with their checksums")
-    convert = data.add_parser("convert", help="turn files of a published dataset into a store")
-    convert.add_argument("name", metavar="NAME", help="the sample that imitates the dataset: aoj, jetclass, toptagging")
+    data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
+        dest="what", required=True, metavar="COMMAND")
+    data.add_parser("list", help="the shipped samples and the published datasets by name")
+    data.add_parser("info", help="what a sample or dataset is, whom to cite, which files there are").add_argument(
+        "name", metavar="NAME")
+    download = data.add_parser("download", help="fetch files of a published dataset")
+    download.add_argument("name", metavar="DATASET")
+    download.add_argument("files", nargs="*", metavar="FILE", help="names, patterns such as 'RunG_*', or all")
+    download.add_argument("--into", type=Path, required=True, metavar="DIR", help="the folder for them")
+    download.add_argument("--check", action="store_true", help="compare checksums of files that are there, too")
+    download.add_argument("--unpack", action="store_true", help="unpack tar archives")
+    convert = data.add_parser("convert", help="turn published files into one store, which is read many times faster")
     convert.add_argument("files", nargs="+", type=Path, metavar="FILE")
     convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="the store to write")
+    convert.add_argument("--dataset", metavar="NAME", help="what they are; known by their content without")
+    check = data.add_parser("check", help="report on files; without any, compare the shipped ones with their checksums")
+    check.add_argument("files", nargs="*", type=Path, metavar="FILE")
     return parser
 
 
@@ -52,22 +61,62 @@ def _simulate(args) -> int:
 
 
 def _data(args) -> int:
+    return {"list": _list, "info": _info, "download": _download, "convert": _convert, "check": _check}[args.what](args)
+
+
+def _list(args) -> int:
+    from jetnb import catalogue, datasets
+
+    print("Shipped with jetnb, simulated; load them by name:")
+    for sample in catalogue.SAMPLES.values():
+        print(f"  {sample.name:12}{sample.n_jets:>7,} jets  {sample.imitates}")
+    print("\nPublished datasets; `jetnb data info NAME` says more, `jetnb data download NAME` fetches files:")
+    for dataset in datasets.DATASETS.values():
+        print(f"  {dataset.name:12}{dataset.title}, {dataset.licence}")
+    return 0
+
+
+def _info(args) -> int:
+    from jetnb import catalogue, datasets, jets
+
+    parts = []
+    if args.name in catalogue.SAMPLES:
+        parts.append(jets.describe(catalogue.load(args.name)))
+    if not parts or args.name in datasets.DATASETS:
+        parts.append(datasets.describe(args.name))
+    print("\n\npublished as ".join(parts))
+    return 0
+
+
+def _download(args) -> int:
+    from jetnb import download
+
+    for path in download.download(args.name, args.files, folder=args.into, check=args.check, unpack=args.unpack):
+        print(path)
+    return 0
+
+
+def _convert(args) -> int:
     from tqdm.auto import tqdm
 
-    from jetnb import catalogue, jets
+    from jetnb import catalogue
 
-    if args.what == "list":
-        for name in catalogue.SAMPLES:
-            print(name)
-    elif args.what == "info":
-        print(jets.describe(catalogue.load(args.name)))
-    elif args.what == "convert":
-        store = catalogue.convert(args.name, tqdm(args.files, unit="file", disable=len(args.files) == 1), args.out)
-        print(f"{len(store):,} jets in {store.path}")
-    else:
+    bar = tqdm(args.files, unit="file", disable=len(args.files) == 1)
+    store = catalogue.convert(bar, args.out, dataset=args.dataset)
+    print(f"{len(store):,} jets in {store.path}")
+    return 0
+
+
+def _check(args) -> int:
+    from jetnb import catalogue
+    from jetnb.readers.check import check
+
+    if not args.files:
         catalogue.verify_shipped()
         print("the shipped samples agree with their checksums")
-    return 0
+    reports = [check(path) for path in args.files]
+    print(*reports, sep="\n\n")
+    return int(not all(report.ok for report in reports))
 
 
 def _is_ours(error) -> bool:
@@ -76,11 +125,12 @@ def _is_ours(error) -> bool:
 
 
 def main(argv=None) -> int:
-    """Run one command; 0 if all went well, 1 if a notebook failed, 2 if what was asked for cannot be done."""
+    """Run one command; 0 if all went well, 1 if a notebook failed or a file should not be used, 2 if what was asked
+    for cannot be done."""
     args = _parser().parse_args(argv)
     try:
         return {"run": _run, "simulate": _simulate, "data": _data}[args.command](args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, ModuleNotFoundError, OSError) as error:
         if not _is_ours(error) and not isinstance(error, FileNotFoundError):
             raise
         print(f"jetnb: {error}", file=sys.stderr)

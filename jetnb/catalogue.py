@@ -1,39 +1,39 @@
-"""Every sample by name: what it is, where its file is, and how to get jets from it.
+"""Every sample by name, and every file of a published dataset: how to get jets from it.
 
 The shipped samples are compact Parquet files. The first `load` turns one into a store under `data/derived`
 (or the folder in the environment variable `JETNB_DERIVED`), later ones map that store and cost nothing.
+Files of published datasets (`jetnb.datasets`) are known by their content and read block by block.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
 import awkward as ak
 
-from jetnb import store
+from jetnb import datasets, store
 from jetnb.readers import parquet
+from jetnb.readers.identify import identify, reader
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:1111.6097, as well"
 
 
 class Sample(NamedTuple):
-    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates.
-
-    `reader` is the module of `jetnb.readers` for the files of that dataset, "" where there is none yet.
+    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates, in words and by
+    its name in `jetnb.datasets.DATASETS`.
     """
 
     name: str
     n_jets: int
     description: str
     imitates: str
-    reader: str = ""
+    dataset: str
     licence: str = "CC-BY-4.0"
     citation: str = CITATION
 
@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 SAMPLES = {sample.name: sample for sample in (
     Sample("aoj", 20_000, "simulated QCD jets and top quarks as in a CMS jet trigger, with pile-up: "
            "R=0.8, pt > 300 GeV, |eta| < 2.5",
-           "Aspen Open Jets, arXiv:2412.10504, doi:10.25592/uhhfdm.16505", "aspen"),
+           "Aspen Open Jets, arXiv:2412.10504, doi:10.25592/uhhfdm.16505", "aoj"),
     Sample("jetclass", 20_000, "simulated jets of ten classes without pile-up: R=0.8, pt 500 to 1000 GeV, "
            "|eta| < 2",
            "JetClass, arXiv:2202.03772, doi:10.5281/zenodo.6619768", "jetclass"),
@@ -54,35 +54,63 @@ SAMPLES = {sample.name: sample for sample in (
            "pt 550 to 650 GeV, |eta| < 2",
            "Top Quark Tagging Reference, arXiv:1902.09914, doi:10.5281/zenodo.2603256", "toptagging"),
     Sample("hh4b", 6_400, "simulated jets of X -> HH -> 4b events and of QCD events: R=0.8",
-           "X -> HH -> 4b, arXiv:2401.13536, from CMS open data, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"),
+           "X -> HH -> 4b, arXiv:2401.13536, from CMS open data, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q", "hh4b"),
     Sample("pileup", 15_000, "simulated pile-up and hard-scatter jets, their tracks: R=0.4",
-           "no public dataset; jets and tracks as in ATLAS jet-vertex tagging, arXiv:1510.03823"),
+           "no public dataset; jets and tracks as in ATLAS jet-vertex tagging, arXiv:1510.03823",
+           "physlite"),
 )}
 
 
-def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
-    """Jets of a sample of `SAMPLES`, a store folder or a Parquet file of ours; the first `n_jets` if given.
+class Source(NamedTuple):
+    """Jets in a file or store that can be read in pieces: path, module of `jetnb.readers` ("" for a store), rows."""
 
-    `files`: one or several files of the published dataset that the sample imitates; their jets are then read
-    into memory instead, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A single such file is known by
-    its content: ``load("RunG_batch0.h5")``. For more than memory holds, `convert` them once. Else nothing is
-    read until it is used. Raises `ValueError` for an unknown name, more jets than there are, or a file that is
-    not of the dataset, and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
+    path: Path
+    reader: str
+    n_rows: int
+
+    def blocks(self, start: int = 0, stop: int | None = None, *, block_size: int = 10_000,
+               tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+        """Blocks of jets of the rows `start` to `stop - 1`, as `jetnb.readers` says."""
+        if self.reader:
+            yield from reader(self.reader).read(self.path, start=start, stop=stop, block_size=block_size, tally=tally)
+            return
+        stop = self.n_rows if stop is None else min(stop, self.n_rows)
+        for first in range(start, stop, block_size):  # opened for each block, so that earlier ones leave the memory
+            yield store.open(self.path).jets[first:min(first + block_size, stop)]
+
+
+def source(path, dataset: str | None = None) -> Source:
+    """What is at `path`, known by its content, or said by the name of a dataset or of the sample that imitates it.
+
+    Raises `FileNotFoundError`, and `ValueError` for an unknown name and for a file of no known format, saying what it
+    is instead.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Source(path, "", len(store.open(path)))
+    if dataset is None:
+        name = identify(path)
+    else:
+        name = datasets.find(SAMPLES[dataset].dataset if dataset in SAMPLES else dataset).reader
+    return Source(path, name, reader(name).count(path))
+
+
+def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
+    """Jets of a sample of `SAMPLES`, a store folder, or a file; the first `n_jets` if given.
+
+    `files`: one or several files of a published dataset (a name of `jetnb.datasets.DATASETS`); their jets are then
+    read into memory, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A file is also known by its content:
+    ``load("RunG_batch0.h5")``. For more than memory holds, `convert` them once. Samples and stores are not read until
+    they are used. Raises `ValueError` for an unknown name, more jets than there are, or a file that is not of the
+    dataset, and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
     """
     if n_jets is not None and n_jets < 1:
         raise ValueError(f"n_jets={n_jets} was asked for: ask for at least one jet")
+    path = Path(name_or_path)
     if files is not None:
-        jets, taken = [], 0
-        for block in read(str(name_or_path), files):
-            jets.append(block[:None if n_jets is None else n_jets - taken])
-            taken += len(jets[-1])
-            if taken == n_jets:
-                break
-        if not taken or (n_jets is not None and taken < n_jets):
-            raise ValueError(f"{files} hold {taken} jets, fewer than the {n_jets or 1} asked for: name more files")
-        return ak.Array(ak.concatenate(jets), attrs=jets[0].attrs)
-    if (name := _format_of(name_or_path)):
-        return load(name, name_or_path, n_jets=n_jets)
+        return _in_memory(read(files, str(name_or_path)), files, n_jets)
+    if str(name_or_path) not in SAMPLES and path.is_file() and identify(path) != "parquet":
+        return _in_memory(read(path), path, n_jets)
     opened = open_store(name_or_path)
     if n_jets is not None and n_jets > len(opened):
         raise ValueError(f"{name_or_path} has {len(opened)} jets, n_jets={n_jets} was asked for: ask for 1 "
@@ -90,38 +118,30 @@ def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
     return opened.jets[:n_jets]
 
 
-def read(name: str, files) -> Iterator[ak.Array]:
-    """Blocks of jets of one or several files of the published dataset that sample `name` imitates, in order.
+def _in_memory(blocks: Iterable[ak.Array], files, n_jets: int | None) -> ak.Array:
+    jets, taken = [], 0
+    for block in blocks:
+        jets.append(block[:None if n_jets is None else n_jets - taken])
+        taken += len(jets[-1])
+        if taken == n_jets:
+            break
+    if not taken or (n_jets is not None and taken < n_jets):
+        raise ValueError(f"{files} hold {taken} jets, fewer than the {n_jets or 1} asked for: name more files")
+    return ak.Array(ak.concatenate(jets), attrs=jets[0].attrs)
 
-    Raises `ValueError` where there is no reader, or a file is not of the dataset. Taught in notebook 16.
-    """
-    if name not in SAMPLES or not SAMPLES[name].reader:
-        raise ValueError(f"no reader for the files of {name!r}; there are readers for {_readable()}")
+
+def read(files, dataset: str | None = None) -> Iterator[ak.Array]:
+    """Blocks of jets of one or several files, in order; raises as `source` does. Taught in notebook 16."""
     for file in [files] if isinstance(files, (str, Path)) else files:
-        yield from _reader(SAMPLES[name]).read(Path(file))
+        yield from source(file, dataset).blocks()
 
 
-def _readable() -> str:
-    return ", ".join(sample.name for sample in SAMPLES.values() if sample.reader)
+def convert(files, path, *, dataset: str | None = None, overwrite: bool = False) -> store.Store:
+    """Turn one or several files into one store at `path`, block by block in bounded memory.
 
-
-def _reader(sample: Sample):
-    return importlib.import_module(f"jetnb.readers.{sample.reader}")
-
-
-def _format_of(path) -> str:
-    """The sample whose published dataset a file belongs to, by its content; "" if it is none of these."""
-    if str(path) in SAMPLES or not Path(path).is_file():
-        return ""
-    return next((sample.name for sample in SAMPLES.values() if sample.reader and _reader(sample).recognises(path)), "")
-
-
-def convert(name: str, files, path, *, overwrite: bool = False) -> store.Store:
-    """Turn files of a published dataset into one store at `path`, block by block in bounded memory.
-
-    Raises as `read` and `store.write` do; after an error there is no store. Taught in notebook 16.
+    Raises as `source` and `store.write` do; after an error there is no store. Taught in notebook 16.
     """
-    return store.write(path, read(name, files), overwrite=overwrite)
+    return store.write(path, read(files, dataset), overwrite=overwrite)
 
 
 def open_store(name_or_path) -> store.Store:
@@ -145,9 +165,6 @@ def open_store(name_or_path) -> store.Store:
                          + f" The samples are {', '.join(SAMPLES)}")
     if path.is_dir():
         return store.open(path)
-    if path.suffix != ".parquet":
-        raise ValueError(f"{path} is neither a store nor a file of a dataset that jetnb reads ({_readable()}): "
-                         "is the download complete, and is it the published file?")
     target = derived() / "stores" / f"{path.stem}-{_sha256(path)[:12]}"
     if not target.exists():
         try:

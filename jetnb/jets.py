@@ -29,6 +29,7 @@ DERIVED = {"constituents.theta": "jets.constituents.theta",
 PROVENANCE_NEEDS = ("sample", "source", "classes")
 INSIDE = "constituents."
 PI = float(np.float32(np.pi))
+TINY = float(np.finfo(np.float32).smallest_subnormal)
 
 
 def build(columns: Mapping, constituents: Mapping, counts, *, provenance: Mapping) -> ak.Array:
@@ -119,36 +120,36 @@ def check(jets: ak.Array) -> None:
             found = f"jet {at} has {columns[name][at]}"
         raise ValueError(f"{name}: {found}; {remedy} ({bad.sum()} of {len(bad)} values are like this)")
 
+    def refuse_outside(name, values, low, high, remedy):
+        if len(values) and not (values.min() >= low and values.max() <= high):  # a mask is made only where it is needed
+            refuse(name, (values < low) | (values > high), remedy)
+
     for fields, where in ((columns, ""), (inside, INSIDE)):
         for name, values in fields.items():
-            if values.dtype.kind == "f":
+            if values.dtype.kind == "f" and len(values) and not np.isfinite([values.min(), values.max()]).all():
                 refuse(where + name, ~np.isfinite(values), "it must be finite: drop the jet, or, for "
                        "track parameters, write 0 where has_track is False")
-        refuse(where + "pt", fields["pt"] <= 0, "pt must be positive: leave padding and empty slots out")
-        refuse(where + "phi", np.abs(fields["phi"]) > PI, "phi must be in (-pi, pi]: wrap it")
+        refuse_outside(where + "pt", fields["pt"], TINY, np.inf, "pt must be positive: leave padding and empty slots out")
+        refuse_outside(where + "phi", fields["phi"], -PI, PI, "phi must be in (-pi, pi]: wrap it")
     refuse("n_constituents", columns.get("n_constituents", counts) != counts,
            "it must equal the number of constituents stored: leave it out and build fills it")
-    label = columns.get("label", counts[:0])
-    refuse("label", (label < -1) | (label >= len(names)),
-           f"labels run from -1 (unlabelled) to {len(names) - 1} for the classes {names}")
-    refuse("constituents.energy", inside["energy"] < 0.99 * inside["pt"],
+    refuse_outside("label", columns.get("label", counts[:0]), -1, len(names) - 1,
+                   f"labels run from -1 (unlabelled) to {len(names) - 1} for the classes {names}")
+    refuse("constituents.energy", inside["energy"] < np.float32(0.99) * inside["pt"],
            "energy is below pt: wrong unit or column?")
     rises = np.zeros(len(inside["pt"]), bool)
     rises[1:] = inside["pt"][1:] > inside["pt"][:-1]
     rises[np.cumsum(counts)[:-1][counts[1:] > 0]] = False  # the first constituent of a jet is free
     refuse("constituents.pt", rises, "more than the one before: sort each jet by falling pt")
     known = [code for particle in PARTICLES.values() for code in particle.pdg_ids]
-    for name, bad, remedy in (
-            ("pdg_id", lambda v: ~np.isin(v, known), f"known types are {known}, see names.PARTICLES"),
-            ("charge", lambda v: np.abs(v) > 1, "charges are -1, 0 or 1"),
-            ("d0_error", lambda v: v < 0, "an uncertainty is not negative"),
-            ("dz_error", lambda v: v < 0, "an uncertainty is not negative"),
-            ("puppi_weight", lambda v: (v < 0) | (v > 1), "weights are in [0, 1]")):
-        if name in inside:
-            refuse(f"constituents.{name}", bad(inside[name]), remedy)
+    refuse("constituents.pdg_id", ~np.isin(inside.get("pdg_id", known[:0]), known),
+           f"known types are {known}, see names.PARTICLES")
+    for name, low, high in (("charge", -1, 1), ("d0_error", 0, np.inf), ("dz_error", 0, np.inf), ("puppi_weight", 0, 1)):
+        refuse_outside(f"constituents.{name}", inside.get(name, counts[:0]), low, high,
+                       f"it must be in [{low}, {high}]: wrong column?")
     for name in TRACK_FIELDS:
         if name in inside and "has_track" in inside:
-            refuse(f"constituents.{name}", (inside[name] != 0) & ~inside["has_track"],
+            refuse(f"constituents.{name}", (inside[name] != 0) > inside["has_track"],
                    "it is measured only where has_track: write 0 elsewhere")
 
 

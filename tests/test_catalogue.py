@@ -79,15 +79,17 @@ def test_load_errors(data, tmp_path):
         jetnb.load("aoj", n_jets=51)
     with pytest.raises(ValueError, match="n_jets=0 was asked for"):
         jetnb.load("aoj", n_jets=0)
-    with pytest.raises(ValueError, match="no reader for the files of 'hh4b'; there are readers for aoj"):
+    with pytest.raises(FileNotFoundError, match="there is no file .*x.root"):
         jetnb.load("hh4b", tmp_path / "x.root")
+    with pytest.raises(ValueError, match="'jetclas' is no published dataset: did you mean 'jetclass'"):
+        jetnb.load("jetclas", tmp_path / "x.root")
     with pytest.raises(store.StoreError, match="there is no store at"):
         jetnb.load(data)
     (tmp_path / "x.root").write_text("<html>")
-    with pytest.raises(ValueError, match=r"x.root is neither a store nor a file of a dataset that jetnb reads \(aoj, "):
+    with pytest.raises(ValueError, match="x.root is no file of a dataset that jetnb reads: it is a web page"):
         jetnb.load(tmp_path / "x.root")
     (tmp_path / "x.parquet").write_text("no")
-    with pytest.raises(ValueError, match="x.parquet is truncated or not Parquet"):
+    with pytest.raises(ValueError, match="x.parquet is no file of .*it starts with b'no'"):
         jetnb.load(tmp_path / "x.parquet")
 
 
@@ -100,19 +102,19 @@ def test_files_of_a_published_dataset(tmp_path):
     assert len(jetnb.load(files[0], n_jets=7)) == 7  # known by its content
     with pytest.raises(ValueError, match="hold 60 jets, fewer than the 61 asked for: name more files"):
         jetnb.load("aoj", files, n_jets=61)
-    made = catalogue.convert("aoj", files, tmp_path / "store")
+    made = catalogue.convert(files, tmp_path / "store")
     assert len(made) == 60 and ak.array_equal(made.jets[:40].pt, jets.pt)
     files[1].write_bytes(files[1].read_bytes()[:5000])
     with pytest.raises(ValueError, match="batch1.h5"):
-        catalogue.convert("aoj", files, tmp_path / "damaged")
+        catalogue.convert(files, tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
 
 
 def test_convert_from_the_command_line(tmp_path, capsys):
     file = aspen.write(tmp_path / "batch.h5", jetnb.load("aoj", n_jets=30))
-    assert main(["data", "convert", "aoj", str(file), "--out", str(tmp_path / "store")]) == 0
+    assert main(["data", "convert", str(file), "--out", str(tmp_path / "store")]) == 0
     assert "30 jets in" in capsys.readouterr().out
-    assert main(["data", "convert", "toptagging", str(file), "--out", str(tmp_path / "other")]) == 2
+    assert main(["data", "convert", "--dataset", "toptagging", str(file), "--out", str(tmp_path / "other")]) == 2
     assert "batch.h5" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 

@@ -84,7 +84,7 @@ def set_at(table, name, index, value):
     (set_at("constituent", "energy", 1, 0.01), "energy: constituent 1 of jet 0 has 0.01; energy is below pt"),
     (set_at("constituent", "pdg_id", 2, 2212), "pdg_id: constituent 2 of jet 0 has 2212; known types"),
     (set_at("constituent", "charge", 2, 2), "charge: constituent 2 of jet 0 has 2"),
-    (set_at("constituent", "puppi_weight", 2, 1.5), "puppi_weight: .* 1.5; weights"),
+    (set_at("constituent", "puppi_weight", 2, 1.5), "puppi_weight: .* 1.5; it must be in"),
     (set_at("constituent", "has_track", slice(0, 50), False), "measured only where has_track"),
     (lambda c, p: c.update(mas=c["pt"]), "unknown field mas .did you mean 'mass'"),
     (lambda c, p: p.update(theta=p["pt"]), "constituents.theta is not stored but computed"),

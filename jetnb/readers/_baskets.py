@@ -82,8 +82,10 @@ class Columns:
                 counts.append(n[low:high])
                 values.append(found[at:at + int(counts[-1].sum())])
         native = dtype.newbyteorder("=")
-        flat = np.concatenate(values).astype(native) if values else np.empty(0, native)
-        return flat, (np.concatenate(counts) if values else np.empty(0, np.int64)) if jagged else None
+        flat = values[0] if len(values) == 1 else np.concatenate(values or [np.empty(0, native)])
+        if jagged:
+            counts = counts[0] if len(counts) == 1 else np.concatenate(counts or [np.empty(0, np.int64)])
+        return flat.astype(native, copy=False), counts if jagged else None
 
     def _basket(self, branch, number: int, n_rows: int, dtype: np.dtype, header: int | None) -> tuple:
         """Values and counts of all rows of a basket."""

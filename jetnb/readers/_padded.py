@@ -41,7 +41,7 @@ def open_file(path) -> h5py.File:
 def keys(path, file: h5py.File) -> list[str]:
     """Names at the top of the file; `ValueError` where its header is damaged."""
     with explained(path):
-        return list(file)
+        return [name if isinstance(name, str) else repr(name) for name in file]
 
 
 def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str) -> h5py.Dataset:
@@ -87,11 +87,12 @@ class Rows:
 
     def __init__(self, path, data: h5py.Dataset):
         self.path, self.data = path, data
-        self.plain = not (data.compression == "gzip" and data.ndim > 1 and data.scaleoffset is None
-                          and not data.shuffle and not data.fletcher32)
-        if not self.plain:
-            n_chunks = [-(-size // step) for size, step in zip(data.shape, data.chunks, strict=True)]
-            self.plain = data.id.get_num_chunks() != math.prod(n_chunks)
+        with explained(path):
+            self.plain = not (data.compression == "gzip" and data.ndim > 1 and data.scaleoffset is None
+                              and not data.shuffle and not data.fletcher32)
+            if not self.plain:
+                n_chunks = [-(-size // step) for size, step in zip(data.shape, data.chunks, strict=True)]
+                self.plain = data.id.get_num_chunks() != math.prod(n_chunks)
 
     def __call__(self, rows: slice) -> np.ndarray:
         try:

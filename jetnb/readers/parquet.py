@@ -9,7 +9,7 @@ field may move. Each byte of a number becomes a stream of its own (BYTE_STREAM_S
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 import awkward as ak
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from jetnb import atomic
 from jetnb import jets as J
 from jetnb.names import PARTICLES
+from jetnb.readers._common import counter, row_range
 
 FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new version
 ROWS = 16384  # jets compressed together
@@ -82,12 +83,29 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
     return path
 
 
-def read(path, *, block_size: int = ROWS) -> Iterator[ak.Array]:
-    """Blocks of at most `block_size` jets of a file made by `write`.
+def read(path, *, block_size: int = ROWS, start: int = 0, stop: int | None = None,
+         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+    """Jets of a file made by `write`, as `jetnb.readers` says; nothing is ever left out, so `tally` has rows only."""
+    return _blocks(Path(path), *_opened(path), block_size, max(start, 0), stop, counter(tally))
 
-    Raises `FileNotFoundError`, and `ValueError` when the file is damaged, of another form, or of a newer
-    version; all but damage inside a column is noticed before the first block.
-    """
+
+def count(path) -> int:
+    """Number of jets in the file, from its header."""
+    file, _ = _opened(path)
+    return file.metadata.num_rows
+
+
+def recognises(path) -> bool:
+    """Whether `write` made the file at `path`; never an exception."""
+    try:
+        _opened(path)
+        return True
+    except (ValueError, OSError, KeyError):
+        return False
+
+
+def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
+    """The file, and the provenance of its jets."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -102,12 +120,14 @@ def read(path, *, block_size: int = ROWS) -> Iterator[ak.Array]:
     if about["version"] > VERSION:
         raise ValueError(f"{path} is of version {about['version']}, this jetnb reads up to {VERSION}: "
                          "update jetnb")
-    return _blocks(path, file, about["provenance"], block_size)
+    return file, about["provenance"]
 
 
-def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int) -> Iterator:
+def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int, start: int, stop: int | None,
+            tally: MutableMapping[str, int]) -> Iterator:
     try:
-        for batch in file.iter_batches(block_size):
+        for _, batch in row_range(file, None, block_size, start, stop):
+            tally["rows"] += len(batch)
             yield _decode(batch, provenance)
     except OSError as error:
         raise ValueError(f"{path} is damaged ({error}): fetch or make it again") from None

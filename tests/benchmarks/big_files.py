@@ -1,0 +1,80 @@
+"""Large files in published layouts, made of the shipped jets in a minute: they are repeated, chunk by chunk."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import awkward as ak
+import h5py
+import numpy as np
+import uproot
+
+import jetnb
+from jetnb import jets as J
+from jetnb.readers import aspen
+
+
+def aspen_file(path: Path, n_jets: int, *, chunk: int = 2000) -> Path:
+    """Aspen Open Jets layout with at least `n_jets` jets: the shipped ones again and again, events numbered afresh.
+
+    Compressed chunks are copied as they are, so the file has the entropy of real jets and is made quickly. Chunks
+    are (2000, 10, 1), near those that h5py picks for the published files.
+    """
+    once = path.with_suffix(".once.h5")
+    aspen.write(once, jetnb.load("aoj"), overwrite=True)
+    with h5py.File(once) as source, h5py.File(path, "w") as target:
+        n = len(source["PFCands"])
+        times = -(-n_jets // n)
+        for name, data in source.items():
+            values, chunks = data[:], (chunk, 10, 1) if data.ndim == 3 else (chunk, 1)
+            options = {} if name == "event_info" else {"compression": "gzip", "compression_opts": 4}
+            out = target.create_dataset(name, (n * times, *data.shape[1:]), data.dtype, chunks=chunks,
+                                        maxshape=(None, *data.shape[1:]), **options)
+            if name == "event_info":
+                for i in range(times):
+                    out[i * n:(i + 1) * n] = values + [0, 0, i * (values[:, 2].max() + 1)]
+                continue
+            out[:n] = values
+            out.flush()
+            for corner in itertools.product(*(range(0, size, step) for size, step in zip(values.shape, chunks,
+                                                                                         strict=True))):
+                _, packed = out.id.read_direct_chunk(corner)
+                for i in range(1, times):
+                    out.id.write_direct_chunk((corner[0] + i * n, *corner[1:]), packed)
+    once.unlink()
+    return path
+
+
+def jetclass_file(path: Path, n_jets: int) -> Path:
+    """JetClass layout in ROOT, LZ4, with the shipped jets again and again; lists are float[] with counters, as uproot
+    cannot write std::vector."""
+    jets = jetnb.load("jetclass")
+    columns, inside, counts = J.to_columns(jets)
+    jet = np.repeat(np.arange(len(counts)), counts)
+    sign = np.where(columns["eta"] > 0, 1, -1).astype(np.float32)
+    energy = np.hypot(columns["pt"] * np.cosh(columns["eta"]), columns["mass"])
+    code, charge = np.abs(inside["pdg_id"]), inside["charge"].astype(np.float32)
+    lists = {"px": inside["pt"] * np.cos(inside["phi"]), "py": inside["pt"] * np.sin(inside["phi"]),
+             "pz": inside["pt"] * np.sinh(inside["eta"]), "energy": inside["energy"],
+             "deta": sign[jet] * (inside["eta"] - columns["eta"][jet]),
+             "dphi": np.mod(inside["phi"] - columns["phi"][jet] + np.pi, 2 * np.pi) - np.pi,
+             "d0val": inside["d0"], "d0err": inside["d0_error"], "dzval": inside["dz"], "dzerr": inside["dz_error"],
+             "charge": charge}
+    lists = {f"part_{name}": values.astype(np.float32) for name, values in lists.items()}
+    flags = {"ChargedHadron": 211, "NeutralHadron": 130, "Photon": 22, "Electron": 11, "Muon": 13}
+    lists |= {f"part_is{name}": (code == value).astype(np.int32) for name, value in flags.items()}
+    one = {f"jet_{name}": columns[field].astype(np.float32) for name, field in (
+        ("pt", "pt"), ("eta", "eta"), ("phi", "phi"), ("nparticles", "n_constituents"), ("sdmass", "softdrop_mass"),
+        ("tau1", "tau1"), ("tau2", "tau2"), ("tau3", "tau3"), ("tau4", "tau4"))} | {"jet_energy": energy}
+    kinds = dict(zip(("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl"),
+                     (np.float32, *[bool] * 5, *[np.int32] * 4), strict=True))
+    one |= {f"label_{name}": (columns["label"] == i).astype(kind) for i, (name, kind) in enumerate(kinds.items())}
+    types = {name: f"var * {values.dtype}" for name, values in lists.items()}
+    types |= {name: values.dtype for name, values in one.items()}
+    block = {name: ak.unflatten(values, counts) for name, values in lists.items()} | one
+    with uproot.recreate(path, compression=uproot.LZ4(4)) as file:
+        tree = file.mktree("tree", types)
+        for _ in range(-(-n_jets // len(jets))):
+            tree.extend(block)
+    return path

@@ -1,0 +1,258 @@
+"""Which format a file has, and the report on it: what is good, what is odd, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import awkward as ak
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+
+import jetnb
+from jetnb import jets as J
+from jetnb import store
+from jetnb.__main__ import main
+from jetnb.readers import aspen, parquet
+from jetnb.readers.identify import identify
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
+
+
+def change(path, **changes):
+    """Change datasets of an HDF5 file: name -> function from array to array."""
+    with h5py.File(path, "r+") as file:
+        for name, work in changes.items():
+            file[name][:] = work(file[name][:])
+    return path
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A file in the layout of Aspen Open Jets with 400 jets, made of the shipped ones."""
+    return aspen.write(tmp_path / "good.h5", jetnb.load("aoj", n_jets=400))
+
+
+def levels(report, word):
+    return [finding.level for finding in report.findings if word in finding.what]
+
+
+@pytest.mark.parametrize(("name", "format"), [
+    ("JetClassII_example.parquet", "jetclass"), ("PHYSLITE_example.root", "physlite"),
+    ("aoj_layout_21_cms_mc_jets.h5", "aspen"), ("toptagging_500_blosc.h5", "toptagging")])
+def test_real_files_are_known_and_good(name, format):
+    if not (REAL / name).exists():
+        pytest.skip(f"{name} is not here")
+    assert identify(REAL / name) == format
+    report = jetnb.check(REAL / name)
+    assert report.ok and report.format == format and report.n_jets > 20, report
+
+
+def test_a_good_file_and_its_store(good, tmp_path):
+    report = jetnb.check(good)
+    assert report.ok and report.n_jets == 400 and report.format == "aspen"
+    text = str(report)
+    assert "400 jets; can be used" in text and "GeV" in text and "constituents sum to" in text
+    made = store.write(tmp_path / "store", aspen.read(good))
+    again = jetnb.check(made.path)
+    assert again.ok and again.format == "store of jetnb" and again.n_jets == 400
+    assert jetnb.check(good, stop=100).n_jets == 100
+
+
+def test_a_changed_store_is_noticed(good, tmp_path):
+    made = store.write(tmp_path / "store", aspen.read(good))
+    column = made.path / "constituent_d0.npy"
+    data = bytearray(column.read_bytes())
+    data[-1] ^= 1
+    column.write_bytes(data)
+    report = jetnb.check(made.path)
+    assert not report.ok and "constituent_d0.npy has been changed or damaged" in str(report)
+
+
+def test_a_jet_that_is_there_twice(good):
+    change(good, **{name: lambda v: np.concatenate([v[:-5], v[:5]]) for name in aspen.LAYOUT})
+    report = jetnb.check(good)
+    assert not report.ok and levels(report, "5 jets are there more than once") == ["PROBLEM"]
+
+
+def test_mev_and_a_foreign_selection(good):
+    report = jetnb.check(change(good, jet_kinematics=lambda v: v * np.float32([1000, 1, 1, 1000])))
+    assert not report.ok and levels(report, "pt: ")[0] == "PROBLEM" and "looks like MeV" in str(report)
+    change(good, event_info=lambda v: v + [280_000, 0, 0])  # run 1 is simulation, of any selection
+    report = jetnb.check(change(good, jet_kinematics=lambda v: v * np.float32([0.0005, 1, 1, 0.001])))
+    assert not report.ok and "outside of the selection of the dataset" in str(report)
+
+
+def test_constituents_that_are_not_those_of_the_jet(good):
+    report = jetnb.check(change(good, PFCands=lambda v: v * np.float32([0.5] * 4 + [1] * 7)))
+    assert not report.ok and levels(report, "constituents sum to 0.5") == ["PROBLEM"]
+
+
+def test_lengths_in_another_unit(good):
+    def in_micrometres(cands):
+        track = cands[:, :, 5:6] > 0
+        cands[:, :, 4:8] = np.where(track, cands[:, :, 4:8] * 1e4, cands[:, :, 4:8])
+        return cands
+
+    report = jetnb.check(change(good, PFCands=in_micrometres))
+    assert not report.ok and "this looks like another unit" in str(report)
+
+
+def test_values_that_are_not_finite_and_jets_out_of_order(good):
+    def spoil(cands):
+        cands[3, 0, 4] = np.inf
+        cands[5, 1, 0] = np.nan
+        cands[7, :2] = cands[7, 1::-1]
+        return cands
+
+    report = jetnb.check(change(good, PFCands=spoil))
+    assert report.ok, "few such values are harmless, and said"
+    for word in ("1 tracks not used", "1 constituents left out", "1 jets not by falling pt"):
+        assert levels(report, word) == ["note"], (word, str(report))
+
+
+def test_many_bad_jets_are_a_problem(good):
+    report = jetnb.check(change(good, jet_kinematics=lambda v: np.where(np.arange(len(v))[:, None] < 40, np.nan, v)))
+    assert not report.ok and levels(report, "40 jets left out") == ["PROBLEM"]
+
+
+def test_sentinels_truncation_and_empty_jets(tmp_path):
+    long = np.zeros((300, 150, 11), np.float32)
+    long[:, :, [0, 3]] = (400 / 150) * np.linspace(1.3, 0.7, 150)[:, None]
+    long[:, :, 4:8] = -1
+    long[:, :, 9], long[:, :, 10] = 22, 1
+    long[:2] = 0  # without constituents
+    good = aspen.write(tmp_path / "a.h5", jetnb.load("aoj", n_jets=300))
+
+    def no_softdrop(kinematics):
+        kinematics[:, 0] = 400
+        kinematics[:30, 3] = -1
+        return kinematics
+
+    report = jetnb.check(change(good, PFCands=lambda _: long, jet_kinematics=no_softdrop))
+    text = str(report)
+    assert "exactly 150 constituents" in text and "softdrop_mass is -1 for 10.00% of the jets" in text
+    assert levels(report, "0.67% of the jets have no constituent") == ["note"]
+
+
+def test_labels_that_are_very_unlike_in_number(tmp_path):
+    jets = jetnb.load("jetclass")
+    few = ak.concatenate([jets[jets.label == 0], jets[jets.label == 8][:3]])
+    path = parquet.write(tmp_path / "a.parquet", ak.Array(few, attrs=jets.attrs))
+    report = jetnb.check(path)
+    assert report.ok and levels(report, "classes: QCD 2,000, TTBar 3") == ["note"], str(report)
+
+
+def refused(path, *words):
+    """The message with which `path` is refused, the same in all ways to it."""
+    with pytest.raises(ValueError) as caught:
+        jetnb.load(path)
+    report = jetnb.check(path)
+    assert not report.ok and report.n_jets == 0 and str(caught.value) in str(report)
+    for word in (Path(path).name, *words):
+        assert word in str(caught.value), caught.value
+
+
+def test_plain_nanoaod_is_refused():
+    path = REAL / "nanoAOD_2015_CMS_Open_Data_ttbar.root"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here")
+    refused(path, "NanoAOD", "PFNano")
+
+
+def test_what_is_no_dataset_is_refused_and_named(tmp_path):
+    for name, content, words in (
+            ("a.h5", b"<!DOCTYPE html><html>404 Not Found</html>", "web page"), ("b.root", b"", "empty"),
+            ("c.h5", b"\x1f\x8b" + bytes(50), "gzip"), ("f.csv", b"pt,eta\n1,2\n", "neither HDF5, ROOT"),
+            ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"),
+            ("e.tar", bytes(257) + b"ustar" + bytes(250), "tar -xf")):
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name, words)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["weights"] = np.zeros((3, 2))
+    refused(tmp_path / "other.h5", "of no dataset", "weights (3, 2)")
+    with uproot.recreate(tmp_path / "histograms.root") as file:
+        file["h"] = np.histogram([1, 2, 3])
+    refused(tmp_path / "histograms.root", "of no dataset", "it has h")
+    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
+    refused(tmp_path / "other.parquet", "of no dataset", "columns x")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        jetnb.check(tmp_path / "nowhere.h5")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="there is no store at"):
+        jetnb.load(tmp_path / "folder")
+    assert not jetnb.check(tmp_path / "folder").ok
+
+
+def test_a_file_of_a_known_dataset_that_lacks_a_part_says_which(good, tmp_path):
+    with h5py.File(good, "r+") as file:
+        del file["jet_tagging"]
+    refused(good, "no dataset 'jet_tagging'")
+    with uproot.recreate(tmp_path / "part.root") as file:
+        file.mktree("tree", {"part_px": "var * float32"}).extend({"part_px": ak.Array([[1.0]])})
+    refused(tmp_path / "part.root", "no column part_py")
+
+
+def test_a_truncated_download_is_refused(good):
+    whole = good.read_bytes()
+    for share in (0.05, 0.5, 0.98):
+        good.write_bytes(whole[:int(share * len(whole))])
+        refused(good, "truncated")
+
+
+def test_swapped_columns_are_refused_or_reported(good):
+    whole = good.read_bytes()
+    orders = {"energy first": [3, 0, 1, 2, *range(4, 11)], "pdgId and charge": [*range(8), 9, 8, 10],
+              "errors last": [0, 1, 2, 3, 4, 6, 5, 7, 8, 9, 10], "pz and px": [2, 1, 0, *range(3, 11)]}
+    for name, order in orders.items():
+        good.write_bytes(whole)
+        report = jetnb.check(change(good, PFCands=lambda v, order=order: v[:, :, order]))
+        assert not report.ok, (name, str(report))
+
+
+def test_the_command_line(good, tmp_path, capsys):
+    assert main(["data", "check", str(good)]) == 0
+    assert "can be used" in capsys.readouterr().out
+    good.write_bytes(good.read_bytes()[:2000])
+    assert main(["data", "check", str(good)]) == 1
+    assert "truncated" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "nowhere")]) == 2
+    assert main(["data", "list"]) == 0 and main(["data", "info", "jetnet"]) == 0
+    assert "arXiv:2106.11535" in capsys.readouterr().out
+    assert main(["data", "download", "aoj", "--into", str(tmp_path)]) == 2
+    assert "say which files" in capsys.readouterr().err
+
+
+MEMORY = """
+import json, sys
+from jetnb import catalogue, explore
+import hist
+axis = hist.axis.Regular(100, 300, 1000, name="constituents.pt")
+peaks = []
+for path in sys.argv[1:]:
+    explore.fill(path, {"pt": hist.Hist(axis)}, processes=1, progress=False)
+    catalogue.convert(path, path + ".store")
+    status = open("/proc/self/status").read()
+    peaks.append(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """20 000 jets, then 120 000, in one process: the peak [MiB] stays, and far below what the jets would take."""
+    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    from big_files import aspen_file
+
+    files = [str(aspen_file(tmp_path / f"{n}.h5", n)) for n in (20_000, 120_000)]
+    made = subprocess.run([sys.executable, "-c", MEMORY, *files], capture_output=True, text=True, check=True,
+                          timeout=300)
+    small, large = json.loads(made.stdout.splitlines()[-1])
+    assert large < small + 100 and large < 1500
+    assert len(store.open(files[1] + ".store")) == 120_000 and J.classes(store.open(files[1] + ".store").jets)
