@@ -2,11 +2,16 @@
 
 import json
 import math
+import shutil
+import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
+import jetnb
 from jetnb import runner
+from jetnb.readers import aspen
 
 REFERENCE = Path(__file__).with_name("reference.json")
 
@@ -55,6 +60,31 @@ def test_notebook_runs(path):
     text = f"paste into {REFERENCE.name} (and choose each tolerance):\n{as_reference(path.stem, outcome.result)}"
     assert path.stem in stored, f"{path.name} has no reference; {text}"
     assert not (found := list(differences(outcome.result, stored[path.stem]))), "\n".join([*found, text])
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Files in the two published layouts, as if they were the real ones: data has no truth and no vertex count."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    from big_files import jetclass_file
+
+    folder = tmp_path_factory.mktemp("published")
+    data = aspen.write(folder / "RunG_batch0.h5", jetnb.load("aoj", n_jets=3000))
+    with h5py.File(data, "r+") as file:
+        file["event_info"][:, 0] = 280_000  # a run of 2016; run 1 would say simulation
+    return data, jetclass_file(folder / "JetClass_example.root", 3000)
+
+
+@pytest.mark.parametrize("number", ["01", "02"])
+def test_one_line_switches_to_real_files(number, published, tmp_path):
+    path, = runner.find([number])
+    value = json.dumps([str(file) for file in published] if number == "01" else str(published[0]))
+    (tmp_path / "scales.toml").write_text(f"[{number}.ci]\nN_JETS = 2000\nSAMPLE{'S' * (number == '01')} = {value}\n")
+    copy = Path(shutil.copy(path, tmp_path))
+    outcome = runner.execute(copy, "ci", timeout=300, progress=False)
+    assert not outcome.error, outcome.error
+    printed = "".join(output.get("text", "") for cell in outcome.notebook.cells for output in cell.get("outputs", []))
+    assert "open data" in printed.lower()
 
 
 @pytest.mark.parametrize("result, words", [
