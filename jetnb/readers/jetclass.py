@@ -3,7 +3,7 @@
 Read: `part_px py pz energy d0val d0err dzval dzerr charge` and `part_isChargedHadron isNeutralHadron isPhoton
 isElectron isMuon`, a list per jet (std::vector, an array with a counter, or a Parquet list, of any numeric type);
 `jet_pt eta phi energy sdmass tau1..tau4`; and the label. Nothing else but `part_deta`, `part_dphi` of the first
-1000 jets is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up and the file is refused.
+block is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up and the file is refused.
 
 Units are those of the file, GeV and mm, and so is the sign of d0 (that of Delphes, opposite to CMS). Where a
 value is not taken as it stands:
@@ -31,6 +31,7 @@ jet-universe/jetclass2; the order of its classes is that of the outputs of its S
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -52,8 +53,7 @@ FLAGS = {"part_isChargedHadron": 211, "part_isNeutralHadron": 130, "part_isPhoto
 TRACK = dict(zip(J.TRACK_FIELDS, ("part_d0val", "part_d0err", "part_dzval", "part_dzerr"), strict=True))
 PART = ["part_px", "part_py", "part_pz", "part_energy", "part_charge", *TRACK.values(), *FLAGS]
 JET = ["jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", *(f"jet_tau{i}" for i in range(1, 5))]
-AXIS = [*PART[:3], "jet_eta", "jet_phi", "part_deta", "part_dphi"]
-CHECKED = 1000  # jets of which these are compared with each other
+AXIS = ["part_deta", "part_dphi"]
 WHAT, TREE = "JetClass", "tree"
 NUMBER = r"(bool|u?int\d+(_t)?|float|double)"
 LIST = rf"std::vector<{NUMBER}>|{NUMBER}\[\]|(large_)?list<\w+: {NUMBER}( not null)?>"
@@ -87,31 +87,31 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     path = Path(path)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    return _blocks(path, *_check_layout(path), int(block_size), max(start, 0), stop, counter(tally))
+    is_root, labels, _ = _check_layout(path)
+    return _blocks(path, _raw_root if is_root else _raw_parquet, labels, int(block_size), max(start, 0), stop, counter(tally))
 
 
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    path = Path(path)
-    raw, _ = _check_layout(path)
-    if raw is _raw_root:
-        with open_tree(path, TREE, WHAT) as tree:
-            return tree.num_entries
-    import pyarrow.parquet as pq
-
-    with explained(path):
-        return pq.read_metadata(path).num_rows
+    return _check_layout(Path(path))[2]
 
 
 def _check_layout(path: Path) -> tuple:
-    """The function that reads raw blocks, and the label columns, of a file whose columns are all there."""
+    """Whether it is ROOT, the label columns, and the number of jets, of a file whose columns are all there."""
     start = start_of(path)
+    about = path.stat()
+    return _layout(path, start, (about.st_mtime_ns, about.st_size))
+
+
+@functools.lru_cache(maxsize=256)  # recognises, count and read ask in turn, and the header of ROOT takes 15 ms
+def _layout(path: Path, start: bytes, stamp: tuple) -> tuple:
     if start[:4] not in (b"root", b"PAR1"):
         remedy = "it looks like a web page: " + AGAIN if start.lstrip()[:1] == b"<" else "is it another format?"
         raise ValueError(f"{path} is neither ROOT nor Parquet, it starts with {start!r}; {remedy}")
-    raw, types = (_raw_root, _types_root(path)) if start[:4] == b"root" else (_raw_parquet, _types_parquet(path))
+    is_root = start[:4] == b"root"
+    types, n_jets = (_header_root if is_root else _header_parquet)(path)
     labels = ["jet_label"] if "jet_label" in types else list(LABELS)
-    needed = [*PART, *AXIS[-2:], *JET, *labels]
+    needed = [*PART, *AXIS, *JET, *labels]
     if missing := [name for name in needed if name not in types]:
         raise ValueError(f"{path} has no column {', '.join(missing)}, so it is not JetClass or JetClass-II, or a "
                          f"part of it; it has {', '.join(list(types)[:8])} ...: use the reader of its own format")
@@ -120,58 +120,60 @@ def _check_layout(path: Path) -> tuple:
         if not re.fullmatch(pattern, types[name]):
             raise ValueError(f"{path}: column {name} is {types[name]}, but should be {kind} for each jet; was the "
                              "file converted? Use the published one")
-    return raw, labels
+    return is_root, labels, n_jets
 
 
-def _types_root(path: Path) -> dict[str, str]:
+def _header_root(path: Path) -> tuple[dict[str, str], int]:
     import uproot  # here, because it takes a second
 
     with open_tree(path, TREE, WHAT) as tree:
         if isinstance(tree, uproot.TTree):
-            return tree.typenames()
+            return tree.typenames(), int(tree.num_entries)
     raise ValueError(f"{path}: {WHAT} has a TTree {TREE!r}, here is a {type(tree).__name__}: use the published file")
 
 
-def _types_parquet(path: Path) -> dict[str, str]:
+def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
     import pyarrow.parquet as pq
 
-    with explained(path):
-        return {field.name: str(field.type) for field in pq.read_schema(path)}
+    with explained(path), pq.ParquetFile(path) as file:
+        return {field.name: str(field.type) for field in file.schema_arrow}, file.metadata.num_rows
 
 
-def _raw_root(path: Path, names: list[str], block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
-    """First row, and name -> (values, counts): counts are None for one number per jet, values None if some miss."""
+def _raw_root(path: Path, names: list[str], also: list[str], block_size: int, start: int,
+              stop: int | None) -> Iterator[tuple]:
+    """First row, and name -> (values, counts): counts are None for one number per jet, values None if some miss.
+
+    The columns `also` are read for the first block only.
+    """
     from jetnb.readers import _baskets
 
     with open_tree(path, TREE, WHAT) as tree, path.open("rb") as stream, explained(path):
-        columns = _baskets.Columns(stream, tree, names)
+        columns, extra = _baskets.Columns(stream, tree, names), _baskets.Columns(stream, tree, also)
         stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
         for low, high in itertools.pairwise(columns.edges(start, stop, block_size) if start < stop else []):
-            yield low, columns.read(low, high)
+            yield low, columns.read(low, high) | (extra.read(low, high) if low == start else {})
 
 
-def _raw_parquet(path: Path, names: list[str], block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
+def _raw_parquet(path: Path, names: list[str], also: list[str], block_size: int, start: int,
+                 stop: int | None) -> Iterator[tuple]:
     import pyarrow.parquet as pq
 
     def plain(values):
         return None if values.null_count else values.to_numpy(zero_copy_only=False)
 
     with explained(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        extra = next(row_range(file, also, block_size, start, stop), None)
         for low, batch in row_range(file, names, block_size, start, stop):
-            yield low, {name: (plain(batch[name].flatten()), plain(batch[name].value_lengths()))
-                        if name.startswith("part_") else (plain(batch[name]), None) for name in names}
+            columns = {name: batch[name] for name in names} | ({name: extra[1][name] for name in also} if extra else {})
+            extra = None
+            yield low, {name: (plain(values.flatten()), plain(values.value_lengths()))
+                        if name.startswith("part_") else (plain(values), None) for name, values in columns.items()}
 
 
 def _blocks(path: Path, raw, labels: list[str], block_size: int, start: int, stop: int | None,
             tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     provenance = (PROVENANCE_2 if labels == ["jet_label"] else PROVENANCE) | {"file": path.name}
-    for row, block in raw(path, AXIS, CHECKED, start, stop):
-        try:
-            _check_axis(block)
-        except ValueError as error:
-            raise ValueError(f"{path}, block of jets from row {row}: {error}") from error
-        break
-    for row, block in ahead(raw(path, [*PART, *JET, *labels], block_size, start, stop)):
+    for row, block in ahead(raw(path, [*PART, *JET, *labels], AXIS, block_size, start, stop)):
         try:
             jets = _jets(block, labels, first_event(path) + row, provenance, tally)
         except ValueError as error:
@@ -202,6 +204,8 @@ def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping,
     v, counts = _complete(block)
     jet = np.repeat(np.arange(len(counts)), counts)
     pt, pz, eta, phi = _momentum(v)
+    if AXIS[0] in v:
+        _check_axis(v, jet, pt, eta, phi)
     n_flags, code = np.zeros(len(jet), np.int8), np.zeros(len(jet), np.int16)
     for name, value in FLAGS.items():
         flag = v[name] != 0
@@ -210,17 +214,17 @@ def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping,
     _refuse(n_flags != 1, jet, "constituent with not exactly one of " + ", ".join(FLAGS))
     charge, neutral = v["part_charge"], (code == 130) | (code == 22)
     _refuse((charge == 0) != neutral, jet, "constituent whose part_charge contradicts its part_is...")
-    momentum = np.sqrt(pt * pt + pz * pz)
-    energy = v["part_energy"]
-    _refuse(energy < 0.99 * momentum, jet, "constituent with part_energy below |p|: wrong column?")
+    momentum, energy = np.sqrt(pt * pt + pz * pz).astype(np.float32), v["part_energy"]
+    _refuse(energy < np.float32(0.99) * momentum, jet, "constituent with part_energy below |p|: wrong column?")
     track = charge != 0
-    measured = track & np.logical_and.reduce([np.isfinite(v[name]) for name in TRACK.values()])
+    finite = np.logical_and.reduce([np.isfinite(v[name]) for name in TRACK.values()])
+    measured = track & finite
     inside = {"pt": pt.astype(np.float32), "eta": eta, "phi": phi,
-              "energy": np.maximum(energy, momentum).astype(np.float32), "charge": np.array(charge),
-              "pdg_id": np.where(neutral, code, code * charge.astype(np.int16)), "has_track": measured,
-              **{name: np.where(measured, v[column], 0) for name, column in TRACK.items()}}
+              "energy": np.maximum(energy, momentum), "charge": np.array(charge),
+              "pdg_id": code * (charge.astype(np.int16) + neutral), "has_track": measured,
+              **{name: _only(measured, v[column], finite) for name, column in TRACK.items()}}
     tally["rows"] += len(counts)
-    tally["tracks"] += int((track & ~measured).sum())
+    tally["tracks"] += int((track & ~finite).sum())
     if (none := inside["pt"] <= 0).any():  # NaN stays, and is refused
         tally["constituents"] += int(none.sum())
         inside, jet = {name: values[~none] for name, values in inside.items()}, jet[~none]
@@ -231,6 +235,11 @@ def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping,
                "softdrop_mass": v["jet_sdmass"], **{f"tau{i}": v[f"jet_tau{i}"] for i in range(1, 5)},
                "label": _label(v, labels), "event": first_event + np.arange(len(counts))}
     return J.build(columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance)
+
+
+def _only(where: np.ndarray, values: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """`values`, 0 where not; a product is several times as fast as np.where, but keeps what is not finite."""
+    return values * where if finite.all() else np.where(where, values, 0)
 
 
 def _label(v: Mapping, labels: list[str]) -> np.ndarray:
@@ -245,10 +254,7 @@ def _label(v: Mapping, labels: list[str]) -> np.ndarray:
     return np.argmax(table, axis=0)
 
 
-def _check_axis(block: Mapping) -> None:
-    v, counts = _complete(block)
-    jet = np.repeat(np.arange(len(counts)), counts)
-    pt, _, eta, phi = _momentum(v)
+def _check_axis(v: Mapping, jet: np.ndarray, pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> None:
     sign = np.where(v["jet_eta"] > 0, 1, -1)
     deta = sign[jet] * (eta - v["jet_eta"][jet])
     dphi = np.mod(phi - v["jet_phi"][jet] - v["part_dphi"] + np.pi, 2 * np.pi) - np.pi
