@@ -18,6 +18,8 @@ from jetnb import names, spread
 
 CRYSTAL = np.pi / 180  # width of a barrel crystal of CMS in eta and phi, JINST 3 (2008) S08004
 TOWER = 5 * CRYSTAL  # of a tower of the hadronic calorimeter
+WORTH_PROCESSES = 300_000  # jets of a file: fewer are read in the seconds that workers take to start
+STORE_GAIN = 20  # as much faster is a store
 ALL_ETA, ALL_PHI, ALL_PT = (-5.2, 5.2), (-np.pi, np.pi), (0.0, np.inf)
 
 
@@ -119,7 +121,7 @@ def fill(files, histograms: Mapping[str, hist.Hist], client=None, *, prepare: Ca
     jet fields ("pt") or of fields of constituents ("constituents.pt"); with one of the latter it counts constituents.
     prepare: function from jets to jets that cuts, or adds fields by `ak.with_field`; it gets one block at a time.
     client: a `dask.distributed.Client`, to work on its cluster, which must see the files. processes: on this
-    machine, all cores without. rows: read by one piece of work.
+    machine; without, all cores where it is worth starting them. rows: read by one piece of work.
 
     Returns name -> filled copy. The result is the same, to the last bit, for any number of workers, and a worker
     that is killed costs time alone. In a script (not in a notebook) call it under ``if __name__ == "__main__":``.
@@ -136,8 +138,9 @@ def fill(files, histograms: Mapping[str, hist.Hist], client=None, *, prepare: Ca
     empty = {name: one.copy().reset() for name, one in histograms.items()}
     work = functools.partial(_filled, empty, prepare)
     total = empty
-    if len(pieces) == 1 and client is None:
-        processes = 1  # workers take seconds to start
+    effort = sum(source.n_rows / (1 if source.reader else STORE_GAIN) for source in sources)
+    if processes is None and effort < WORTH_PROCESSES:
+        processes = 1
     with tqdm(total=sum(source.n_rows for source in sources), unit="jet", unit_scale=True, disable=not progress) as bar:
         for (_, start, stop), part in zip(pieces, spread.run(work, pieces, processes=processes, client=client),
                                           strict=True):

@@ -35,7 +35,8 @@ def run(function: Callable, pieces: Iterable, *, processes: int | None = None, c
 def _on_cluster(function: Callable, pieces: Iterable, client) -> Iterator:
     pieces, waiting = iter(pieces), deque()
     while True:
-        for piece in itertools.islice(pieces, max(AHEAD * len(client.scheduler_info()["workers"]), 1) - len(waiting)):
+        room = AHEAD * len(client.scheduler_info()["workers"]) - len(waiting)  # less than 0 just after a death
+        for piece in itertools.islice(pieces, max(room, 0 if waiting else 1)):
             waiting.append(client.submit(function, piece, pure=False, retries=DEATHS))
         if not waiting:
             return

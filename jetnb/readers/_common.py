@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,15 @@ def counter(tally: MutableMapping[str, int] | None) -> MutableMapping[str, int]:
     tally = {} if tally is None else tally
     tally.update(dict.fromkeys(TALLY, 0))
     return tally
+
+
+def accepts(function: Callable, path) -> bool:
+    """Whether `function(path)` raises none of what readers and their libraries raise at a file of another format."""
+    try:
+        function(path)
+        return True
+    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
+        return False
 
 
 def sort_by_pt(fields: dict[str, np.ndarray], jet: np.ndarray, tally: MutableMapping[str, int]) -> None:

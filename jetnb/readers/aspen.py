@@ -36,7 +36,7 @@ import numpy as np
 from jetnb import atomic
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import ahead, counter
+from jetnb.readers._common import accepts, ahead, counter
 
 WHAT = "Aspen Open Jets"
 SLOTS = 150
@@ -83,12 +83,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its keys and shapes alone; never an exception."""
-    try:
-        with _padded.open_file(path) as file:
-            _datasets(path, file)
-        return True
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
-        return False
+    return accepts(count, path)
 
 
 def event_number(run, lumi_block, event) -> np.ndarray:

@@ -35,7 +35,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb.readers import _deepntuple, _padded, _root
-from jetnb.readers._common import ahead, counter, first_event
+from jetnb.readers._common import accepts, ahead, counter, first_event
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
 WHAT = "X -> HH -> 4b (arXiv:2401.13536)"
@@ -78,11 +78,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its keys, types and shapes alone; never an exception."""
-    try:
-        count(path)
-        return True
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
-        return False
+    return accepts(count, path)
 
 
 def _nested(path, tree) -> dict[str, int]:

@@ -30,7 +30,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb.readers import _deepntuple, _padded, _root
-from jetnb.readers._common import ahead, counter
+from jetnb.readers._common import accepts, ahead, counter
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
 WHAT = "CMS open data record 12102"
@@ -71,11 +71,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its keys and types alone; never an exception."""
-    try:
-        count(path)
-        return True
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
-        return False
+    return accepts(count, path)
 
 
 def _wanted(found) -> list[str]:

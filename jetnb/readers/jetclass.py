@@ -41,7 +41,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb import jets as J
-from jetnb.readers._common import ahead, counter, first_event, row_range, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, first_event, row_range, sort_by_pt
 from jetnb.readers._root import AGAIN, explained, open_tree, start_of
 
 LABELS = {"label_QCD": "QCD", "label_Hbb": "HToBB", "label_Hcc": "HToCC", "label_Hgg": "HToGG",
@@ -74,11 +74,7 @@ PROVENANCE_2 = PROVENANCE | {
 
 def recognises(path) -> bool:
     """Whether `path` is a JetClass or JetClass-II file, by its columns; never an exception."""
-    try:
-        _check_layout(Path(path))
-    except (OSError, TypeError, ValueError):  # `_explained` turns all that the libraries raise into ValueError
-        return False
-    return True
+    return accepts(count, path)
 
 
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
@@ -88,7 +84,8 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     is_root, labels, _ = _check_layout(path)
-    return _blocks(path, _raw_root if is_root else _raw_parquet, labels, int(block_size), max(start, 0), stop, counter(tally))
+    raw = _raw_root if is_root else _raw_parquet
+    return _blocks(path, raw, labels, int(block_size), max(start, 0), stop, counter(tally))
 
 
 def count(path) -> int:

@@ -30,7 +30,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import ahead, counter, first_event, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, first_event, sort_by_pt
 
 WHAT = "JetNet"
 SLOTS = (30, 150)
@@ -69,12 +69,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its keys and shapes alone; never an exception."""
-    try:
-        with _padded.open_file(path) as file:
-            _datasets(path, file)
-        return True
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
-        return False
+    return accepts(count, path)
 
 
 def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:

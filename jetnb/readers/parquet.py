@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jetnb import atomic
 from jetnb import jets as J
 from jetnb.names import PARTICLES
-from jetnb.readers._common import counter, row_range
+from jetnb.readers._common import accepts, counter, row_range
 
 FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new version
 ROWS = 16384  # jets compressed together
@@ -97,11 +97,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether `write` made the file at `path`; never an exception."""
-    try:
-        _opened(path)
-        return True
-    except (ValueError, OSError, KeyError):
-        return False
+    return accepts(_opened, path)
 
 
 def _opened(path) -> tuple[pq.ParquetFile, Mapping]:

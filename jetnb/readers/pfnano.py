@@ -33,7 +33,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded, _pfnano, _root
-from jetnb.readers._common import ahead, counter, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, sort_by_pt
 from jetnb.readers._pfnano import CAND, CANDS, EVENT, EVENTS, INDICES, JETS, TRACK, TREE, WHAT
 from jetnb.readers.aspen import CM, event_number
 
@@ -77,11 +77,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its branches and their types alone; never an exception."""
-    try:
-        _columns(path)
-        return True
-    except (ValueError, OSError):
-        return False
+    return accepts(count, path)
 
 
 def _columns(path) -> tuple[list[str], int, bool]:

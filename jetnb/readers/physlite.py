@@ -48,7 +48,7 @@ import numpy as np
 from jetnb import jets as J
 from jetnb.names import PARTICLES
 from jetnb.readers import _padded, _root
-from jetnb.readers._common import ahead, counter, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, sort_by_pt
 from jetnb.readers.aspen import event_number
 
 WHAT = "ATLAS PHYSLITE"
@@ -107,12 +107,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its columns and their types alone; never an exception."""
-    try:
-        with _root.open_tree(path, TREES, WHAT) as tree:
-            _columns(path, tree)
-        return True
-    except (ValueError, OSError):
-        return False
+    return accepts(count, path)
 
 
 def _columns(path, tree) -> dict[str, str]:

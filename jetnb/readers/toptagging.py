@@ -29,7 +29,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import ahead, counter
+from jetnb.readers._common import accepts, ahead, counter
 
 WHAT = "Top Quark Tagging Reference"
 SLOTS = 200
@@ -66,12 +66,7 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether the file at `path` has this format, by its keys and types alone; never an exception."""
-    try:
-        with _padded.open_file(path) as file:
-            _table(path, file)
-        return True
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
-        return False
+    return accepts(count, path)
 
 
 def _table(path, file: h5py.File) -> h5py.Dataset:
