@@ -75,6 +75,8 @@ def test_constituents_add_up_to_the_jet(sample):
     total = np.hypot(ak.to_numpy(ak.sum(weight * c.px, axis=1)), ak.to_numpy(ak.sum(weight * c.py, axis=1)))
     whole = ak.to_numpy(jets.n_constituents) < {"aoj": 150, "hh4b": 100}.get(name, 200)
     assert (total / ak.to_numpy(jets.pt))[whole] == pytest.approx(1, abs=2e-3)
+    mass = ak.to_numpy(ak.sum(c * weight, axis=1).mass)
+    assert np.quantile(np.abs(mass / ak.to_numpy(jets.mass) - 1)[whole], 0.99) < 5e-3
 
 
 @pytest.mark.parametrize(("name", "mass", "within"), [

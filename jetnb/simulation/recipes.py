@@ -127,6 +127,8 @@ def make_chunk(recipe: Recipe, component: Component, pythia, *, n_events: int, r
         near = pileup.near_jets(c["event"], c["eta"], c["phi"], generated, radius=recipe.radius + 0.4)
         c["weight"] = pileup.puppi(c, hard=hard, n_vertices=n_vertices, near=near)
         c = {k: v[c["weight"] > 0] for k, v in c.items()}
+    if recipe.four_vectors_only:
+        c["mass"] = np.zeros(len(c["pt"]))  # before clustering, so that jets are the sum of what is stored
     p = reconstruction.four_momentum(c, c["weight"])
     found = reconstruction.cluster(c["event"], p, n_events=events.n_events, radius=recipe.radius, pt_min=recipe.pt_range[0])
     chosen = (found.jets["pt"] < recipe.pt_range[1]) & (np.abs(found.jets["eta"]) < recipe.eta_max) & (found.counts > 1)
