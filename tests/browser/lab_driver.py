@@ -120,8 +120,9 @@ class Reader:
         """The bytes, as text, of the first picture of an interactive panel."""
         image = self.page.locator("img.widget-image").first
         image.scroll_into_view_if_needed()
-        return self.page.evaluate("""address => fetch(address).then(answer => answer.arrayBuffer())
-            .then(bytes => Array.from(new Uint8Array(bytes)).join())""", image.get_attribute("src"))
+        # The address is read where it is fetched: a panel that draws meanwhile withdraws the one before.
+        return image.evaluate("""image => fetch(image.src).then(answer => answer.arrayBuffer())
+            .then(bytes => Array.from(new Uint8Array(bytes)).join())""")
 
     def changes(self, action, *, timeout=30):
         """Whether the picture becomes another within timeout seconds of the action, and stays a picture."""
