@@ -14,11 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import awkward as ak
 import numpy as np
-import vector
 
+from jetnb import _vectors  # noqa: F401  registers vector
 from jetnb.names import CLASSES, CONSTITUENT_FIELDS, JET_FIELDS, PARTICLES, Field
-
-vector.register_awkward()
 
 JETS_NEED = ("pt", "eta", "phi", "mass")
 CONSTITUENTS_NEED = ("pt", "eta", "phi", "energy")

@@ -186,3 +186,13 @@ def test_label_budgets(toy_jets):
         J.label_budgets(jets, [1000], seed=5)
     with pytest.raises(ValueError, match="must be positive"):
         J.label_budgets(jets, [0], seed=5)
+
+
+def test_tau2_is_the_field_and_not_the_proper_time_of_vector(toy_jets):
+    jets = toy_jets(20)
+    for part in (jets, jets[3:9], ak.concatenate([jets, jets])):
+        assert np.array_equal(part.tau2, part["tau2"]) and np.all(part.tau2 < 0.31)
+        assert np.allclose(part.mass2, part.mass**2, rtol=1e-5, atol=1e-3)
+    assert jets[4].tau2 == jets["tau2"][4] and jets[4].mass2 == pytest.approx(jets[4].mass ** 2, rel=1e-5)
+    total = ak.sum(jets.constituents, axis=1)  # has no such field: the four-vector's own
+    assert np.allclose(total.tau2, total.mass**2, rtol=1e-5)
