@@ -1,0 +1,23 @@
+"""How good is a classifier, and how does it grow with data: every number with its interval.
+
+Intervals are central and at 68.27 % (one standard deviation) unless `level` says otherwise; lower bounds, where no
+background passes, are at 95 %. Results are small tuples that print as text. Jets are not weighted.
+"""
+
+from jetnb.metrics.classification import (
+    Calibration,
+    Roc,
+    WorkingPoint,
+    accuracy,
+    auc,
+    calibrate,
+    rejection,
+    roc,
+    significance_improvement,
+)
+from jetnb.metrics.estimates import LEVEL, Estimate, efficiency
+from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
+
+__all__ = ["LEVEL", "Calibration", "Estimate", "PowerLaw", "Roc", "WorkingPoint", "Worth", "accuracy", "auc",
+           "calibrate", "efficiency", "epochs_until", "fit_power_law", "measure_worth", "rejection", "roc",
+           "significance_improvement"]

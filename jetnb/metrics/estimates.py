@@ -1,0 +1,51 @@
+"""Numbers with intervals, which print as text."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.6827
+BOUND_LEVEL = 0.95  # of a bound where nothing passes: at 68 % it would be worth little
+
+
+class Estimate(NamedTuple):
+    """A number and its interval at `level`; low and high are nan where there is none."""
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+
+    def __repr__(self) -> str:
+        return show(self.value, self.low, self.high) + f" at {100 * self.level:.3g} %"
+
+
+def efficiency(n_passing, n_total, *, level: float = LEVEL) -> Estimate:
+    """Divide `n_passing` by `n_total` (numbers or (K,)), with the Clopper-Pearson interval (Biometrika 26 (1934) 404).
+
+    It covers at least `level`, whatever the truth.
+
+    >>> efficiency(9, 10)
+    0.90 (0.71 to 0.98) at 68.3 %
+    """
+    passing, total = np.asarray(n_passing, float), np.asarray(n_total, float)
+    if not ((0 <= passing) & (passing <= total) & (total > 0)).all():
+        raise ValueError(f"n_passing {n_passing} must be from 0 to n_total {n_total}, which must be positive")
+    low = stats.beta.ppf((1 - level) / 2, passing, total - passing + 1)
+    high = stats.beta.isf((1 - level) / 2, passing + 1, total - passing)
+    low, high = np.where(passing > 0, low, 0.0), np.where(passing < total, high, 1.0)
+    return Estimate(passing / total, low[()], high[()], level)
+
+
+def show(value: float, low: float, high: float, sign: str = "") -> str:
+    """Write value and interval, with two digits of half the interval's width."""
+    ends = [x for x in (low, high) if np.isfinite(x) and x != value]
+    reach = max((abs(x - value) for x in ends), default=abs(value) / 100)
+    digits = int(np.clip(1 - np.floor(np.log10(reach)), 0, 12)) if reach > 0 else 3
+    shown = f"{sign} {value:.{digits}f}".strip()
+    if not ends:
+        return shown
+    return f"{shown} ({low:.{digits}f} to {high:.{digits}f})".replace("nan", "unknown")

@@ -1,0 +1,92 @@
+"""What came of a training: learning curves, ROCs and reliability diagrams, all with their bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jetnb import names
+from jetnb.plots.looks import LINES, legend, look
+
+POINTS = ("o", "s", "D", "^", "v", "P", "X")
+
+
+def learning_curve(ax, curves: Mapping[str, tuple], *, label: str = "error", noise_floor=None, log: bool = True):
+    """Draw `label` against the number of training jets: median over seeds, and a band.
+
+    curves: {name of the start, e.g. "pretrained": (sizes (K,), values (K,) or (S, K) of S seeds)}; the band holds the
+    central 68 % of the seeds. noise_floor: a value, or the two ends of a band, below which nothing can be told apart.
+    log: logarithmic y axis too. Returns `ax`. Taught in notebook 06.
+    """
+    for index, (name, (sizes, values)) in enumerate(curves.items()):
+        values = np.atleast_2d(np.asarray(values, float))
+        tex, colour = look(name, index)
+        ax.plot(sizes, np.median(values, axis=0), color=colour, marker=POINTS[index % len(POINTS)],
+                linestyle=LINES[index % len(LINES)], label=tex, markersize=5)
+        if len(values) > 1:
+            ax.fill_between(sizes, *np.quantile(values, [0.16, 0.84], axis=0), color=colour, alpha=0.22, linewidth=0)
+    ax.set(xscale="log", xlabel="training jets (log scale)", ylabel=label + " (log scale)" * log)
+    if log:
+        ax.set_yscale("log")
+    ax.margins(x=0.04, y=0.08)
+    if noise_floor is not None:
+        low, high = np.min(noise_floor), np.max(noise_floor)
+        ax.axhspan(low, high, color=names.GREY, alpha=0.35, linewidth=0)
+        ax.axhline((low + high) / 2, color=names.SLATE, linestyle=":", linewidth=1.5, label="noise floor", zorder=1)
+    ax.autoscale_view()
+    legend(ax)
+    return ax
+
+
+def roc_curve(ax, curves: Mapping[str, tuple], *, points: Mapping[str, object] | None = None, lowest: float = 0.0):
+    """Draw background rejection (logarithmic) against signal efficiency, with that of random guessing.
+
+    curves: {name: (signal efficiency (K,), background efficiency (K,), ...)}, such as `metrics.roc` returns; drawn as
+    far as background passes. points: {name of a curve: what `metrics.rejection` returns}; several points make a band,
+    one makes an error bar, and where no background passes an arrow shows the lower bound. lowest: where the axis of
+    the signal efficiency begins. Returns `ax`. Taught in notebook 03.
+    """
+    for index, (name, (signal, background, *_)) in enumerate(curves.items()):
+        tex, colour = look(name, index)
+        drawn = (background > 0) & (signal >= lowest)
+        ax.plot(signal[drawn], 1 / background[drawn], color=colour, linestyle=LINES[index % len(LINES)], label=tex)
+        if points and name in points:
+            _working_points(ax, points[name], colour, POINTS[index % len(POINTS)])
+    guess = np.linspace(max(lowest, 0.01), 1, 200)
+    ax.plot(guess, 1 / guess, color=names.GREY, linewidth=1.2, label="random")
+    ax.set(yscale="log", xlim=(lowest, 1), xlabel=r"signal efficiency $\varepsilon_S$",
+           ylabel=r"background rejection $1/\varepsilon_B$ (log scale)")
+    ax.set_ylim(bottom=1)
+    legend(ax)
+    return ax
+
+
+def _working_points(ax, points, colour: str, marker: str) -> None:
+    at, value, low, high, bound = np.atleast_1d(points.signal_efficiency, points.value, points.low, points.high,
+                                                points.is_bound)
+    if len(at) > 1:
+        ax.fill_between(at, low, high, where=~bound, color=colour, alpha=0.22, linewidth=0)
+        ax.plot(at[bound], value[bound], color=colour, linewidth=1)
+    else:
+        ax.errorbar(at, value, [value - low, high - value], fmt=marker, color=colour, markeredgecolor="black")
+    few = np.flatnonzero(bound)[:: max(1, bound.sum() // 5)]
+    ax.errorbar(at[few], value[few], value[few], lolims=True, fmt="none", color=colour)
+
+
+def reliability(ax, diagrams: Mapping[str, object]):
+    """Draw the observed fraction of signal against the predicted probability, with the diagonal it should follow.
+
+    diagrams: {name: what `metrics.calibrate` returns}, or any with `predicted`, `observed`, `low`, `high` (K,).
+    Returns `ax`. Taught in notebook 08.
+    """
+    ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2, label="perfect")
+    for index, (name, found) in enumerate(diagrams.items()):
+        tex, colour = look(name, index)
+        ends = found.observed - found.low, found.high - found.observed
+        ax.errorbar(found.predicted, found.observed, ends, fmt=POINTS[index % len(POINTS)], markersize=5,
+                    linestyle=LINES[index % len(LINES)], linewidth=1.4, color=colour, label=tex)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="predicted probability of signal",
+           ylabel="observed fraction of signal")
+    ax.legend(loc="best")
+    return ax
