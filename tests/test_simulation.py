@@ -44,8 +44,7 @@ def test_seed_matters(made, tmp_path):
 
 def test_classes_come_in_their_shares_and_mixed(made):
     label = ak.to_numpy(made.jets.label)
-    assert len(label) == 60
-    assert np.bincount(label).tolist() == [30, 30]
+    assert all(30 <= n <= 31 for n in np.bincount(label, minlength=2)), "events are kept whole: one jet more at most"
     assert np.sum(np.diff(label) != 0) > 5
 
 
