@@ -1,0 +1,86 @@
+"""Packed batches in torch: to and from rectangles, without some constituents, and cut into rectangles of one length."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check(x: Tensor, offsets: Tensor, n_features: int) -> np.ndarray:
+    """Lengths (B,) of the jets of a packed batch; `ValueError` where x (T, F) and offsets (B+1,) do not fit."""
+    if x.ndim != 2 or x.shape[1] != n_features or not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}, but must be floats of shape (T, {n_features}): "
+                         "n_features of the encoder is the number of features of jetnb.inputs.compute")
+    bounds = np.asarray(torch.as_tensor(offsets).cpu())
+    if bounds.ndim != 1 or bounds.dtype.kind != "i" or len(bounds) == 0 or bounds[0] != 0 or bounds[-1] != len(x):
+        raise ValueError(f"offsets must be integers (B+1,) from 0 to {len(x)}, the rows of x, got {bounds.dtype} of "
+                         f"shape {bounds.shape}, {bounds.tolist()[:1]} to {bounds.tolist()[-1:]}")
+    lengths = np.diff(bounds)
+    if (lengths < 0).any():
+        raise ValueError(f"offsets fall after position {np.argmax(lengths < 0)}: they must rise from jet to jet")
+    return lengths
+
+
+def pack(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed batch x (T, F), offsets (B+1,) of a padded one x (B, P, F); mask (B, P) is True for a real constituent."""
+    return x[mask], torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
+
+
+def pad(x: Tensor, offsets: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Padded x (B, P, F) and mask (B, P) of a packed batch x (T, F), offsets (B+1,); P is the longest jet."""
+    lengths = torch.as_tensor(offsets).to(x.device).diff()
+    mask = torch.arange(int(lengths.max()) if len(lengths) else 0, device=x.device) < lengths[:, None]
+    padded = x.new_full((*mask.shape, x.shape[1]), value)
+    padded[mask] = x
+    return padded, mask
+
+
+def select(x: Tensor, offsets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The packed batch of only the constituents with keep (T,) True; a jet may be left with none."""
+    kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
+    return x[keep], kept[torch.as_tensor(offsets).to(x.device)]
+
+
+def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
+    """For each of T constituents the number of its jet, (T,)."""
+    return torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device)
+
+
+class Rectangles(NamedTuple):
+    """Jets sorted by length and cut into rectangles (n jets, L slots), laid one after the other: S slots in all.
+
+    What is worked on stays in this order through all layers, so no layer gathers anything.
+    """
+
+    slots: Tensor  # (S,) the row in each slot; one that is padding takes the last constituent of its jet, and is masked
+    back: Tensor  # (T,) the slot of each row, with tokens (T + B,)
+    shapes: list[tuple[int, int]]
+    masks: list[Tensor | None]  # (n, 1, 1, L) True where not padding; None where nothing is
+
+
+def rectangles(lengths: np.ndarray, step: int, device: torch.device, *, token: bool = False) -> Rectangles:
+    """Cut jets of `lengths` (B,) into rectangles whose widths are multiples of `step`; 1 means no padding at all.
+
+    With `token` each jet has one row more, before its constituents: rows T to T + B, after all constituents.
+    """
+    sizes, starts = lengths + token, np.cumsum(lengths) - lengths
+    order = np.argsort(sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    widths = -(-sizes[order] // step) * step
+    first, length, start, own = (np.repeat(values, widths) for values in (
+        np.cumsum(widths) - widths, lengths[order], starts[order], lengths.sum() + order))
+    place = np.arange(widths.sum()) - first - token  # which constituent, -1 is the token
+    nearest = np.minimum(place, length - 1)
+    slots, real = np.where(nearest < 0, own, start + nearest), place < length
+    back = np.empty(sizes.sum(), np.int64)
+    back[slots[real]] = np.flatnonzero(real)
+    shapes, masks, used = [], [], 0
+    for width, n in zip(*(values.tolist() for values in np.unique(widths, return_counts=True)), strict=True):
+        mask = real[used:used + n * width]
+        masks.append(None if mask.all() else torch.from_numpy(mask.reshape(n, 1, 1, width)).to(device))
+        shapes.append((n, width))
+        used += n * width
+    return Rectangles(torch.from_numpy(slots).to(device), torch.from_numpy(back).to(device), shapes, masks)
