@@ -4,7 +4,8 @@
     scaler = inputs.Scaler.fit(batch.x, inputs.KINEMATIC)
     x = scaler.transform(batch.x)
 
-Definitions are those of the Particle Transformer, arXiv:2202.03772 (table 2); masses of constituents are not used.
+Definitions are those of the Particle Transformer, arXiv:2202.03772 (table 2), but deta is not mirrored at negative jet
+eta, as it is in the files of JetClass. Masses of constituents are not used.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ PROVENANCE = {
     "source": "open data",
     "classes": ["QCD", "TTBar"],
     "description": "jets of CMS 2016 data (JetHT, runs G and H, 13 TeV) with PUPPI weights, unlabelled",
-    "selection": "anti-kT R=0.8, corrected pt > 300 GeV, |eta| < 2.5, jetId 6, any of about 90 JetHT triggers; "
+    "selection": "anti-kT R=0.8, corrected pt > 300 GeV, |eta| < 2.5, jetId 6, any of 85 JetHT triggers; "
                  "at most 150 constituents",
     "units": "d0, dz and errors cm -> mm, sign of d0 as CMS (opposite to Delphes); GeV as in the file",
     "licence": "CC-BY-4.0",

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/reading.py [--jets N] [--rounds R] [--jetclass FILE] [--aspen FILE]
 
-Without FILE the shipped jets are written in the published layouts first. The work: pt, eta, phi, energy, charge, type
-and track parameters of all constituents, kinematics and label of the jets, in memory as flat arrays or jets arrays.
-Rows called "columns only" read the same columns and compute nothing. weaver-core is measured where it is installed.
+Without FILE the shipped jets are written in the published layouts first; but the lists of JetClass are std::vector
+there, which `jetclass_vectors.py` makes. The work: pt, eta, phi, energy, charge, type and track parameters of all
+constituents, kinematics and label of the jets, in memory as flat arrays or jets arrays. Rows called "columns only" read the same columns and compute nothing. weaver-core is measured where it is installed.
 """
 
 from __future__ import annotations
