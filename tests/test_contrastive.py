@@ -132,17 +132,17 @@ def test_bad_input_says_what_to_do():
 class Tiny(nn.Module):
     """Stand-in encoder: a layer for each particle, the mean of them for each jet; counts its calls."""
 
-    def __init__(self, n_features, dim):
+    def __init__(self, dim):
         super().__init__()
-        self.layer, self.calls = nn.Sequential(nn.Linear(n_features, dim), nn.Tanh(), nn.Linear(dim, dim)), 0
+        self.layer, self.calls, self.dim = nn.Sequential(nn.Linear(4, dim), nn.Tanh(), nn.Linear(dim, dim)), 0, dim
 
-    def forward(self, x, offsets):
+    def forward(self, particles, offsets):
         self.calls += 1
-        constituents = self.layer(x)
+        constituents = self.layer(features(particles))
         return constituents, torch.segment_reduce(constituents, "mean", offsets=offsets, initial=0)
 
 
-def features(particles, offsets):
+def features(particles):
     pt, deta, dphi = particles.unbind(1)
     return torch.stack([pt.log(), pt.log() * deta.hypot(dphi), deta, dphi], 1)
 
@@ -160,7 +160,7 @@ def batch(n_jets=64, seed=1):
 
 def model(**options):
     torch.manual_seed(1)
-    return JetCLR(Tiny(4, 16), features, dim=16, hidden=32, output=8, **options)
+    return JetCLR(Tiny(16), hidden=32, output=8, **options)
 
 
 def test_loss_of_a_batch_is_reproducible_and_of_both_views():
@@ -172,7 +172,7 @@ def test_loss_of_a_batch_is_reproducible_and_of_both_views():
     torch.manual_seed(5)
     assert one == strategy.loss(batch()).item()
     (p1, o1), (p2, o2) = augment.views(*batch(), generator=generator())
-    z1, z2 = (strategy.head(strategy.encoder(features(p, o), o)[1]) for p, o in ((p1, o1), (p2, o2)))
+    z1, z2 = (strategy.head(strategy.encoder(p, o)[1]) for p, o in ((p1, o1), (p2, o2)))
     assert losses[0] == pytest.approx(nt_xent(z1, z2).item(), rel=1e-5)
     monitors = strategy.monitors()
     assert set(monitors) == {"alignment", "uniformity", "rank", "variance"}

@@ -49,6 +49,25 @@ def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device)
 
 
+def wide(values: Tensor) -> Tensor:
+    """At least float32."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def total(values: Tensor, jet: Tensor, n_jets: int) -> Tensor:
+    """Sum of values (T, ...) over each jet, at least in float32: (B, ...)."""
+    return wide(values.new_zeros(n_jets, *values.shape[1:])).index_add(0, jet, wide(values))
+
+
+def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
+    """Mean of value (T, heads, d) over each jet, weighted by the softmax of score (T, heads) over the jet: (B, D)."""
+    top = score.new_zeros(n_jets, score.shape[1]).scatter_reduce(
+        0, jet[:, None].expand_as(score), score.detach(), "amax", include_self=False)
+    weight = (score - top[jet]).exp()
+    weight = weight / total(weight, jet, n_jets)[jet]
+    return total((weight[..., None] * value).flatten(1), jet, n_jets)
+
+
 class Rectangles(NamedTuple):
     """Jets sorted by length and cut into rectangles (n jets, L slots), laid one after the other: S slots in all.
 

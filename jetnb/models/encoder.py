@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb.models import _packed
+from jetnb.models._fast import Linear, drop
 from jetnb.models._packed import pack, pad, select
 
 __all__ = ["DeepSets", "Transformer", "pack", "pad", "select"]
@@ -47,14 +48,14 @@ class Transformer(nn.Module):
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r} is unknown: use one of {', '.join(POOLS)}")
         self.n_features, self.dim, self.n_heads, self.pool, self.step = n_features, dim, n_heads, pool, step
-        self.embed = nn.Linear(n_features, dim)
+        self.embed = Linear(n_features, dim)
         self.blocks = nn.ModuleList(Block(dim, n_heads, expansion, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
         if pool == "token":
             self.token = nn.Parameter(0.02 * torch.randn(dim))
         if pool == "attention":
             self.query = nn.Parameter(0.02 * torch.randn(n_heads, dim // n_heads))
-            self.key_value = nn.Linear(dim, 2 * dim)
+            self.key_value = Linear(dim, 2 * dim)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
@@ -73,18 +74,14 @@ class Transformer(nn.Module):
         jet = _packed.jet_of(lengths, x.device)
         if self.pool == "attention":
             return h, self._attend(h, jet, len(lengths))
-        total = _sum(h, jet, len(lengths))
+        total = _packed.total(h, jet, len(lengths))
         return h, total / torch.from_numpy(lengths).to(total).clamp(min=1)[:, None]
 
     def _attend(self, h: Tensor, jet: Tensor, n_jets: int) -> Tensor:
         """Each head's mean of values (T, D), weighted by the softmax over the jet of its query times keys: (B, D)."""
         key, value = self.key_value(h).unflatten(1, (2, self.n_heads, -1)).unbind(1)  # (T, heads, D / heads)
-        score = (_wide(key) * self.query).sum(-1) / key.shape[-1] ** 0.5  # (T, heads)
-        top = score.new_zeros(n_jets, self.n_heads).scatter_reduce(
-            0, jet[:, None].expand_as(score), score.detach(), "amax", include_self=False)
-        weight = (score - top[jet]).exp()
-        weight = weight / _sum(weight, jet, n_jets)[jet]
-        return _sum((weight[..., None] * value).flatten(1), jet, n_jets)
+        score = (_packed.wide(key) * self.query).sum(-1) / key.shape[-1] ** 0.5  # (T, heads)
+        return _packed.weigh(score, value, jet, n_jets)
 
 
 class Block(nn.Module):
@@ -94,8 +91,8 @@ class Block(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.attention_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.project = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.expand, self.contract = nn.Linear(dim, expansion * dim), nn.Linear(expansion * dim, dim)
+        self.qkv, self.project = Linear(dim, 3 * dim), Linear(dim, dim)
+        self.expand, self.contract = Linear(dim, expansion * dim), Linear(expansion * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, plan: _packed.Rectangles) -> Tensor:
@@ -103,18 +100,28 @@ class Block(nn.Module):
         return h + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(h)))))
 
 
-def attend(qkv: Tensor, plan: _packed.Rectangles, n_heads: int) -> Tensor:
-    """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D)."""
+def attend(qkv: Tensor, plan: _packed.Rectangles, n_heads: int, *, biases: list[Tensor] | None = None,
+           dropout: float = 0.0) -> Tensor:
+    """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
+
+    biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
+    """
     dtype = qkv.dtype
     if qkv.device.type == "cpu":
-        qkv = _wide(qkv)  # the backward of bf16 attention on a CPU is an order of magnitude slower than that of fp32
+        qkv = _packed.wide(qkv)  # backward of bf16 attention on a CPU is an order of magnitude slower than of fp32
     out = []
     with torch.autocast("cpu", enabled=False):
         # split, not slices: the backward of a slice writes zeros for all that is not in it
-        for part, (n, width), mask in zip(qkv.split([n * w for n, w in plan.shapes]), plan.shapes, plan.masks,
-                                          strict=True):
+        for part, (n, width), bias in zip(qkv.split([n * w for n, w in plan.shapes]), plan.shapes,
+                                          plan.masks if biases is None else biases, strict=True):
             q, k, v = part.view(n, width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, L, D / heads) each
-            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(n * width, -1))
+            if biases is None or qkv.device.type != "cpu":
+                part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+            else:  # there it has no kernel for a bias that is learned
+                q, k, v = (values.reshape(n * n_heads, width, -1) for values in (q, k, v))
+                score = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
+                part = (drop(score.softmax(-1), dropout) @ v).view(n, n_heads, width, -1)
+            out.append(part.transpose(1, 2).reshape(n * width, -1))
     return torch.cat(out).to(dtype) if out else qkv.new_zeros(0, qkv.shape[1] // 3)
 
 
@@ -140,21 +147,12 @@ class DeepSets(nn.Module):
         """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
         lengths = _packed.check(x, offsets, self.n_features)
         h = self.constituent(x)  # (T, D)
-        return h, self.jet(self.SCALE * _sum(h, _packed.jet_of(lengths, x.device), len(lengths)))
+        return h, self.jet(self.SCALE * _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths)))
 
 
 def _mlp(n_in: int, dim: int, n_layers: int) -> nn.Sequential:
-    layers = [layer for i in range(n_layers) for layer in (nn.Linear(dim if i else n_in, dim), nn.GELU())]
+    layers = [layer for i in range(n_layers) for layer in (Linear(dim if i else n_in, dim), nn.GELU())]
     return nn.Sequential(*layers[:-1])
-
-
-def _sum(values: Tensor, jet: Tensor, n_jets: int) -> Tensor:
-    """Sum of values (T, ...) over each jet, at least in float32: (B, ...)."""
-    return _wide(values.new_zeros(n_jets, *values.shape[1:])).index_add(0, jet, _wide(values))
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _positive(**sizes: int) -> None:

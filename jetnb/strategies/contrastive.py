@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from jetnb import augment
 from jetnb.augment import Batch
+from jetnb.models import heads
 
 
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, chunk: int | None = None) -> Tensor:
@@ -90,34 +91,34 @@ def embedding_rank(z: Tensor) -> Tensor:
 class JetCLR(nn.Module):
     """Contrastive pretraining of an encoder with the symmetries of jets.
 
-    `encoder`: `encoder(x (T, F), offsets (B + 1,))` returns (constituents (T, D), jets (B, D)); its jets vector is
-    the representation that is kept. `features(particles (T, 3), offsets)` returns the encoder's inputs (T, F): it
-    runs after the augmentation, and what is scaled there is seen. `dim`: D. `hidden` and `output`: widths of the
-    projection head, which serves the loss only. `views(particles, offsets, generator=)` returns two batches; others
-    than the default leave symmetries out. `temperature` and `chunk` are those of `nt_xent`. Source: 2108.04253, for
-    whose settings D = hidden = output = 1000. Taught in notebook 07.
+    `encoder(particles (T, 3), offsets (B + 1,))` returns (constituents (T, D), jets (B, D)), as that of
+    `jetnb.models.particles.FromParticles`; its jets vector is the representation that is kept. `dim`: D, that of the
+    encoder unless given. `hidden` and `output`: widths of the projection head, which serves the loss only.
+    `views(particles, offsets, generator=)` returns two batches; others than the default leave symmetries out.
+    `temperature` and `chunk` are those of `nt_xent`. Source: 2108.04253, for whose settings D = hidden = output =
+    1000. Taught in notebook 07.
     """
 
-    def __init__(self, encoder: nn.Module, features: Callable[[Tensor, Tensor], Tensor], *, dim: int, hidden: int = 256,
-                 output: int = 128, temperature: float = 0.1, chunk: int | None = 1024,
+    def __init__(self, encoder: nn.Module, *, dim: int | None = None, hidden: int = 256, output: int = 128,
+                 temperature: float = 0.1, chunk: int | None = 1024,
                  views: Callable[..., tuple[Batch, Batch]] = augment.views):
         super().__init__()
-        self.encoder, self.features, self.views = encoder, features, views
+        self.encoder, self.views = encoder, views
         self.temperature, self.chunk = temperature, chunk
-        self.head = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, output))
+        self.head = heads.projection(dim or encoder.dim, hidden, output)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def loss(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
+    def loss(self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None) -> Tensor:
         """Contrastive loss of a batch, a scalar.
 
-        `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in `jetnb.augment`.
-        `generator` draws the views; None is torch's global one, from which dropout draws too. Raises ValueError for a
+        `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in `jetnb.augment`; targets
+        after them are not looked at. `generator` draws the views; None is torch's global one, from which dropout draws too. Raises ValueError for a
         malformed or an empty batch. Taught in notebook 07.
         """
-        (one, start), (two, end) = self.views(*batch, generator=generator)
+        particles, offsets, *_ = batch
+        (one, start), (two, end) = self.views(particles, offsets, generator=generator)
         offsets = torch.cat([start, start[-1] + end[1:]])
-        x = self.features(torch.cat([one, two]), offsets)  # (T1 + T2, F): both views in one pass
-        _, jets = self.encoder(x, offsets)  # (2 B, D)
+        _, jets = self.encoder(torch.cat([one, two]), offsets)  # (2 B, D): both views in one pass
         z1, z2 = self.head(jets).chunk(2)
         self._last = jets.detach(), z1.detach(), z2.detach()
         return nt_xent(z1, z2, temperature=self.temperature, chunk=self.chunk)

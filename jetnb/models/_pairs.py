@@ -1,0 +1,118 @@
+"""Pairs of constituents of a jet: their features, each pair once, and the biases of attention made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jetnb.models import _packed
+from jetnb.models._fast import linear
+
+SMALLEST = 1e-8  # below it logarithms are cut, as published
+
+
+class PairEmbed(nn.Module):
+    """The biases of all heads, from the momenta of pairs; each pair is worked on once, in no order, and no padding."""
+
+    def __init__(self, dims: Sequence[int]):
+        super().__init__()
+        self.embed = nn.Sequential(nn.BatchNorm1d(dims[0]), *(
+            layer for n_in, n_out in pairwise(dims)  # convolutions by name only
+            for layer in (nn.Conv1d(n_in, n_out, 1), nn.BatchNorm1d(n_out), nn.GELU())))
+
+    def forward(self, momenta: Tensor, plan: _packed.Rectangles) -> list[Tensor]:
+        """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is padding."""
+        found = pairs(plan)
+        h = pair_features(momenta, found.first, found.second)  # (P, 4)
+        for layer in self.embed:
+            if isinstance(layer, nn.Conv1d):
+                h = linear(h, layer.weight[:, :, 0], layer.bias)
+            else:
+                h = normalise(layer, h) if isinstance(layer, nn.BatchNorm1d) else layer(h)
+        h = _packed.wide(h) if h.device.type == "cpu" else h  # as attention does
+        flat = _Mirror.apply(h, found).split([n * width * width for n, width in plan.shapes])
+        biases = [part.view(n, width, width, -1).permute(0, 3, 1, 2).contiguous()
+                  for part, (n, width) in zip(flat, plan.shapes, strict=True)]
+        return [bias if mask is None else bias.masked_fill(~mask, -math.inf)
+                for bias, mask in zip(biases, plan.masks, strict=True)]
+
+
+@torch.no_grad()
+def pair_features(momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """ln kT, ln z, ln DeltaR and ln m2 of P pairs, arXiv:2202.03772 (equation 3); logarithms are cut at ln 1e-8.
+
+    momenta (T, 4): px, py, pz, energy in GeV. first, second (P,): which two of them. Returns (P, 4). The angle is taken
+    with rapidity, and m2 as difference of squares, with the rounding of the public code: for the hardest pairs of
+    nearly equal direction it is all that is left, and public models have seen it.
+    """
+    px, py, pz, energy = momenta.unbind(1)
+    pt, phi = (px.square() + py.square()).sqrt(), torch.atan2(py, px)
+    rapidity = 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
+    columns = torch.stack([pt, rapidity, phi, px, py, pz, energy])  # (7, T)
+    (pt, rapidity, phi, *a), (other_pt, other_rapidity, other_phi, *b) = columns[:, first], columns[:, second]
+    dphi = (phi - other_phi + math.pi) % (2 * math.pi) - math.pi
+    delta = ((rapidity - other_rapidity).square() + dphi.square()).sqrt()
+    softer = torch.minimum(pt, other_pt)
+    x2, y2, z2, energy2 = ((one + other).square() for one, other in zip(a, b, strict=True))
+    share = softer / (pt + other_pt).clamp(min=SMALLEST)
+    return torch.stack([softer * delta, share, delta, energy2 - (x2 + y2 + z2)], 1).clamp(min=SMALLEST).log()
+
+
+class Pairs(NamedTuple):
+    """Every pair of constituents of a jet once, each with itself too, and their places in the matrices (n, L, L)."""
+
+    first: Tensor  # (P,) rows of constituents
+    second: Tensor
+    pair: Tensor  # (sum of n L L,) the pair in each place of all matrices, any where one of both is padding
+    lower: Tensor  # (P,) the places of each pair below and above the diagonal
+    upper: Tensor
+
+
+def pairs(plan: _packed.Rectangles) -> Pairs:
+    parts, n_pairs, n_places, device = [], 0, 0, plan.slots.device
+    for rows, (n, width), mask in zip(plan.slots.split([n * w for n, w in plan.shapes]), plan.shapes, plan.masks,
+                                      strict=True):
+        i, j = torch.tril_indices(width, width, device=device)
+        rows, jets = rows.view(n, width), torch.arange(n, device=device)[:, None] * width**2
+        found = [rows[:, i], rows[:, j], n_places + jets + i * width + j, n_places + jets + j * width + i]  # (n, pairs)
+        if mask is None:
+            found = [values.flatten() for values in found]
+        else:
+            real = mask.view(n, width)[:, i]  # i is the later one: if it is real both are
+            found = [values[real] for values in found]
+        pair = torch.zeros(n * width**2, dtype=torch.int64, device=device)
+        numbers = torch.arange(n_pairs, n_pairs + len(found[0]), device=device)
+        pair[found[2] - n_places] = numbers
+        pair[found[3] - n_places] = numbers
+        parts.append((found[0], found[1], pair, found[2], found[3]))
+        n_pairs, n_places = n_pairs + len(numbers), n_places + len(pair)
+    return Pairs(*map(torch.cat, zip(*parts, strict=True))) if parts else Pairs(*[plan.slots.new_zeros(0)] * 5)
+
+
+class _Mirror(torch.autograd.Function):
+    """Values of pairs (P, H) to their places in matrices (sum of n L L, H); both ways only gather, which is quick."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, pairs: Pairs) -> Tensor:
+        ctx.pairs = pairs
+        return values.index_select(0, pairs.pair)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        lower, upper = ctx.pairs.lower, ctx.pairs.upper
+        twice = (lower != upper)[:, None]  # the diagonal is there once
+        return gradient.index_select(0, lower).addcmul_(gradient.index_select(0, upper), twice), None
+
+
+def normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Batch norm of x (R, C); a single row has no spread, so it leaves the running numbers and takes them."""
+    if len(x) > 1 or not norm.training:
+        return norm(x)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
