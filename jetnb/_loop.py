@@ -1,0 +1,296 @@
+"""A training under way: what `jetnb.training.fit` runs in each process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from jetnb import batches, checkpoints, history, optimisation
+from jetnb._watchdog import Watchdog
+from jetnb.history import History
+
+DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
+
+
+class _Loss(nn.Module):
+    """The loss as the forward of a module: what Fabric, DDP and torch.compile know how to wrap."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        return self.model.loss(batch, generator=generator)
+
+
+class Training:
+    """A training under way. Its state is the step, the weights, the optimiser and the history."""
+
+    def __init__(self, fabric, model, data, arguments, *, parameters, validation, measure, path, resume, save_every,
+                 card, compile, log_every, watch, progress):
+        self.fabric, self.module, self.data, self.validation = fabric, model, data, validation
+        self.measure, self.save_every, self.log_every, self.watch = measure, save_every, log_every, watch
+        self.path = None if path is None else Path(path)
+        self.seed, self.batch_size = arguments["seed"], arguments["batch_size"]
+        self.steps_per_epoch = -(-len(data) // self.batch_size)
+        self.n_steps = arguments["steps"] or arguments["epochs"] * self.steps_per_epoch
+        self.n_epochs = -(-self.n_steps // self.steps_per_epoch)
+        for name, jets in (("data", data), ("validation", validation)):
+            if jets is not None and len(jets) // -(-len(jets) // self.batch_size) < fabric.world_size:
+                raise ValueError(f"{name}: batches of at most {self.batch_size} of {len(jets)} jets leave a process of "
+                                 f"{fabric.world_size} without any: use a larger batch_size, or fewer devices")
+        groups = optimisation.groups(model, parameters, arguments["lr"], arguments["weight_decay"])
+        lrs = sorted({group["lr"] for group in groups})
+        half = getattr(fabric.strategy.precision, "scaler", None) is not None
+        self.arguments = {**arguments, "lr": lrs[0] if len(lrs) == 1 else lrs,
+                          "clip": arguments["clip"] or (0.1 if half else 1.0), "n_jets": len(data),
+                          "n_validation": 0 if validation is None else len(validation),
+                          "n_processes": fabric.world_size}
+        # eps and clip in float16 are those of the JetCLR talk at ML4Jets. Its scaler does not work with fused steps.
+        self.raw = torch.optim.AdamW(groups, eps=1e-4 if half else 1e-8, fused=not half)
+        self.raw.zero_grad()  # of what the caller, or a training that was interrupted, has left
+        self.base = [group["lr"] for group in groups]
+        loss = _Loss(model)
+        if compile:
+            loss.compile(dynamic=True)
+        self.loss, self.optimizer = fabric.setup(loss, self.raw)
+        self.generator = torch.Generator(fabric.device)
+        self.history, self.step, self.seconds, self.best = History(), 0, 0.0, None
+        self.card = {**card, "training": self.arguments}
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.watchdog = Watchdog(tolerant=half)
+        if resume and self.path is not None and self.path.exists():
+            self._resume()
+            fabric.barrier()  # all have read the history
+        self.begun = self.step
+        if self.path is not None and fabric.is_global_zero and self.history.reason not in DONE:
+            history.rewrite(self.path, self.history)
+        self.bar = tqdm(total=self._jets(self.n_steps), initial=self._jets(self.step), unit=" jets", unit_scale=True,
+                        disable=not (progress and fabric.is_global_zero))
+        self.started = time.perf_counter() - self.seconds
+
+    def run(self) -> None:
+        """Train to the end, or to what ends it before, and leave the weights to keep in the module."""
+        with contextlib.closing(self.bar):
+            if self.history.reason not in DONE:
+                try:
+                    self._epochs()
+                except KeyboardInterrupt:
+                    if self.fabric.world_size > 1:  # the others would wait for this one
+                        raise
+                    self.history.reason = "interrupted"
+                finally:
+                    self.module.eval()
+                self._record()
+                self._save()
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+        self.module.eval()
+
+    def _epochs(self) -> None:
+        for epoch in range(len(self.history.epochs), self.n_epochs):
+            self.module.train()
+            first = epoch * self.steps_per_epoch
+            last = min(first + self.steps_per_epoch, self.n_steps)
+            whole = batches.schedule(len(self.data), self.batch_size, seed=self.seed, epoch=epoch)
+            with contextlib.closing(self._batches(self.data, whole[self.step - first:last - first])) as loader:
+                for batch, share in loader:
+                    self._step(batch, share)
+                    if self.step == last:
+                        break
+                    save = self.save_every and self.step % self.save_every == 0
+                    if (save or self.step % self.log_every == 0) and self._watched(self._record()):
+                        self.history.reason = "watch"
+                        return
+                    if save:
+                        self._save()
+            stop = self._watched(self._record() | self._end_epoch(epoch + 1))
+            if last == self.n_steps:
+                self.history.reason = "finished"
+            elif self.arguments["patience"] and self._since_best() >= self.arguments["patience"]:
+                self.history.reason = "patience"
+            elif stop:
+                self.history.reason = "watch"
+            if self.history.reason:
+                return
+            self._save()
+
+    def _batches(self, data, whole: list[np.ndarray]):
+        """This process's share of each batch, on the device, and its weight in the mean over processes."""
+        rank, n = self.fabric.global_rank, self.fabric.world_size
+        mine = [indices[rank::n] for indices in whole]
+        gpu = self.fabric.device.type == "cuda"
+        # Where the CPU trains too, a thread would only take turns with it.
+        loader = batches.prefetch(data, mine, ahead=4 if gpu else 0, pin=gpu)
+        for batch, own, indices in zip(loader, mine, whole, strict=True):
+            batch = tuple(tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
+            yield batch, n * len(own) / len(indices)
+
+    def _step(self, batch: tuple[Tensor, ...], share: float) -> None:
+        """One step of the optimiser. Nothing here waits for the device."""
+        self._draw_from("step", self.step, self.fabric.global_rank)
+        factor = optimisation.learning_rate(self.step, self.n_steps, self.arguments["warmup"])
+        for group, base in zip(self.raw.param_groups, self.base, strict=True):
+            group["lr"] = base * factor
+        loss = self.loss(batch, self.generator)
+        self.fabric.backward(loss if share == 1 else share * loss)
+        norm = self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.arguments["clip"],
+                                          error_if_nonfinite=False)
+        if self.watchdog.tolerant:
+            self.optimizer.step()  # by the scaler, which skips it where a gradient is not finite
+        else:
+            self.raw.found_inf = (norm - norm).nan_to_num(nan=1.0)  # the fused step does nothing where this is 1
+            self.raw.step()
+        self.raw.zero_grad()
+        self.step += 1
+        self.pending.append((loss.detach() if share == 1 else share * loss.detach(), norm))
+
+    def _draw_from(self, *what) -> None:
+        """Make all random numbers that follow a function of the seed and of `what`, so there is no state to save."""
+        text = " ".join(map(str, (self.seed, *what)))
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+        self.generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed + 1)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.default_generators[self.fabric.device.index].manual_seed(seed + 1)
+
+    def _record(self) -> dict:
+        """Read losses and norms since the last record from the device, and write them down."""
+        if not self.pending:
+            return dict(self.history.steps[-1]) if self.history.steps else {}
+        losses, norms = (torch.stack(values).float().cpu() for values in zip(*self.pending, strict=True))
+        if self.fabric.world_size > 1:
+            losses = self.fabric.all_reduce(losses, reduce_op="mean").cpu()
+        losses, norms = losses.tolist(), norms.tolist()
+        lr = self.raw.param_groups[0]["lr"]
+        first = self.step - len(losses)
+        good = self.watchdog.look(losses, norms, first, epoch=first // self.steps_per_epoch + 1, lr=lr)
+        record = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch + 1,
+                  "loss": _mean([losses[i] for i in good]), "lr": lr,
+                  "gradient_norm": _mean([norms[i] for i in good]), "skipped": self.watchdog.skipped}
+        self.history.steps.append(record)
+        self.pending = []
+        self._write("steps", record)
+        self.bar.set_postfix(epoch=f"{record['epoch']}/{self.n_epochs}", loss=f"{record['loss']:.4g}", refresh=False)
+        self.bar.update(self._jets(self.step) - self.bar.n)
+        return dict(record)
+
+    def _end_epoch(self, epoch: int) -> dict:
+        """Monitors, validation and measures, written down as one record."""
+        first = (epoch - 1) * self.steps_per_epoch
+        total, previous = 0.0, first
+        for record in self.history.steps:
+            if record["step"] > first:
+                total += record["loss"] * (record["step"] - previous)
+                previous = record["step"]
+        record = {"epoch": epoch, "step": self.step, "loss": total / max(previous - first, 1)}
+        if hasattr(self.module, "monitors") and self.step > self.begun:  # else it has not seen a batch
+            record |= self.module.monitors()
+            self.watchdog.look_for_collapse(record, batch_size=self.batch_size, epoch=epoch)
+        if self.validation is not None:
+            record["validation_loss"] = self._validate()
+        if self.measure is not None:
+            self.module.eval()
+            with torch.no_grad():
+                found = self.measure(self.module) if self.fabric.is_global_zero else None
+            record |= self.fabric.broadcast(found)
+        record["seconds"] = self.seconds = time.perf_counter() - self.started
+        if self.arguments["best_by"] not in ("validation_loss", *record):
+            raise ValueError(f"best_by is {self.arguments['best_by']!r}, but measure returned only {', '.join(found)}")
+        self.history.epochs.append(record)
+        self._write("epochs", record)
+        if self.arguments["keep"] == "best" and self._since_best() == 0:
+            self.best = checkpoints.copies(self.module.state_dict())
+        return record
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Mean loss over the validation jets."""
+        self.module.eval()
+        self._draw_from("validation", self.fabric.global_rank)
+        whole = batches.split(np.arange(len(self.validation)), self.batch_size)
+        total = torch.zeros((), device=self.fabric.device, dtype=torch.float32)
+        for (batch, share), indices in zip(self._batches(self.validation, whole), whole, strict=True):
+            with self.fabric.autocast():
+                total += self.module.loss(batch, generator=self.generator).float() * (share * len(indices))
+        return float(self.fabric.all_reduce(total, reduce_op="mean")) / len(self.validation)
+
+    def _since_best(self) -> int:
+        """How many epochs ago the best one was; as many as there are where none is known."""
+        by = self.arguments["best_by"]
+        values = [record.get(by, math.nan) for record in self.history.epochs]
+        values = [value if by == "validation_loss" else -value for value in values]
+        known = [i for i, value in enumerate(values) if not math.isnan(value)]
+        return len(values) - 1 - min(known, key=values.__getitem__) if known else len(values)
+
+    def _watched(self, record: dict) -> bool:
+        if self.watch is None:
+            return False
+        return bool(self.fabric.broadcast(bool(self.fabric.is_global_zero and self.watch(record))))
+
+    def _write(self, kind: str, record: dict) -> None:
+        if self.path is not None and self.fabric.is_global_zero:
+            history.append(history.file_of(self.path), kind, record)
+
+    def _save(self) -> None:
+        """Checkpoint: the weights to keep so far, and, until the training is done, all that it needs to go on."""
+        if self.path is not None and self.fabric.is_global_zero:
+            epochs = self.history.epochs
+            trained = {"steps": self.step, "epochs": len(epochs), "jets": self._jets(self.step),
+                       "seconds": time.perf_counter() - self.started, "reason": self.history.reason}
+            metrics = epochs[-1 if self.best is None else -1 - self._since_best()] if epochs else {}
+            checkpoints.save(self.path, self.best or self.module, {**self.card, "trained": trained, "metrics": metrics},
+                             state=None if self.history.reason in DONE else self._state())
+        self.fabric.barrier()
+
+    def _state(self) -> dict[str, Tensor]:
+        """Weights, moments of the optimiser and the scale of float16 gradients; there is no state of random numbers."""
+        state = {f"model.{name}": value for name, value in self.module.state_dict().items()}
+        state |= {f"optimizer.{name}": value for name, value in optimisation.to_tensors(self.raw).items()}
+        scale = self.fabric.strategy.precision.state_dict()
+        return state | {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in scale.items()}
+
+    def _resume(self) -> None:
+        """Go back to the checkpoint at `path`."""
+        card = checkpoints.read_card(self.path)
+        if found := checkpoints.difference(card, self.card):
+            raise ValueError(f"resume: the training at {self.path} has other settings: {found}; pass the same ones, "
+                             "or choose another path")
+        trained, ended = card["trained"], card["trained"]["reason"]
+        self.step, self.seconds = trained["steps"], trained["seconds"]
+        self.history = history.rewind(self.path, self.step, trained["epochs"])
+        checkpoints.load(self.path, self.module)
+        if ended in DONE:
+            self.history.reason = ended
+            return
+        if len(self.history.epochs) < trained["epochs"] or not self.history.steps and self.step:
+            raise ValueError(f"resume: {history.file_of(self.path)} ends before the checkpoint, after epoch "
+                             f"{len(self.history.epochs)}: put it back, or train again with another path")
+        if self.arguments["keep"] == "best" and self._since_best() < len(self.history.epochs):
+            self.best = checkpoints.copies(self.module.state_dict())
+        state = checkpoints.read_state(self.path)
+        checkpoints.fill(self.module, checkpoints.inside("model", state), f"checkpoint {self.path}")
+        optimisation.from_tensors(self.raw, checkpoints.inside("optimizer", state))
+        scale = self.fabric.strategy.precision.state_dict()  # with numbers of the right types
+        self.fabric.strategy.precision.load_state_dict({name: type(old)(state[f"scaler.{name}"].item())
+                                                        for name, old in scale.items()})
+        if self.history.steps:
+            self.watchdog.skipped = self.history.steps[-1]["skipped"]
+
+    def _jets(self, step: int) -> int:
+        """How many jets are seen in so many steps."""
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        size, larger = divmod(len(self.data), self.steps_per_epoch)
+        return epochs * len(self.data) + rest * size + min(rest, larger)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,173 @@
+"""Data for training: packed batches by jet index, their order, and a thread that makes them ahead of the training.
+
+Data is anything with `len(data)`, the number of jets, and `data[indices]`, a packed batch of these jets as tensors:
+(x (T, F) float32, offsets (B+1,) int64, *targets (B, ...)). `torch.utils.data.Subset(data, indices)` is data too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jetnb import inputs
+from jetnb.store import Store
+
+
+class Packed:
+    """Jets in memory as one packed batch: `packed[indices]` gathers a smaller one.
+
+    x (T, F): constituents of all N jets, scaled features or pt [GeV], deta, dphi, as the model wants them.
+    offsets (N+1,): jet b is `x[offsets[b]:offsets[b + 1]]`. targets: arrays (N, ...), e.g. labels; integers become
+    int64, other numbers float32. All may be NumPy, torch or awkward. Nothing is copied that has the right type.
+    Raises `ValueError` for lengths that do not fit. Taught in notebook 07.
+
+    >>> data = Packed(np.arange(5.0)[:, None], [0, 2, 2, 5], [1, 0, 1])
+    >>> data[np.array([2, 0])]
+    (tensor([[2.],
+            [3.],
+            [4.],
+            [0.],
+            [1.]]), tensor([0, 3, 5]), tensor([1, 1]))
+    """
+
+    def __init__(self, x, offsets, *targets):
+        self.x, self.offsets = np.ascontiguousarray(x, np.float32), np.asarray(offsets, np.int64)
+        self.targets = tuple(_target(target) for target in targets)
+        if self.x.ndim != 2 or self.offsets.ndim != 1 or len(self.offsets) == 0 or self.offsets[0] != 0 \
+                or self.offsets[-1] != len(self.x) or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"offsets {self.offsets.shape} from {self.offsets[:1]} to {self.offsets[-1:]} do not fit "
+                             f"x {self.x.shape}: they must rise from 0 to T, and x be (T, F)")
+        for i, target in enumerate(self.targets):
+            if target.ndim == 0 or len(target) != len(self):
+                raise ValueError(f"target {i} has shape {target.shape}, but there are {len(self)} jets")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, indices) -> tuple[Tensor, ...]:
+        """Packed batch of the jets `indices` (B,), integers from 0 to N - 1, in this order."""
+        indices = _valid(indices, len(self))
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        offsets = _starts(lengths)
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        batch = self.x.take(rows, axis=0), offsets, *(target[indices] for target in self.targets)
+        return tuple(map(torch.from_numpy, batch))
+
+
+class Stored:
+    """Jets of a memory-mapped store: `stored[indices]` reads these jets and makes their features.
+
+    store: from `jetnb.store.open`, of any size. features: F names of `inputs.FEATURES`, or "pt" [GeV]; the particles
+    of `jetnb.augment` are ("pt", "deta", "dphi"). scaler: an `inputs.Scaler` of the same features, or None.
+    targets: names of jet fields. Raises `ValueError` for names that do not fit. Taught in notebook 16.
+    """
+
+    def __init__(self, store: Store, features: Sequence[str] = inputs.KINEMATIC, *,
+                 scaler: inputs.Scaler | None = None, targets: Sequence[str] = ("label",)):
+        self.store, self.features, self.scaler, self.targets = store, tuple(features), scaler, tuple(targets)
+        if scaler is not None and tuple(scaler.features) != self.features:
+            raise ValueError(f"scaler is of the features {', '.join(scaler.features)}, not {', '.join(self.features)}")
+        fields, made = store.jets.fields, [name for name in self.features if name != "pt"]
+        if unknown := [name for name in made if name not in inputs.available(store.jets)]:
+            raise ValueError(f"features: {unknown[0]!r} is not among what {store.path} can give: pt, "
+                             f"{', '.join(inputs.available(store.jets))}")
+        if unknown := [name for name in self.targets if name not in fields]:
+            raise ValueError(f"targets: {unknown[0]!r} is no jet field of {store.path}, only {', '.join(fields)}")
+        self._made = made
+        self._fields = tuple(dict.fromkeys(["pt", *(field for name in made for field in inputs.NEEDS[name])]))
+        # Views of the mapped columns: nothing is read here, and awkward has no part in making a batch.
+        self._columns = {name: np.asarray(store.jets[name]) for name in (*inputs.AXIS, *self.targets)}
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, indices) -> tuple[Tensor, ...]:
+        """Packed batch of the jets `indices` (B,), integers from 0 to N - 1, in this order."""
+        raw = self.store.gather(indices, self._fields)
+        axis = {name: self._columns[name][indices] for name in inputs.AXIS}
+        x, offsets = inputs.compute_packed(raw, self._fields, jets=axis, features=self._made)
+        if "pt" in self.features:
+            x = np.insert(x, self.features.index("pt"), raw.x[:, 0], axis=1)
+        if self.scaler is not None:
+            x = self.scaler.transform(x)
+        targets = (_target(self._columns[name][indices]) for name in self.targets)
+        return tuple(map(torch.from_numpy, (x, offsets, *targets)))
+
+
+def schedule(n: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of one epoch: every one of n jets once, in an order drawn anew for each epoch.
+
+    n: number of jets. batch_size: of the largest batch; all are of this size but for at most one jet less if n is a
+    multiple of it, and otherwise equally smaller, so that no jet is left out and no batch is tiny.
+    Returns jet indices (B,) int64 per batch: a function of the arguments alone, so training can resume anywhere.
+    Raises `ValueError` for sizes below 1. Taught in notebook 07.
+
+    >>> [len(batch) for batch in schedule(10, 4, seed=1, epoch=0)]
+    [4, 3, 3]
+    """
+    return split(np.random.default_rng([seed, epoch]).permutation(_at_least_one(n, "n")), batch_size)
+
+
+def split(indices: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """`indices` (N,) in as few parts of nearly equal size as keep each to `batch_size`."""
+    return np.array_split(indices, -(-len(indices) // _at_least_one(batch_size, "batch_size")))
+
+
+def prefetch(data, batches: Iterable[np.ndarray], *, ahead: int = 4, pin: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of `data`, made in order by one thread, up to `ahead` of them before they are asked for.
+
+    batches: jet indices of each. ahead: 0 makes them without a thread, when they are asked for. pin: put tensors in
+    pinned memory, from which copies to a GPU do not wait. An error in making a batch is raised where that batch would
+    have come. The thread ends with the iterator: when it is used up, closed or collected.
+    """
+    def make(indices):
+        return tuple(tensor.pin_memory() for tensor in data[indices]) if pin else data[indices]
+
+    if not ahead:
+        yield from map(make, batches)
+        return
+    waiting = deque()
+    with ThreadPoolExecutor(1, "jetnb-prefetch") as thread:
+        try:
+            for indices in batches:
+                waiting.append(thread.submit(make, indices))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _target(values) -> np.ndarray:
+    values = np.asarray(values)
+    return np.asarray(values, np.int64 if values.dtype.kind in "biu" else np.float32)
+
+
+def _valid(indices, n_jets: int) -> np.ndarray:
+    indices = np.asarray(indices)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+        raise IndexError(f"jet indices must be a flat array of integers, got {indices.dtype} of shape {indices.shape}: "
+                         "turn a mask into indices with np.flatnonzero")
+    if indices.size and not 0 <= indices.min() <= indices.max() < n_jets:
+        raise IndexError(f"jet indices run from {indices.min()} to {indices.max()}, but there are {n_jets} jets")
+    return indices.astype(np.int64)
+
+
+def _at_least_one(value: int, name: str) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value

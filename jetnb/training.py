@@ -1,0 +1,140 @@
+"""Training: `fit(model, data, epochs=..., seed=...)`, the one loop, from a laptop to many GPUs, on Lightning Fabric.
+
+A model is an `nn.Module` with `loss(batch, *, generator=None)`, which returns a scalar; every strategy and every
+classifier is one. Data are those of `jetnb.batches`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from jetnb import checkpoints
+from jetnb._loop import Training
+from jetnb.history import History
+
+
+def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None = None, batch_size: int = 256,
+        lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05, clip: float | None = None, seed: int,
+        parameters: Sequence[dict] | None = None, validation=None, measure: Callable[[nn.Module], dict] | None = None,
+        keep: str = "best", best_by: str = "validation_loss", patience: int | None = None, path=None,
+        resume: bool = False, save_every: int | None = None, card: dict | None = None, precision: str = "32-true",
+        accelerator: str = "auto", devices: int | str = 1, num_nodes: int = 1, strategy: str = "auto",
+        compile: bool = False, log_every: int = 10, watch: Callable[[dict], Any] | None = None,
+        progress: bool = True) -> History:
+    """Train `model` on `data`, in place, and return what happened. The model is left in eval mode, on its device.
+
+    model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()` -> dict of numbers
+    about the last batch, which are recorded every epoch. data: see `jetnb.batches`; its batches reach the model as
+    tuples of tensors on the device. epochs or steps: one of them. batch_size: jets per step, over all devices.
+
+    The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all steps) and falls to
+    zero on a cosine. weight_decay spares biases and norms. clip: largest norm of the gradient; None is 1, and with
+    16-mixed 0.1. parameters: param groups, dicts of "params" and, where they differ, "lr" and "weight_decay".
+    seed: order of jets, augmentation and dropout; initial weights are those of `model`. The same seed gives the same
+    numbers on the same CPU; on a GPU sums over a jet have no fixed order. torch's global generator is left as it was.
+
+    validation: data on which the mean loss is taken after every epoch, in eval mode and with the same random numbers
+    each time. measure(model): more numbers to take then. keep: "best" ends with the weights of the epoch that is best
+    by "validation_loss" (the lowest), or by the number `best_by` of `measure` (the highest), the first of equals;
+    "last", or no validation, with the last ones. patience: end after so many epochs in a row without a better one.
+
+    path: folder for checkpoints, of every epoch and every `save_every` steps, see `jetnb.checkpoints`; `card` is added
+    to theirs. The history grows in the file `<path>.history.jsonl` beside it. resume: go on where the checkpoint at
+    `path` is, if there is one, as if nothing had happened; a finished training is loaded and returned.
+    log_every: steps between records. watch(record): called after each, the last of an epoch with the validation in it;
+    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of JupyterLab): what was
+    learned is kept. progress: show a bar.
+
+    precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed", "auto", 4, 1,
+    "ddp". With several devices each takes its share of each batch: the gradient is that of one device as long as the
+    loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
+    which takes minutes to begin.
+
+    Raises `ValueError` for arguments that make no sense and a checkpoint of other settings, `FileExistsError` where
+    there is one and resume is False, `FloatingPointError` at the next record after a loss or gradient that is not
+    finite; no step with such a gradient changes the weights. With 16-mixed these steps are skipped, counted, and end
+    the training only when 50 follow on each other. Warns, once each, of gradients that explode and of collapse.
+    Taught in notebook 07.
+    """
+    arguments = dict(epochs=epochs, steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
+                     warmup=warmup, clip=clip, seed=seed, keep=keep, best_by=best_by, patience=patience,
+                     precision=precision)
+    _check(model, data, validation, measure, arguments, save_every, log_every)
+    if path is not None and not resume and Path(path).exists():
+        raise FileExistsError(f"path: {path} exists; pass resume=True to go on with that training, or choose another")
+    card = checkpoints.as_json(card or {})
+    from lightning.fabric import Fabric  # takes seconds, which those who only look at records need not wait
+
+    with _quiet():
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy,
+                        precision=precision)
+        done, weights = fabric.launch(_run, os.getpid(), model, data, arguments, dict(
+            parameters=parameters, validation=validation, measure=measure, path=path, resume=resume,
+            save_every=save_every, card=card, compile=compile, log_every=log_every, watch=watch, progress=progress))
+    if weights is not None:  # the training was in other processes
+        model.load_state_dict(safetensors.torch.load(weights))
+        model.eval()
+    return done
+
+
+def _run(fabric, caller: int, model: nn.Module, data, arguments: dict, options: dict) -> tuple[History, bytes | None]:
+    """The training, in each of the processes that share it."""
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        training = Training(fabric, model, data, arguments, **options)
+        training.run()
+    elsewhere = os.getpid() != caller  # in a process that was forked or spawned, with a copy of the model
+    return training.history, safetensors.torch.save(checkpoints.copies(model.state_dict())) if elsewhere else None
+
+
+def _check(model, data, validation, measure, arguments: dict, save_every, log_every) -> None:
+    def refuse(name, remedy, value=None):
+        raise ValueError(f"{name} is {arguments.get(name, value)!r}: {remedy}")
+
+    if not callable(getattr(model, "loss", None)):
+        raise ValueError(f"model is a {type(model).__name__} without a method loss(batch, *, generator=None): wrap it, "
+                         "e.g. in jetnb.models.heads.Classifier")
+    for name, jets in (("data", data), ("validation", validation)):
+        if jets is not None and len(jets) == 0:
+            raise ValueError(f"{name} has no jets")
+    if (arguments["epochs"] is None) == (arguments["steps"] is None):
+        raise ValueError(f"epochs is {arguments['epochs']} and steps is {arguments['steps']}: give one of them")
+    for name, value in {**arguments, "save_every": save_every, "log_every": log_every}.items():
+        if name in ("epochs", "steps", "batch_size", "patience", "save_every", "log_every") and value is not None \
+                and value < 1:
+            refuse(name, "it must be at least 1", value)
+        if name in ("lr", "clip") and value is not None and not value > 0:
+            refuse(name, "it must be positive")
+    if not 0 <= arguments["warmup"] < 1:
+        refuse("warmup", "it is a share of all steps, from 0 to below 1")
+    if not arguments["weight_decay"] >= 0:
+        refuse("weight_decay", "it must not be negative")
+    if arguments["keep"] not in ("best", "last"):
+        refuse("keep", 'it is "best" or "last"')
+    if arguments["best_by"] != "validation_loss" and measure is None:
+        refuse("best_by", "it names a number of measure, and there is no measure")
+    if arguments["patience"] and validation is None and arguments["best_by"] == "validation_loss":
+        refuse("patience", "it needs validation, or a measure named by best_by")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Leave out what Lightning says about devices and ranks: a notebook wants the history and nothing else."""
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
