@@ -26,6 +26,16 @@ def _parser() -> argparse.ArgumentParser:
                           help="the store to write, or a .parquet file; under data/derived without")
     simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
 
+    pretrain = commands.add_parser("pretrain", help="pretrain an encoder without labels and keep it as checkpoint")
+    pretrain.add_argument("strategy", choices=("jetclr",))
+    pretrain.add_argument("data", nargs="+", metavar="NAME", help="shipped samples, or paths of stores or files")
+    pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from them; all without")
+    pretrain.add_argument("--steps", type=int, required=True, metavar="N")
+    pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
+    pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
+    pretrain.add_argument("--seed", type=int, required=True, metavar="S")
+    pretrain.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint; goes on if it is there")
+
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
         dest="what", required=True, metavar="COMMAND")
     data.add_parser("list", help="the shipped samples and the published datasets by name")
@@ -57,6 +67,24 @@ def _simulate(args) -> int:
 
     store = production.simulate(args.name, n_jets=args.jets, seed=args.seed, path=args.out, processes=args.processes)
     print(f"{len(store):,} jets in {store.path}")
+    return 0
+
+
+def _pretrain(args) -> int:
+    import awkward as ak
+    import numpy as np
+
+    from jetnb import catalogue, jets, pretraining
+
+    samples = [catalogue.load(name) for name in args.data]
+    together = ak.concatenate(samples)
+    drawn = np.random.default_rng(args.seed).permutation(len(together))[:args.jets]
+    together = together[drawn]
+    made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(part)}
+            for part, about in zip(samples, map(jets.provenance, samples), strict=True)]
+    history = pretraining.jetclr(together, args.out, seed=args.seed, steps=args.steps, batch_size=args.batch_size,
+                                 lr=args.lr, resume=True, card={"drawn_from": made})
+    print(f"{history.reason}: loss {history.epochs[-1]['loss']:.3f} in {args.out}")
     return 0
 
 
@@ -129,7 +157,7 @@ def main(argv=None) -> int:
     for cannot be done."""
     args = _parser().parse_args(argv)
     try:
-        return {"run": _run, "simulate": _simulate, "data": _data}[args.command](args)
+        return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[args.command](args)
     except (ValueError, ModuleNotFoundError, OSError) as error:
         if not _is_ours(error) and not isinstance(error, FileNotFoundError):
             raise

@@ -1,0 +1,71 @@
+"""Pretraining in one call, and the way back from a checkpoint to an encoder: what notebook 07 builds by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import awkward as ak
+import torch
+
+from jetnb import augment, batches, checkpoints, inputs, training
+from jetnb import jets as J
+from jetnb.history import History
+from jetnb.models.encoder import Transformer
+from jetnb.models.particles import FromParticles
+from jetnb.strategies.contrastive import JetCLR
+
+HARDEST = 40
+ENCODER = {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}
+VIEWS = {"scale": 0.1, "width": 0.1, "n_max": 50}
+
+
+def particles(jets: ak.Array, *, hardest: int = HARDEST) -> batches.Packed:
+    """Particles of N jets, the `hardest` of each, and their labels, as data for training and embedding.
+
+    Returns `Packed(particles (T, 3): pt [GeV], deta, dphi [rad]; offsets; label (N,))`. Taught in notebook 07.
+    """
+    packed = map(torch.from_numpy, inputs.to_relative(jets))
+    x, offsets = augment.keep_hardest(*packed, n_max=hardest)
+    return batches.Packed(x, offsets, jets.label)
+
+
+def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:
+    """A new encoder of particles, with random weights, not yet fitted to any: a transformer of these settings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FromParticles(Transformer(**settings))
+
+
+def jetclr(jets: ak.Array, path, *, seed: int, encoder: Mapping = ENCODER, views: Mapping = VIEWS,
+           hardest: int = HARDEST, temperature: float = 0.1, card: Mapping | None = None, **options) -> History:
+    """Pretrain an encoder with JetCLR on `jets`, whose labels are not looked at, and keep it as checkpoint `path`.
+
+    encoder: settings of `models.encoder.Transformer`. views: those of `augment.views`. hardest: particles kept of each
+    jet. temperature: of the loss. card: what else the checkpoint shall say. options: those of `training.fit`, such as
+    steps, batch_size, lr, watch, resume. Returns the history; `load(path)` gives the encoder. Raises as
+    `training.fit` does. arXiv:2108.04253. Taught in notebook 07.
+    """
+    data = particles(jets, hardest=hardest)
+    model = JetCLR(build(encoder, seed=seed).fit(data.x, data.offsets), temperature=temperature,
+                   views=partial(augment.views, **views))
+    about = J.provenance(jets)
+    card = {"strategy": "JetCLR, arXiv:2108.04253", "encoder": dict(encoder), "views": dict(views), "hardest": hardest,
+            "temperature": temperature, "data": {name: about[name] for name in ("sample", "source")},
+            "jets": len(jets), **(card or {})}
+    return training.fit(model, data, path=path, seed=seed, card=card, **options)
+
+
+def load(path) -> tuple[FromParticles, dict]:
+    """The pretrained encoder of the checkpoint at `path`, in evaluation mode, and the card of the checkpoint.
+
+    Raises `FileNotFoundError` and `ValueError` as `checkpoints.load` does. Taught in notebook 08.
+    """
+    card = checkpoints.read_card(Path(path))
+    if "encoder" not in card:
+        raise ValueError(f"the card of {path} has no 'encoder', the settings to build it with: it is not a "
+                         "checkpoint of jetnb.pretraining")
+    encoder = build(card["encoder"], seed=0)
+    checkpoints.load(path, encoder, part="encoder")
+    return encoder.eval(), card
