@@ -3,11 +3,13 @@
 import io
 
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
-from jetnb import explore, widgets
+from jetnb import explore, substructure, widgets
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_jets_can_be_leafed_through(jets):
 
 def test_an_empty_window_is_said_in_the_picture(jets, monkeypatch):
     said = []
-    monkeypatch.setattr(widgets, "message", lambda ax, text: said.append(text))
+    monkeypatch.setattr(widgets.explorers, "message", lambda ax, text: said.append(text))
     panel = widgets.explore(jets)
     for name, value in (("particle", "forward_hadronic"), ("view", "average jet image"), ("view", "one jet"),
                         ("eta_range", (1.0, 1.0))):
@@ -90,3 +92,178 @@ def test_controls_wait_for_release_and_show_their_names(jets):
     for control in widgets.explore(jets).controls.values():
         assert getattr(control, "continuous_update", False) is False
         assert control.style.description_width == "130px" and len(control.description) <= 18
+
+
+def test_everything_that_was_public_still_is():
+    assert {"BIN_WIDTHS", "PT_STEPS", "VIEWS", "browse", "draw", "draw_jet", "draw_losses", "draw_selection", "explore",
+            "latent_explorer", "loss_plot", "message", "panel", "to_png"} <= set(vars(widgets))
+
+
+@pytest.fixture(scope="module")
+def xy():
+    return np.random.default_rng(0).normal(size=(100, 2))
+
+
+def size_of(png):
+    return Image.open(io.BytesIO(png)).size
+
+
+def test_a_selection_changes_the_picture_and_the_words(jets, xy):
+    explorer = widgets.latent_explorer(xy, jets, method="UMAP")
+    pictures = [explorer.image.value]
+    assert "Nothing is selected" in explorer.scatter.status
+    for chosen, wanted in (([3, 1, 4], [1, 3, 4]), (np.asarray(jets.label) == 1, np.arange(1, 100, 2)),
+                           (np.arange(100), np.arange(100))):
+        explorer.select(chosen)
+        pictures.append(explorer.image.value)
+        np.testing.assert_array_equal(explorer.scatter.indices, wanted)
+    assert len(set(pictures)) == 4 and len({size_of(one) for one in pictures}) == 1
+    assert explorer.scatter.status == "100 of 100 jets selected: QCD 50 (50%), TTBar 50 (50%)"
+    explorer.select([])
+    assert explorer.image.value == pictures[0] and "Nothing is selected" in explorer.scatter.status
+
+
+def test_the_browser_may_send_a_memoryview(jets, xy):
+    explorer = widgets.latent_explorer(xy, jets)
+    state = {"selection": memoryview(np.array([5, 6], "<i4").tobytes())}
+    explorer.scatter.set_state(state)
+    np.testing.assert_array_equal(explorer.scatter.indices, [5, 6])
+    assert explorer.scatter.status.startswith("2 of 100 jets")
+
+
+def test_a_jet_that_is_pointed_at_is_drawn(jets, xy):
+    explorer = widgets.latent_explorer(xy, jets)
+    pictures = {explorer.hover_image.value}
+    for jet in (7, 99):
+        explorer.scatter.hover = jet
+        pictures.add(explorer.hover_image.value)
+    explorer.scatter.hover = -1  # away from all
+    assert len(pictures) == 3 and explorer.hover_image.value in pictures
+
+
+def test_the_map_can_be_coloured_by_every_quantity(jets, xy):
+    score = np.linspace(0, 1, 100)
+    explorer = widgets.latent_explorer(xy, jets, table={"score": score, "tau21": score})
+    menu, scatter = explorer.controls["colour"], explorer.scatter
+    assert [value for _, value in menu.options] == ["class", "pt", "mass", "tau21", "tau32", "n_constituents", "score"]
+    np.testing.assert_array_equal(np.frombuffer(scatter.colours, "u1"), jets.label)
+    assert scatter.palette == scatter.class_colours and scatter.bar == {}
+    menu.value = "tau21"  # that of the table, not of the jets
+    place = np.frombuffer(scatter.colours, "u1").astype(int)
+    assert (np.diff(place) >= 0).all() and (place[0], place[-1], len(scatter.palette)) == (0, 63, 64)
+    assert "21" in scatter.bar["label"] and scatter.bar["low"] == "&lt; 0.01" and scatter.bar["high"] == "&gt; 0.99"
+    menu.value = "class"
+    assert scatter.bar == {}
+
+
+def test_names_are_safe_to_show(jets, xy):
+    explorer = widgets.latent_explorer(xy, jets, table={"a<b>": xy[:, 0]})
+    explorer.controls["colour"].value = "a<b>"
+    assert explorer.scatter.bar["label"] == "a&lt;b&gt;"
+    assert explorer.scatter.names == ["QCD", "TTBar"] and all("<math" in label for label in explorer.scatter.labels)
+    assert explorer.scatter.source == "toy (simulation)"
+
+
+def test_the_static_companion_shows_the_selection_and_the_rest(jets):
+    chosen, table = np.arange(0, 100, 3), {"mass": np.where(np.arange(100) % 3, 40.0, 200.0)}
+    _, ax = plt.subplots(figsize=widgets.latents.SIZE)
+    assert widgets.draw_selection(ax, jets, chosen, table=table) is ax
+    assert ax.get_title(loc="left") == "toy (simulation)"
+    first, second, _, *features, _ = ax.child_axes
+    assert (first.get_title(), second.get_title()) == ("selection: 34 jets", "the rest: 66 jets")
+    images = np.asarray(substructure.images(jets, 32))
+    for one, part in ((first, images[chosen]), (second, np.delete(images, chosen, axis=0))):
+        mean, shown = part.mean(axis=0).T, one.images[0].get_array()
+        np.testing.assert_allclose(shown[mean > shown.min()], mean[mean > shown.min()], rtol=1e-4)
+    mass = next(one for one in features if one.get_xlabel() == r"jet $m$ [GeV]")
+    selection, rest = (patch.get_data() for patch in mass.patches if not patch.get_fill())
+    assert selection.edges[selection.values.argmax()] == 200 and selection.values.max() == 1
+    assert rest.edges[rest.values.argmax()] == 40 and rest.values.max() == 1
+    plt.close("all")
+
+
+@pytest.mark.parametrize("indices", [[100], [-1], [0.5], ["a"]])
+def test_a_selection_must_be_of_these_jets(jets, indices):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match="from 0 to 99"):
+        widgets.draw_selection(ax, jets, indices)
+    plt.close("all")
+
+
+def test_points_must_fit_the_jets(jets, xy):
+    with pytest.raises(ValueError, match=r"xy has shape \(99, 2\), but must be \(100, 2\)"):
+        widgets.latent_explorer(xy[1:], jets)
+    with pytest.raises(ValueError, match="score has shape .3,., but there are 100 jets"):
+        widgets.latent_explorer(xy, jets, table={"score": np.ones(3)})
+
+
+RECORDS = [{"step": i, "epoch": i // 50, "loss": 10 * 0.97**i + 0.1, "lr": 1e-3 * i, "gradient_norm": 1.0,
+            "jets_per_second": 2e3, **({"validation_loss": 10 * 0.97**i} if i % 50 == 0 else {})} for i in range(200)]
+
+
+def test_losses_are_drawn_with_all_that_is_known():
+    _, ax = plt.subplots()
+    widgets.draw_losses(ax, RECORDS)
+    main, *small = ax.child_axes
+    loss, mean, validation = main.lines
+    np.testing.assert_allclose(loss.get_data(), [[r["step"] for r in RECORDS], [r["loss"] for r in RECORDS]])
+    x, y = mean.get_data()
+    np.testing.assert_allclose(y[0], np.mean([r["loss"] for r in RECORDS[:5]]))
+    assert x[0] == 4 and list(validation.get_xdata()) == [0, 50, 100, 150]
+    assert main.get_yscale() == "log" and main.get_ylabel() == "loss (log scale)"
+    assert [one.get_title(loc="left") for one in small] == ["learning rate", "gradient norm", "jets / s"]
+    plt.close("all")
+
+
+@pytest.mark.parametrize("losses", [[3.0, 2.9], [-1.0, 5.0], [float("nan"), 1.0], [float("nan")] * 3])
+def test_the_axis_of_losses_is_linear_where_a_logarithm_makes_no_sense(losses):
+    _, ax = plt.subplots()
+    widgets.draw_losses(ax, [{"loss": loss} for loss in losses])
+    main, = ax.child_axes
+    assert main.get_yscale() == "linear" and list(main.lines[0].get_xdata()) == list(range(len(losses)))
+    plt.close("all")
+
+
+def test_the_loss_plot_follows_and_stops():
+    plot = widgets.loss_plot()
+    pictures = {plot.image.value}
+    assert plot(RECORDS[0]) is False
+    pictures.add(plot.image.value)
+    assert not any(plot(record) for record in RECORDS[1:100])
+    assert plot.image.value in pictures  # not half a second later
+    plot.button.click()
+    assert plot(RECORDS[100]) is True and plot.button.disabled
+    pictures.add(plot.image.value)
+    assert len(pictures) == 3 and plot.records == RECORDS[:101]
+    assert "step 100" in plot.status.value and "stopped" in plot.status.value
+
+
+def test_a_loss_plot_is_drawn_at_most_every_half_second(monkeypatch):
+    now, drawn = [0.0], []
+    monkeypatch.setattr(widgets.monitor.time, "monotonic", lambda: now[0])
+    plot = widgets.loss_plot()
+    monkeypatch.setattr(plot, "_picture", lambda: drawn.append(now[0]) or b"")
+    for record in RECORDS:
+        now[0] += 0.1
+        plot(record)
+    assert min(np.diff(drawn)) > 0.49 and 30 < len(drawn) < 41  # in 20 s
+    plot.close()
+    assert drawn[-1] == now[0] and plot.button.disabled
+
+
+HEADLESS = """
+from jetnb import widgets
+plot = widgets.loss_plot()
+for step in range(200):
+    assert plot({"step": step, "loss": 1 / (1 + step), "lr": 1e-3}) is False
+plot.close()
+plot.panel
+"""
+
+
+def test_a_notebook_without_a_browser_does_not_stall(tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in [HEADLESS, HEADLESS] + ["print('after')"]]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3",
+                            resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert notebook.cells[-1].outputs[0].text == "after\n"

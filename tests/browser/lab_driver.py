@@ -47,12 +47,16 @@ class Lab:
 
 
 @contextlib.contextmanager
-def jupyterlab(root, *, scratch):
-    """A server over the folder root, its settings and its log in the folder scratch; stopped at the end."""
+def jupyterlab(root, *, scratch, kernels=None):
+    """A server over the folder root, its settings and its log in the folder scratch; stopped at the end.
+
+    kernels: settings of JupyterLab for kernels, such as {"commsOverSubshells": "disabled"}.
+    """
     scratch, token = Path(scratch), secrets.token_hex(16)
-    settings = scratch / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps(NO_NEWS))
+    settings = scratch / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(NO_NEWS))
+    (settings / "kernels-settings.jupyterlab-settings").write_text(json.dumps(kernels or {}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -103,10 +107,14 @@ class Reader:
         if not url.startswith(LOCAL):
             self.outside.append(url)
 
-    def run_all(self, *, timeout=240):
-        """Run All Cells, wait until nothing runs, save; returns the notebook as saved."""
+    def start_all(self):
+        """Run All Cells."""
         self.page.get_by_role("menuitem", name="Run", exact=True).first.click()
         self.page.get_by_text("Run All Cells", exact=True).click()
+
+    def run_all(self, *, timeout=240):
+        """Run All Cells, wait until nothing runs, save; returns the notebook as saved."""
+        self.start_all()
         end = time.monotonic() + timeout
         while True:
             self.page.wait_for_function(NOTHING_RUNS, timeout=timeout * 1000)
@@ -116,9 +124,9 @@ class Reader:
             if not waiting_cells(saved) or failed_cells(saved) or time.monotonic() > end:
                 return saved
 
-    def picture(self):
-        """The bytes, as text, of the first picture of an interactive panel."""
-        image = self.page.locator("img.widget-image").first
+    def picture(self, number=0):
+        """The bytes, as text, of a picture of an interactive panel, counted from 0."""
+        image = self.page.locator("img.widget-image").nth(number)
         image.scroll_into_view_if_needed()
         # The address is read where it is fetched: a panel that draws meanwhile withdraws the one before.
         return image.evaluate("""image => fetch(image.src).then(answer => answer.arrayBuffer())
@@ -128,9 +136,13 @@ class Reader:
         """Whether the picture becomes another within timeout seconds of the action, and stays a picture."""
         before = self.picture()
         action()
+        return self.becomes_another(before, timeout=timeout)
+
+    def becomes_another(self, before, number=0, *, timeout=30):
+        """Whether a picture is, or becomes within timeout seconds, another than before, and a picture."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            if len(now := self.picture()) > 1000 and now != before:
+            if len(now := self.picture(number)) > 1000 and now != before:
                 return True
             time.sleep(0.1)
         return False

@@ -1,0 +1,23 @@
+"""Interactive panels: controls above a picture, redrawn as PNG bytes in an `ipywidgets.Image`.
+
+`ipywidgets.Output` and `interact` are avoided: they flicker, and stall a notebook that runs without a browser.
+Each panel has its drawing function beside it, which draws the same figure on a page without a kernel.
+"""
+
+from jetnb.widgets.explorers import (
+    BIN_WIDTHS,
+    PT_STEPS,
+    VIEWS,
+    browse,
+    draw,
+    draw_jet,
+    explore,
+    message,
+    panel,
+    to_png,
+)
+from jetnb.widgets.latents import draw_selection, latent_explorer
+from jetnb.widgets.monitor import LossPlot, draw_losses, loss_plot
+
+__all__ = ["BIN_WIDTHS", "PT_STEPS", "VIEWS", "LossPlot", "browse", "draw", "draw_jet", "draw_losses", "draw_selection",
+           "explore", "latent_explorer", "loss_plot", "message", "panel", "to_png"]
