@@ -7,6 +7,7 @@ import hashlib
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
-        return self.model.loss(batch, generator=generator)
+    def forward(self, given: SimpleNamespace) -> Tensor:  # from which DDP takes nothing to move to a GPU
+        return self.model.loss(given.batch, generator=given.generator)
 
 
 class Training:
@@ -131,7 +132,9 @@ class Training:
         # Where the CPU trains too, a thread would only take turns with it.
         loader = batches.prefetch(data, mine, ahead=4 if gpu else 0, pin=gpu)
         for batch, own, indices in zip(loader, mine, whole, strict=True):
-            batch = tuple(tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
+            x, offsets, *targets = batch  # models want offsets on the CPU: reading them elsewhere means waiting
+            x, *targets = (tensor.to(self.fabric.device, non_blocking=True) for tensor in (x, *targets))
+            batch = x, offsets, *targets
             yield batch, n * len(own) / len(indices)
 
     def _step(self, batch: tuple[Tensor, ...], share: float) -> None:
@@ -140,7 +143,7 @@ class Training:
         factor = optimisation.learning_rate(self.step, self.n_steps, self.arguments["warmup"])
         for group, base in zip(self.raw.param_groups, self.base, strict=True):
             group["lr"] = base * factor
-        loss = self.loss(batch, self.generator)
+        loss = self.loss(SimpleNamespace(batch=batch, generator=self.generator))
         self.fabric.backward(loss if share == 1 else share * loss)
         norm = self.fabric.clip_gradients(self.loss, self.optimizer, max_norm=self.arguments["clip"],
                                           error_if_nonfinite=False)

@@ -2,8 +2,10 @@
 
 A batch is `particles` (T, 3), the columns pt in GeV, deta and dphi (in rad) relative to the jet axis, and `offsets`
 (B + 1,): jet b is `particles[offsets[b]:offsets[b + 1]]`. Every function returns a new pair (particles, offsets) and
-draws from `generator`, on the device of the particles; None stands for torch's global one. deta and dphi are treated as
-a plane: nothing is wrapped at pi, from which the jets that these functions are made for stay away.
+draws from `generator`, on the device of the particles; None stands for torch's global one. Offsets stay on the CPU
+where the particles are on a GPU: how long jets are decides how long arrays are, and asking a GPU means waiting for it.
+deta and dphi are treated as a plane: nothing is wrapped at pi, from which the jets that these functions are made for
+stay away.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from jetnb._devices import send
 
 Batch = tuple[Tensor, Tensor]
 HARDEST = 1 - 2**-20  # the largest share of one half: the other keeps a pt above zero, so that its logarithm is finite
@@ -48,7 +52,8 @@ def translate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator 
     n = _count(particles, offsets)
     _at_least_zero(width=width)
     inside = particles[:, 1:].contiguous()
-    low, high = (torch.segment_reduce(inside, edge, offsets=offsets) for edge in ("min", "max"))  # (B, 2)
+    edges = send(offsets, particles.device)
+    low, high = (torch.segment_reduce(inside, edge, offsets=edges) for edge in ("min", "max"))  # (B, 2)
     shift = (high - low) * width * (2 * _rand(particles, len(n), 2, generator=generator) - 1)
     moved = particles.clone()
     moved[:, 1:] += _spread(shift, n, particles)  # the shift of an empty jet is not a number, and goes nowhere
@@ -94,13 +99,12 @@ def split_collinear(particles: Tensor, offsets: Tensor, *, generator: torch.Gene
         _at_least_zero(n_max=n_max)
         n_split = torch.minimum(n_split, (n_max - n).clamp(min=0))
     # Whole numbers sort the jets in their order and their particles at random; the first n_split of a jet are taken.
-    jet = _spread(torch.arange(len(n), device=n.device), n, particles)  # (T,)
+    jet = _spread(torch.arange(len(n), device=particles.device), n, particles)  # (T,)
     key = (jet << 31) + torch.randint(2**31, jet.shape, generator=generator, device=jet.device)
-    place = torch.arange(len(jet), device=jet.device)
-    chosen = key.argsort()[place < _spread(offsets[:-1] + n_split, n, particles)]
-    copies = torch.ones_like(place)
+    chosen = key.argsort()[send(_first(n_split, offsets), jet.device)]
+    copies = torch.ones_like(jet)
     copies[chosen] = 2
-    split = particles.repeat_interleave(copies, dim=0)  # (T', 3)
+    split = particles.repeat_interleave(copies, dim=0, output_size=len(particles) + int(n_split.sum()))  # (T', 3)
     # The harder half is drawn: the difference to a number less than twice as large is exact in floating point.
     pt = particles[chosen, 0]
     hard = pt * (0.5 + 0.5 * _rand(particles, len(pt), generator=generator)).clamp(max=HARDEST)
@@ -118,8 +122,7 @@ def keep_hardest(particles: Tensor, offsets: Tensor, *, n_max: int) -> Batch:
     n = _count(particles, offsets)
     _at_least_zero(n_max=n_max)
     kept = n.clamp(max=n_max)
-    place = torch.arange(len(particles), device=particles.device)
-    return particles[place < _spread(offsets[:-1] + kept, n, particles)], torch.cat([offsets[:1], kept.cumsum(0)])
+    return particles[send(_first(kept, offsets), particles.device)], torch.cat([offsets[:1], kept.cumsum(0)])
 
 
 def views(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, scale: float = 0.1,
@@ -150,8 +153,7 @@ def _count(particles: Tensor, offsets: Tensor) -> Tensor:
         raise ValueError(f"offsets is {offsets.dtype} of shape {tuple(offsets.shape)}, but must be int64 of shape "
                          "(B + 1,): where each jet starts, and the end")
     n = offsets.diff()
-    # On a GPU looking at values would stop the queue; there a wrong batch fails later.
-    if offsets.device.type == "cpu" and (offsets[0] != 0 or offsets[-1] != len(particles) or (n < 0).any()):
+    if (offsets[0] != 0 or offsets[-1] != len(particles) or (n < 0).any()):
         raise ValueError(f"offsets runs from {int(offsets[0])} to {int(offsets[-1])}, but must rise from 0 to "
                          f"{len(particles)}, the number of particles: take both from the same batch")
     return n
@@ -169,4 +171,10 @@ def _rand(like: Tensor, *shape: int, generator: torch.Generator | None) -> Tenso
 
 def _spread(values: Tensor, n: Tensor, particles: Tensor) -> Tensor:
     """Values of jets (B, ...) given to each of their particles (T, ...)."""
-    return values.repeat_interleave(n, dim=0, output_size=len(particles))
+    return values.repeat_interleave(send(n, values.device), dim=0, output_size=len(particles))
+
+
+def _first(count: Tensor, offsets: Tensor) -> Tensor:
+    """The places of the first `count` (B,) particles of each jet."""
+    begin = offsets[:-1] - (count.cumsum(0) - count)
+    return begin.repeat_interleave(count) + torch.arange(int(count.sum()), device=offsets.device)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jetnb._devices import send
+
 
 def check(x: Tensor, offsets: Tensor, n_features: int) -> np.ndarray:
     """Lengths (B,) of the jets of a packed batch; `ValueError` where x (T, F) and offsets (B+1,) do not fit."""
@@ -46,7 +48,7 @@ def select(x: Tensor, offsets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
     """For each of T constituents the number of its jet, (T,)."""
-    return torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device)
+    return send(torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)), device)
 
 
 def wide(values: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def rectangles(lengths: np.ndarray, step: int, device: torch.device, *, token: b
     shapes, masks, used = [], [], 0
     for width, n in zip(*(values.tolist() for values in np.unique(widths, return_counts=True)), strict=True):
         mask = real[used:used + n * width]
-        masks.append(None if mask.all() else torch.from_numpy(mask.reshape(n, 1, 1, width)).to(device))
+        masks.append(None if mask.all() else send(torch.from_numpy(mask.reshape(n, 1, 1, width)), device))
         shapes.append((n, width))
         used += n * width
-    return Rectangles(torch.from_numpy(slots).to(device), torch.from_numpy(back).to(device), shapes, masks)
+    return Rectangles(send(torch.from_numpy(slots), device), send(torch.from_numpy(back), device), shapes, masks)

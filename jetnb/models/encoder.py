@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jetnb._devices import send
 from jetnb.models import _packed
 from jetnb.models._fast import Linear, drop
 from jetnb.models._packed import pack, pad, select
@@ -75,7 +76,7 @@ class Transformer(nn.Module):
         if self.pool == "attention":
             return h, self._attend(h, jet, len(lengths))
         total = _packed.total(h, jet, len(lengths))
-        return h, total / torch.from_numpy(lengths).to(total).clamp(min=1)[:, None]
+        return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
 
     def _attend(self, h: Tensor, jet: Tensor, n_jets: int) -> Tensor:
         """Each head's mean of values (T, D), weighted by the softmax over the jet of its query times keys: (B, D)."""
