@@ -1,6 +1,10 @@
-"""Copies to an accelerator that nobody waits for."""
+"""Memory: copies to an accelerator that nobody waits for, and what glibc keeps of the memory of a CPU."""
 
 from __future__ import annotations
+
+import ctypes
+import sys
+import time
 
 import torch
 from torch import Tensor
@@ -11,3 +15,16 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def tidy(last: float, *, every: float = 20.0) -> float:
+    """Give memory that is free back to the system, if `last` time is `every` seconds ago; returns when it last was.
+
+    glibc keeps it, in pieces that no batch of another size fits into: a training would grow to many times its need.
+    Elsewhere than on Linux it does nothing.
+    """
+    if (now := time.perf_counter()) < last + every:
+        return last
+    if sys.platform == "linux" and (release := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        release(0)
+    return now

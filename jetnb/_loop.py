@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from jetnb import batches, checkpoints, history, optimisation
+from jetnb import _devices, batches, checkpoints, history, optimisation
 from jetnb._watchdog import Watchdog
 from jetnb.history import History
 
@@ -64,7 +64,7 @@ class Training:
             loss.compile(dynamic=True)
         self.loss, self.optimizer = fabric.setup(loss, self.raw)
         self.generator = torch.Generator(fabric.device)
-        self.history, self.step, self.seconds, self.best = History(), 0, 0.0, None
+        self.history, self.step, self.seconds, self.best, self.tidied = History(), 0, 0.0, None, 0.0
         self.card = {**card, "training": self.arguments}
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.watchdog = Watchdog(tolerant=half)
@@ -184,6 +184,7 @@ class Training:
         self._write("steps", record)
         self.bar.set_postfix(epoch=f"{record['epoch']}/{self.n_epochs}", loss=f"{record['loss']:.4g}", refresh=False)
         self.bar.update(self._jets(self.step) - self.bar.n)
+        self.tidied = _devices.tidy(self.tidied)
         return dict(record)
 
     def _end_epoch(self, epoch: int) -> dict:

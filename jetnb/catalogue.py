@@ -180,7 +180,7 @@ def derived() -> Path:
 
 
 def verify_shipped() -> list[str]:
-    """Check `data/*.parquet` against `data/SHA256SUMS`; returns the names of the files that are right.
+    """Check samples and checkpoints in `data` against `data/SHA256SUMS`; returns the names of those that are right.
 
     Raises `FileNotFoundError` for a file that is missing and `ValueError` for one that is changed or not in
     the list, saying what to do.
@@ -192,7 +192,7 @@ def verify_shipped() -> list[str]:
     for line in sums.read_text().splitlines():
         digest, _, name = line.partition(" ")
         listed[name.strip().removeprefix("*").removeprefix("./").removeprefix("data/")] = digest
-    listed = {name: digest for name, digest in listed.items() if name.endswith(".parquet")}
+    listed = {name: digest for name, digest in listed.items() if name.endswith((".parquet", ".safetensors"))}
     if extra := sorted({path.name for path in DATA.glob("*.parquet")} - listed.keys()):
         raise ValueError(f"{DATA / extra[0]} is not in {sums}: remove it, or add the line that "
                          f"`sha256sum {extra[0]}` prints")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 # PyTorch itself uses this in compiled models; where it is not built in, linear layers are as quick as they were
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_ROWS = 256
 
 
 class Linear(nn.Linear):
@@ -33,14 +34,20 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _ONEDNN(x, weight, bias, "none", [], "")
+        return _product(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
         (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
-        return (_ONEDNN(gradient.contiguous(), weight.t().contiguous(), None, "none", [], "") if for_x else None,
+        return (_product(gradient.contiguous(), weight.t().contiguous(), None) if for_x else None,
                 gradient.t() @ x if for_weight else None, gradient.sum(0) if for_bias else None)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """By oneDNN, in whole blocks of rows: it keeps something for each shape, and batches are of all lengths."""
+    more = -len(x) % _ROWS
+    return _ONEDNN(F.pad(x, (0, 0, 0, more)) if more else x, weight, bias, "none", [], "")[:len(x)]
 
 
 def drop(values: Tensor, p: float) -> Tensor:

@@ -6,6 +6,7 @@ into the network, together with its scaling: a checkpoint then holds all that it
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ class FromParticles(nn.Module):
 
         Raises `ValueError` for no particles and for inputs that are not finite or do not vary.
         """
-        x = _inputs(torch.as_tensor(particles).float(), torch.as_tensor(offsets)).double()  # (T, 5)
+        particles, offsets = torch.tensor(np.asarray(particles, np.float32)), torch.tensor(np.asarray(offsets))
+        x = _inputs(particles, offsets).double()  # (T, 5)
         width = x.std(0, correction=0) if len(x) else x.new_full((len(FEATURES),), torch.nan)
         if not (width > 0).all() or not width.isfinite().all():
             at = int(torch.argmin((width > 0).int() * width.isfinite()))
