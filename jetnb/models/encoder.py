@@ -26,6 +26,7 @@ class Transformer(nn.Module):
     expansion: width of the hidden layer of a block over D. dropout: of what each block adds.
     pool: how constituents make the vector of their jet: their "mean"; the output of a learned jet "token" that takes
     part in all layers; or "attention" with one learned query per head after the last layer.
+    causal: a constituent sees those before it in its jet and itself, not those after it: then their order matters.
     step: attention rectangles are a multiple of it wide; None is 1 on a CPU, where padding costs more than calls, and
     8 elsewhere. The result does not depend on it but for rounding.
 
@@ -40,7 +41,7 @@ class Transformer(nn.Module):
     """
 
     def __init__(self, n_features: int, *, dim: int = 128, n_layers: int = 4, n_heads: int = 8, expansion: int = 4,
-                 dropout: float = 0.0, pool: str = "mean", step: int | None = None):
+                 dropout: float = 0.0, pool: str = "mean", causal: bool = False, step: int | None = None):
         super().__init__()
         _positive(n_features=n_features, n_layers=n_layers, n_heads=n_heads, expansion=expansion, step=step or 1)
         if dim < 8 or dim % (8 * n_heads):
@@ -48,7 +49,10 @@ class Transformer(nn.Module):
                              "kernels want heads of a multiple of 8")
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r} is unknown: use one of {', '.join(POOLS)}")
-        self.n_features, self.dim, self.n_heads, self.pool, self.step = n_features, dim, n_heads, pool, step
+        if causal and pool == "token":
+            raise ValueError("pool is 'token' with causal: the token comes first and would see nothing; use 'mean'")
+        self.n_features, self.dim, self.n_heads = n_features, dim, n_heads
+        self.pool, self.causal, self.step = pool, causal, step
         self.embed = Linear(n_features, dim)
         self.blocks = nn.ModuleList(Block(dim, n_heads, expansion, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
@@ -68,7 +72,7 @@ class Transformer(nn.Module):
         plan = _packed.rectangles(lengths, step, x.device, token=token)
         h = h.index_select(0, plan.slots)  # (S, D)
         for block in self.blocks:
-            h = block(h, plan)
+            h = block(h, plan, causal=self.causal)
         h = self.norm(h).index_select(0, plan.back)  # (T, D), with tokens (T + B, D)
         if token:
             return h[:len(x)], h[len(x):]
@@ -96,16 +100,17 @@ class Block(nn.Module):
         self.expand, self.contract = Linear(dim, expansion * dim), Linear(expansion * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, plan: _packed.Rectangles) -> Tensor:
-        h = h + self.dropout(self.project(attend(self.qkv(self.attention_norm(h)), plan, self.n_heads)))
+    def forward(self, h: Tensor, plan: _packed.Rectangles, *, causal: bool = False) -> Tensor:
+        h = h + self.dropout(self.project(attend(self.qkv(self.attention_norm(h)), plan, self.n_heads, causal=causal)))
         return h + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(h)))))
 
 
 def attend(qkv: Tensor, plan: _packed.Rectangles, n_heads: int, *, biases: list[Tensor] | None = None,
-           dropout: float = 0.0) -> Tensor:
+           dropout: float = 0.0, causal: bool = False) -> Tensor:
     """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
 
     biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
+    causal: only to those before it and itself, without biases; padding comes last, so nothing real sees it.
     """
     dtype = qkv.dtype
     if qkv.device.type == "cpu":
@@ -117,7 +122,8 @@ def attend(qkv: Tensor, plan: _packed.Rectangles, n_heads: int, *, biases: list[
                                           plan.masks if biases is None else biases, strict=True):
             q, k, v = part.view(n, width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, L, D / heads) each
             if biases is None or qkv.device.type != "cpu":
-                part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+                part = F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else bias, dropout_p=dropout,
+                                                      is_causal=causal)
             else:  # there it has no kernel for a bias that is learned
                 q, k, v = (values.reshape(n * n_heads, width, -1) for values in (q, k, v))
                 score = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)

@@ -1,0 +1,228 @@
+"""Drawing new jets from a `generator.Generator`, token by token, with what was computed kept in a cache."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from jetnb.models import _fast
+from jetnb.models._packed import wide
+from jetnb.models.generator import Generator
+
+# Rows of a batch are filled up to a multiple of it: matrix products of a row or two round otherwise than those of more,
+# and oneDNN keeps a kernel for each number of rows.
+ROWS = 8
+
+
+@torch.no_grad()
+def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1.0, top_k: int | None = None,
+             top_p: float | None = None, labels=None, max_length: int | None = None, batch_size: int = 128,
+             features: Callable[[Tensor], Tensor] | None = None, dtype: torch.dtype | None = None,
+             progress: bool = True) -> tuple[Tensor, Tensor]:
+    """Draw jets: tokens (T,) int64 and offsets (n_jets + 1,) int64, on the CPU.
+
+    seed: jet b is a function of it and b, not of `batch_size` or `n_jets`, up to the rounding of other kernels.
+    temperature: divides logits; below 1 likely tokens become likelier. top_k: draw from the k likeliest alone. top_p:
+    from as few of the likeliest as make this share of the probability, arXiv:1904.09751. All act on stop too; none
+    of them, the default, draws what was learned. labels: one class of the model, or one for each jet, -1 for none.
+    max_length: tokens at most; None is that of the model. Warns how many jets did not stop by then, if any.
+    batch_size: jets at a time; a jet that stops leaves the batch. features: for a model with n_features, from tokens
+    (n,) int64 to features (n, F), e.g. `lambda tokens: table[tokens]` of what the tokenizer decodes.
+    dtype: torch.bfloat16 for weights and cache of half the size, which changes what is drawn a little.
+    Raises `ValueError` for arguments that make no sense. Taught in notebook 05.
+
+    >>> tokens, offsets = generate(Generator(4, dim=32, n_layers=1, n_heads=4), 3, seed=1, progress=False)
+    >>> len(tokens) == offsets[-1]
+    tensor(True)
+    """
+    encoder = model.encoder
+    max_length = encoder.max_length if max_length is None else max_length
+    label = _check(model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features)
+    training = model.training
+    share = partial(probabilities, temperature=temperature, top_k=top_k, top_p=top_p)
+    device = model.head.weight.device
+    if device.type == "mps":  # has no float64
+        device = torch.device("cpu")
+    if dtype is not None or device != model.head.weight.device:
+        model = copy.deepcopy(model).to(device, dtype)
+    parts, unfinished = [], 0
+    try:
+        model.eval()
+        with tqdm(total=n_jets, unit=" jets", disable=not progress) as bar:
+            for first in range(0, n_jets, batch_size):
+                jets = range(first, min(first + batch_size, n_jets))
+                uniform = np.stack([np.random.default_rng([seed, jet]).integers(2**32, size=max_length + 1)
+                                    for jet in jets]) / 2**32  # so below 1 that times a total it is below the total
+                tokens = torch.full((len(jets), max_length + 1), encoder.n_codes, device=device)
+                _fill(tokens, torch.from_numpy(uniform).to(device), model, label[first:first + batch_size].to(device),
+                      features, share, bar)
+                unfinished += int((tokens[:, -1] != encoder.n_codes).sum())
+                parts.append(tokens[:, :-1].cpu())
+    finally:
+        model.train(training)
+    if unfinished:
+        warnings.warn(f"{unfinished} of {n_jets} jets did not stop within {max_length} tokens and are cut there: they "
+                      "are shorter than the model would have them", stacklevel=3)
+    tokens = torch.cat(parts) if parts else torch.empty(0, max_length, dtype=torch.int64)
+    real = tokens != encoder.n_codes  # (n_jets, max_length)
+    return tokens[real], F.pad(real.sum(1).cumsum(0), (1, 0))
+
+
+def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None,
+                  top_p: float | None = None) -> Tensor:
+    """What to draw with, of logits (B, V): (B, V), at least in float32, of any sum. Arguments as in `generate`.
+
+    Of tokens that are equally likely at the edge of top_k all stay.
+    """
+    logits = wide(logits)
+    if temperature != 1:
+        logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    share = logits.softmax(1)
+    if top_p is not None and top_p < 1:
+        ranked, order = share.sort(dim=1, descending=True, stable=True)
+        beyond = ranked.cumsum(1) - ranked >= top_p  # what comes before is enough
+        share = share.masked_fill(beyond.scatter(1, order, beyond), 0)
+    return share
+
+
+def draw(share: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens (B,) drawn with probabilities `share` (B, V), of any sum, from uniform (B,), float64 in [0, 1).
+
+    The cumulative sum is inverted: first that over blocks of tokens, then that within the block it leads to, since
+    one over all V tokens takes longer than all else that is done to logits.
+    """
+    width = math.isqrt(share.shape[1]) + 1
+    blocks = F.pad(share, (0, -share.shape[1] % width)).unflatten(1, (-1, width))
+    block, rest = _invert(blocks.sum(2), uniform)
+    within, _ = _invert(blocks[torch.arange(len(share), device=share.device), block], rest)
+    return block * width + within
+
+
+def _invert(share: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Where uniform (B,) falls among the parts of share (B, n), and how far into that part, in [0, 1)."""
+    total = share.cumsum(1, dtype=torch.float64)
+    goal = uniform[:, None] * total[:, -1:]
+    at = torch.searchsorted(total, goal, right=True)  # the first part that ends beyond, so one that is not empty
+    left = total.gather(1, at) - goal
+    return at[:, 0], (1 - left / share.gather(1, at))[:, 0].clamp(0, 1 - 2**-40)
+
+
+def _fill(tokens: Tensor, uniform: Tensor, model: Generator, label: Tensor, features, share, bar) -> None:
+    """Draw tokens (B, L + 1), one column after the other; the last is only to see whether a jet stops.
+
+    Jets that go on are kept in the first rows of the cache: those behind move into the rows of jets that stopped.
+    """
+    n_jets, n_steps = tokens.shape
+    encoder = model.encoder
+    cache = Cache(encoder, n_jets + -n_jets % ROWS, n_steps)
+    jet = torch.arange(n_jets, device=tokens.device)  # of each row
+    h = encoder.start(label + 1)
+    for step in range(n_steps):
+        if step:
+            last = tokens[jet, step - 1]
+            h = encoder.embed(last if features is None else features(last).to(h.dtype))
+        spare = -len(h) % ROWS
+        h, chance = cache.advance(F.pad(h, (0, 0, 0, spare))), F.pad(uniform[jet, step], (0, spare))
+        # on a CPU few rows at a time, since logits that do not fit the caches cost more than their products
+        size = 4 * ROWS if h.device.type == "cpu" else len(h)
+        drawn = torch.cat([draw(share(_apply(model.head, rows)), at) for rows, at in zip(
+            h.split(size), chance.split(size), strict=True)])[:len(jet)]
+        tokens[jet, step] = drawn
+        on = drawn != encoder.n_codes
+        n_on = int(on.sum())
+        if n_on < len(jet):
+            bar.update(len(jet) - n_on)
+            holes, movers = (~on[:n_on]).nonzero()[:, 0], on[n_on:].nonzero()[:, 0] + n_on
+            jet[holes] = jet[movers]
+            jet = jet[:n_on]
+            cache.move(movers, holes)
+        if not n_on:
+            return
+    bar.update(len(jet))
+
+
+class Cache:
+    """Keys and values (layers, 2, B, heads, L, D / heads) of what B jets have so far, all of them equally long."""
+
+    def __init__(self, encoder, n_jets: int, length: int):
+        weight = encoder.start.weight
+        heads = encoder.blocks[0].n_heads
+        self.encoder, self.length = encoder, 0
+        self.kept = weight.new_empty(len(encoder.blocks), 2, n_jets, heads, length, encoder.dim // heads)
+
+    def advance(self, h: Tensor) -> Tensor:
+        """From what is read next (n, D) by the first n jets to what the encoder makes of it, (n, D)."""
+        if self.encoder.place is not None:
+            h = h + self.encoder.place.weight[self.length]
+        self.length += 1
+        for block, kept in zip(self.encoder.blocks, self.kept, strict=True):
+            q, k, v = _apply(block.qkv, block.attention_norm(h)).view(len(h), 3, block.n_heads, -1).unbind(1)
+            kept[0, :len(h), :, self.length - 1], kept[1, :len(h), :, self.length - 1] = k, v
+            keys, values = kept[:, :len(h), :, :self.length]  # (n, heads, L, D / heads) each
+            h = h + _apply(block.project, _look(q, keys, values).flatten(1))
+            h = h + _apply(block.contract, F.gelu(_apply(block.expand, block.mlp_norm(h))))
+        return self.encoder.norm(h)
+
+    def move(self, movers: Tensor, holes: Tensor) -> None:
+        """Put the jets in rows `movers` into the rows `holes`."""
+        if len(movers):
+            self.kept[:, :, holes, :, :self.length] = self.kept[:, :, movers, :, :self.length]
+
+
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)` of few rows, without gradients: `_fast.linear` fills them up to hundreds."""
+    if _fast._ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.linear(x, layer.weight, layer.bias)
+    return _fast._ONEDNN(x, layer.weight, layer.bias, "none", [], "")
+
+
+def _look(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of one place, q (n, heads, d), to L places, keys and values (n, heads, L, d): (n, heads, d)."""
+    score = torch.matmul(keys, q[..., None] * q.shape[-1] ** -0.5)[..., 0]  # (n, heads, L)
+    return torch.matmul(score.softmax(-1)[..., None, :], values)[..., 0, :]
+
+
+def _check(model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features) -> Tensor:
+    """Labels (n_jets,), -1 where there are none."""
+    def refuse(name, value, remedy):
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+    encoder = model.encoder
+    for name, value, least in (("n_jets", n_jets, 0), ("batch_size", batch_size, 1), ("max_length", max_length, 1)):
+        if value < least:
+            refuse(name, value, f"it must be at least {least}")
+    if encoder.place is not None and max_length > encoder.max_length:
+        refuse("max_length", max_length, f"the model has learned positions for {encoder.max_length} tokens")
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        refuse("model", type(model).__name__, "it has weights that are not finite, train it again")
+    if not temperature > 0:
+        refuse("temperature", temperature, "it must be positive; for the likeliest token alone use top_k=1")
+    if top_k is not None and top_k < 1:
+        refuse("top_k", top_k, "it must be at least 1, or None for all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        refuse("top_p", top_p, "it is a share above 0 and up to 1, or None for all tokens")
+    if encoder.reads_tokens != (features is None):
+        refuse("features", features, "the model reads tokens, leave it out" if encoder.reads_tokens else
+               "the model reads features: give a function from tokens (n,) to features (n, F)")
+    if labels is None:
+        return torch.full((n_jets,), -1)
+    label = torch.as_tensor(labels)
+    if label.ndim == 0:
+        label = label.expand(n_jets)
+    if label.shape != (n_jets,) or label.is_floating_point():
+        refuse("labels", tuple(label.shape), f"give one integer, or {n_jets} of them")
+    if n_jets and not -1 <= label.min() <= label.max() < encoder.n_classes:
+        refuse("labels", [int(label.min()), int(label.max())], f"the model has {encoder.n_classes} classes, from 0; "
+               "-1 is for none")
+    return label.long()
