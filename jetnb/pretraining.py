@@ -48,8 +48,10 @@ def jetclr(jets: ak.Array, path, *, seed: int, encoder: Mapping = ENCODER, views
     `training.fit` does. arXiv:2108.04253. Taught in notebook 07.
     """
     data = particles(jets, hardest=hardest)
-    model = JetCLR(build(encoder, seed=seed).fit(data.x, data.offsets), temperature=temperature,
-                   views=partial(augment.views, **views))
+    start = build(encoder, seed=seed).fit(data.x, data.offsets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the projection head
+        model = JetCLR(start, temperature=temperature, views=partial(augment.views, **views))
     about = J.provenance(jets)
     card = {"strategy": "JetCLR, arXiv:2108.04253", "encoder": dict(encoder), "views": dict(views), "hardest": hardest,
             "temperature": temperature, "data": {name: about[name] for name in ("sample", "source")},

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 # PyTorch itself uses this in compiled models; where it is not built in, linear layers are as quick as they were
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-_ROWS = 256
 
 
 class Linear(nn.Linear):
@@ -24,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     On a CPU in float32 oneDNN does it, with AVX-512 on all makes of CPU: on those of AMD twice as quick as F.linear.
     """
     if (_ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
-            or len(x) == 0 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()):
+            or x.ndim != 2 or len(x) == 0 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
@@ -33,21 +32,24 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        n, x = len(x), _whole(x)
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return _ONEDNN(x, weight, bias, "none", [], "")[:n]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
         (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
-        return (_product(gradient.contiguous(), weight.t().contiguous(), None) if for_x else None,
-                gradient.t() @ x if for_weight else None, gradient.sum(0) if for_bias else None)
+        n, gradient = len(gradient), _whole(gradient.contiguous())
+        return (_ONEDNN(gradient, weight.t().contiguous(), None, "none", [], "")[:n] if for_x else None,
+                _ONEDNN(gradient.t(), x.t(), None, "none", [], "") if for_weight else None,
+                gradient.sum(0) if for_bias else None)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """By oneDNN, in whole blocks of rows: it keeps something for each shape, and batches are of all lengths."""
-    more = -len(x) % _ROWS
-    return _ONEDNN(F.pad(x, (0, 0, 0, more)) if more else x, weight, bias, "none", [], "")[:len(x)]
+def _whole(x: Tensor) -> Tensor:
+    """x with rows of zeros up to whole blocks: oneDNN keeps something for each shape, and batches are of all lengths."""
+    block = 256 if len(x) > 256 else 8
+    return F.pad(x, (0, 0, 0, more)) if (more := -len(x) % block) else x
 
 
 def drop(values: Tensor, p: float) -> Tensor:

@@ -1,0 +1,93 @@
+"""Pretraining in one call, from Python and from the command line, and the shipped checkpoints."""
+
+import json
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+
+import jetnb
+from jetnb import checkpoints, jets, latent, pretraining
+from jetnb.__main__ import main
+from jetnb.catalogue import DATA
+
+SHIPPED = sorted((DATA / "checkpoints").glob("jetclr*"))
+SMALL = {"n_features": 5, "dim": 16, "n_layers": 1, "n_heads": 2}
+
+
+def few(n=96):
+    return jetnb.load("jetclass")[:n]
+
+
+def test_particles_are_the_hardest_of_each_jet_with_its_label():
+    sample = few()
+    data = pretraining.particles(sample, hardest=10)
+    x, offsets, label = data[np.arange(len(sample))]
+    assert offsets.diff().max() == 10 and label.tolist() == sample.label.to_list()
+    first = [part.pt.to_list()[:10] for part in sample.constituents[:5]]
+    np.testing.assert_allclose(x[:offsets[5], 0], np.concatenate(first), rtol=1e-6)
+
+
+def test_a_pretrained_encoder_comes_back_with_its_card(tmp_path):
+    path = tmp_path / "small"
+    history = pretraining.jetclr(few(), path, seed=3, encoder=SMALL, hardest=20, steps=3, batch_size=32, progress=False)
+    encoder, card = pretraining.load(path)
+    assert (history.reason, card["encoder"], card["jets"], card["hardest"]) == ("finished", SMALL, 96, 20)
+    data = pretraining.particles(few(), hardest=20)
+    untrained = pretraining.build(SMALL, seed=3).fit(data.x, data.offsets)
+    torch.testing.assert_close(encoder.mean, untrained.mean)  # the scaling travels with the weights
+    z, before = (latent.embed(one, data) for one in (encoder, untrained))
+    assert z.shape == (96, 16) and np.abs(z - before).max() > 1e-3
+
+
+def test_labels_are_not_looked_at(tmp_path):
+    sample = few(64)
+    other = ak.with_field(sample, -np.ones(len(sample), np.int32), "label")
+    for name, which in (("one", sample), ("two", other)):
+        pretraining.jetclr(which, tmp_path / name, seed=1, encoder=SMALL, steps=2, batch_size=32, progress=False)
+    one, two = (pretraining.load(tmp_path / name)[0].state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_command_line_pretrains_and_goes_on(tmp_path, capsys):
+    command = ["pretrain", "jetclr", "jetclass", "--jets", "64", "--steps", "2", "--batch-size", "32", "--seed", "1",
+               "--out", str(tmp_path / "ck")]
+    assert main(command) == 0 and main(command) == 0
+    assert capsys.readouterr().out.count("finished: loss ") == 2
+    card = checkpoints.read_card(tmp_path / "ck")
+    assert card["drawn_from"] == [{"sample": "jetclass", "seed": 1, "jets": 20_000}] and card["jets"] == 64
+    assert main([*command[:-2], "--lr", "0.1", "--out", command[-1]]) == 2
+    assert "lr is 0.001 there and 0.1 here" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    checkpoints.save(tmp_path / "other", torch.nn.Linear(2, 2), {"data": "none"})
+    with pytest.raises(ValueError, match="has no 'encoder'"):
+        pretraining.load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
+        pretraining.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_checkpoints_say_what_they_are(path):
+    _, card = pretraining.load(path)
+    assert card["trained"]["reason"] == "finished" and card["data"]["source"] == "simulation"
+    assert sum(part["jets"] for part in card["drawn_from"]) >= card["jets"]
+    assert "/" not in json.dumps(card).replace(card["strategy"], "")  # no path of the machine that made it
+
+
+def test_there_are_shipped_checkpoints_for_four_sizes():
+    assert len(SHIPPED) == 5 and len({checkpoints.read_card(path)["jets"] for path in SHIPPED}) == 4
+
+
+def test_the_shipped_encoder_is_better_than_a_random_one_on_jets_of_another_sample():
+    known, asked = jets.split(jetnb.load("toptagging")[:3000], (0.5, 0.5), seed=1)
+    encoder, card = pretraining.load(DATA / "checkpoints" / "jetclr")
+    data = [pretraining.particles(part, hardest=card["hardest"]) for part in (known, asked)]
+    random = pretraining.build(card["encoder"], seed=1).fit(data[0].x, data[0].offsets)
+    found = {}
+    for name, one in {"pretrained": encoder, "random": random}.items():
+        z = [latent.embed(one, part) for part in data]
+        found[name] = latent.knn(z[0], known.label, z[1], asked.label, k=20).accuracy
+    assert found["pretrained"].low > found["random"].high
