@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
     pretrain.add_argument("--seed", type=int, required=True, metavar="S")
-    pretrain.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint; goes on if it is there")
+    pretrain.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint; goes on from there")
 
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
         dest="what", required=True, metavar="COMMAND")

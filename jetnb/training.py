@@ -34,7 +34,8 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
 
     model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()` -> dict of numbers
     about the last batch, which are recorded every epoch. data: see `jetnb.batches`; its batches reach the model as
-    tuples of tensors, the offsets on the CPU and all else on the device. epochs or steps: one of them. batch_size: jets per step, over all devices.
+    tuples of tensors, the offsets on the CPU and all else on the device. epochs or steps: one of them.
+    batch_size: jets per step, over all devices.
 
     The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all steps) and falls to
     zero on a cosine. weight_decay spares biases and norms. clip: largest norm of the gradient; None is 1, and with

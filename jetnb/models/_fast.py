@@ -47,7 +47,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _whole(x: Tensor) -> Tensor:
-    """x with rows of zeros up to whole blocks: oneDNN keeps something for each shape, and batches are of all lengths."""
+    """x with rows of zeros up to whole blocks: oneDNN keeps something for each shape, and batches have all lengths."""
     block = 256 if len(x) > 256 else 8
     return F.pad(x, (0, 0, 0, more)) if (more := -len(x) % block) else x
 

@@ -92,8 +92,8 @@ class Classifier(_Headed):
                              f"({len(logits)},), one for each of one or more jets")
         # A GPU would have to be waited for; there cross_entropy itself fails, with less to say.
         if label.device.type == "cpu" and (label.min() < 0 or label.max() >= logits.shape[1]):
-            raise ValueError(f"label runs from {label.min()} to {label.max()}, but the head has {logits.shape[1]} classes, from 0: "
-                             "leave unlabelled jets (-1) out, or make a head for all classes")
+            raise ValueError(f"label runs from {label.min()} to {label.max()}, but the head has {logits.shape[1]} "
+                             "classes, from 0: leave unlabelled jets (-1) out, or make a head for all classes")
         with torch.autocast(logits.device.type, enabled=False):
             return F.cross_entropy(wide(logits), label.long())
 

@@ -112,8 +112,8 @@ class JetCLR(nn.Module):
         """Contrastive loss of a batch, a scalar.
 
         `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in `jetnb.augment`; targets
-        after them are not looked at. `generator` draws the views; None is torch's global one, from which dropout draws too. Raises ValueError for a
-        malformed or an empty batch. Taught in notebook 07.
+        after them are not looked at. `generator` draws the views; None is torch's global one, from which dropout
+        draws too. Raises ValueError for a malformed or an empty batch. Taught in notebook 07.
         """
         particles, offsets, *_ = batch
         (one, start), (two, end) = self.views(particles, offsets, generator=generator)
