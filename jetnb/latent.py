@@ -71,7 +71,7 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarra
 def project(z, method: str = "pca", *, seed: int, start: str = "pca") -> np.ndarray:
     """Project vectors to two dimensions, each feature first shifted and scaled to mean 0 and width 1.
 
-    z: (N, D), at least 10 jets. method: "pca", or "tsne" (arXiv:1412.4980) or "umap" (arXiv:1802.03426) of the leading
+    z: (N, D), at least 10 jets. method: "pca", or "tsne" (JMLR 9 (2008) 2579) or "umap" (arXiv:1802.03426) of the leading
     50 principal components, in the usual settings (perplexity 30; 15 neighbours, minimal distance 0.1). start: where
     the points of these begin, "pca", which keeps some of the large-scale order, or "random", which does not.
     seed: the same gives the same map on the same machine; PCA, and t-SNE that starts from it, do not depend on it.
