@@ -38,6 +38,7 @@ def one_thread():
     yield
     torch.set_num_threads(before)
 
+torch.set_num_threads(1)  # in the child, which imports this
 QUIET = {"progress": False, "accelerator": "cpu"}
 
 
