@@ -41,7 +41,8 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     zero on a cosine. weight_decay spares biases and norms. clip: largest norm of the gradient; None is 1, and with
     16-mixed 0.1. parameters: param groups, dicts of "params" and, where they differ, "lr" and "weight_decay".
     seed: order of jets, augmentation and dropout; initial weights are those of `model`. The same seed gives the same
-    numbers on the same CPU; on a GPU sums over a jet have no fixed order. torch's global generator is left as it was.
+    numbers on the same CPU with the same number of threads; on a GPU sums over a jet have no fixed order. torch's
+    global generator is left as it was.
 
     validation: data on which the mean loss is taken after every epoch, in eval mode and with the same random numbers
     each time. measure(model): more numbers to take then. keep: "best" ends with the weights of the epoch that is best

@@ -58,3 +58,14 @@ def make_toy_jets(n: int, seed: int = 0, *, mean: float = 45):
 def toy_jets():
     """The function `toy_jets(n, seed)`."""
     return make_toy_jets
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for torch: batches of tests are too small for more, and the last bits of sums depend on the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -22,12 +22,7 @@ KINDS = {"mean": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="mean", **kw
          "deepsets": lambda **kw: DeepSets(N_FEATURES, dim=32)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these batches are too small for more
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def offsets_of(lengths):

@@ -24,16 +24,9 @@ K = 7
 LENGTHS = np.array([3, 0, 5, 1, 5])
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore:.* did not stop"),
+pytestmark = [pytest.mark.usefixtures("one_thread"),
+              pytest.mark.filterwarnings("ignore:.* did not stop"),
               pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(seed=0, *, dim=32, n_layers=2, n_heads=4, double=False, **settings):

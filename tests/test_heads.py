@@ -13,12 +13,7 @@ from jetnb.models.heads import Classifier, Regressor
 OFFSETS = torch.tensor([0, 5, 5, 9, 12])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these batches are too small for more
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

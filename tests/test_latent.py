@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from jetnb import latent, plots
 from jetnb.models import encoder
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Data:

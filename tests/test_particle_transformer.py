@@ -21,12 +21,7 @@ LENGTHS = [7, 0, 1, 12, 7, 3, 0, 20]
 PUBLIC = dict(use_pre_activation_pair=False, trim=False)  # as the networks of the public models
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from jetnb.models.quantise import VectorQuantiser, nearest, perplexity
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normal(*shape, seed=1, dtype=torch.float32):

@@ -12,12 +12,7 @@ from torch.nn import functional as F
 from jetnb.models import stacked
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(n_heads=3, n=80, m=50, dim=6, n_classes=2, seed=0, dtype=torch.float64):

@@ -14,7 +14,7 @@ from jetnb.models.encoder import Transformer
 from jetnb.models.tokenizer import Tokenizer, count_duplicates, merge_duplicates, reconstruct, tokenise
 from jetnb.store import Batch
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"n_codes": 64, "dim": 32, "n_layers": 1, "n_heads": 2}
 EXTRAS = ("charge", "is_photon", "tanh_d0")
 

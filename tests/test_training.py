@@ -30,15 +30,7 @@ from jetnb.training import fit
 
 pytest.importorskip("lightning", reason="training needs lightning")
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the child: sums of two threads are others in the last bits, and other tests may have set the number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-torch.set_num_threads(1)  # in the child, which imports this
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUIET = {"progress": False, "accelerator": "cpu"}
 
 
@@ -165,16 +157,7 @@ def test_validation_draws_the_same_numbers_every_time():
     assert {"alignment", "uniformity", "rank", "variance"} <= set(done.epochs[0]) and model.head[0].weight.grad is None
 
 
-def test_killed_and_resumed_is_never_interrupted():
-    """In a process of its own: in one that has done other sums before, the last bits of products may be others."""
-    name = f"{__file__}::test_alone_killed_and_resumed"
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name], text=True, timeout=200,
-                          capture_output=True, env={**os.environ, "JETNB_ALONE": "1"})
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
-
-
-@pytest.mark.skipif("JETNB_ALONE" not in os.environ, reason="runs in a process of its own, started by another test")
-def test_alone_killed_and_resumed(child, tmp_path):
+def test_killed_and_resumed_is_never_interrupted(child, tmp_path):
     card = checkpoints.read_card(child / "run")
     assert card["trained"]["steps"] == 9 and card["trained"]["epochs"] == 1
     assert history.read(child / "run").steps[-1]["step"] == 12  # what the killed process had seen
@@ -439,4 +422,5 @@ def test_nothing_is_printed_but_the_bar(capfd):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as in the tests
     main(Path(sys.argv[1]))
