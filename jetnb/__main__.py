@@ -26,10 +26,13 @@ def _parser() -> argparse.ArgumentParser:
                           help="the store to write, or a .parquet file; under data/derived without")
     simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
 
-    pretrain = commands.add_parser("pretrain", help="pretrain an encoder without labels and keep it as checkpoint")
-    pretrain.add_argument("strategy", choices=("jetclr",))
+    pretrain = commands.add_parser("pretrain", help="pretrain without labels and keep it as checkpoint")
+    pretrain.add_argument("strategy", choices=("jetclr", "tokens", "omnijet"))
     pretrain.add_argument("data", nargs="+", metavar="NAME", help="shipped samples, or paths of stores or files")
-    pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from them; all without")
+    pretrain.add_argument("--split", nargs=3, type=float, default=(1.0, 0.0, 0.0), metavar="X",
+                          help="shares, by event: to train, to pick the best epoch, to leave out; 1 0 0 without")
+    pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from the first part; all without")
+    pretrain.add_argument("--codes", type=Path, metavar="DIR", help="for omnijet: the checkpoint of the tokenizer")
     pretrain.add_argument("--steps", type=int, required=True, metavar="N")
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
@@ -76,14 +79,22 @@ def _pretrain(args) -> int:
 
     from jetnb import catalogue, jets, pretraining
 
+    if (args.codes is None) == (args.strategy == "omnijet"):
+        raise ValueError("--codes: omnijet needs the checkpoint of a tokenizer, made with `pretrain tokens`, and "
+                         "nothing else does")
     samples = [catalogue.load(name) for name in args.data]
-    together = ak.concatenate(samples)
-    drawn = np.random.default_rng(args.seed).permutation(len(together))[:args.jets]
-    together = together[drawn]
+    train, validation, _ = jets.split(ak.concatenate(samples), args.split, seed=args.seed)
+    train = train[np.random.default_rng(args.seed).permutation(len(train))[:args.jets]]
     made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(part)}
             for part, about in zip(samples, map(jets.provenance, samples), strict=True)]
-    history = pretraining.jetclr(together, args.out, seed=args.seed, steps=args.steps, batch_size=args.batch_size,
-                                 lr=args.lr, resume=True, card={"drawn_from": made})
+    card = {"drawn_from": made, "split": list(args.split)}
+    options = dict(seed=args.seed, steps=args.steps, batch_size=args.batch_size, lr=args.lr, resume=True, card=card)
+    if args.strategy == "jetclr":
+        history = pretraining.jetclr(train, args.out, **options)
+    else:
+        options["validation"] = validation if len(validation) else None
+        history = (pretraining.tokens(train, args.out, **options) if args.strategy == "tokens" else
+                   pretraining.omnijet(train, args.out, codes=args.codes, **options))
     print(f"{history.reason}: loss {history.epochs[-1]['loss']:.3f} in {args.out}")
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,6 +67,21 @@ def load(path, model: nn.Module, *, part: str = "") -> dict:
                              f"{', '.join(sorted({name.partition('.')[0] for name in saved}))}")
     fill(model, weights, f"checkpoint {path}", settings=card.get("encoder"))
     return card
+
+
+def restore(path, build: Callable[..., nn.Module], *, name: str, part: str = "") -> tuple[nn.Module, dict]:
+    """The model `build(card[name], seed=0)` with the weights of the checkpoint at `path`, for evaluation, and its card.
+
+    name: where the card has the settings. part: as for `load`. Raises as `load`, and `ValueError` where the card has
+    no such settings.
+    """
+    card = read_card(path)
+    if name not in card:
+        raise ValueError(f"the card of {path} has no {name!r}, the settings to build it with: it is a checkpoint of "
+                         f"something else, or was trained without card={{'{name}': ...}}")
+    model = build(card[name], seed=0)
+    load(path, model, part=part)
+    return model.eval(), card
 
 
 def read_card(path) -> dict:

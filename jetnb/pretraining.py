@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import awkward as ak
 import torch
@@ -12,8 +11,10 @@ import torch
 from jetnb import augment, batches, checkpoints, inputs, training
 from jetnb import jets as J
 from jetnb.history import History
+from jetnb.models import tokenizer
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
+from jetnb.strategies import next_token
 from jetnb.strategies.contrastive import JetCLR
 
 HARDEST = 40
@@ -52,11 +53,42 @@ def jetclr(jets: ak.Array, path, *, seed: int, encoder: Mapping = ENCODER, views
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the projection head
         model = JetCLR(start, temperature=temperature, views=partial(augment.views, **views))
-    about = J.provenance(jets)
     card = {"strategy": "JetCLR, arXiv:2108.04253", "encoder": dict(encoder), "views": dict(views), "hardest": hardest,
-            "temperature": temperature, "data": {name: about[name] for name in ("sample", "source")},
-            "jets": len(jets), **(card or {})}
+            "temperature": temperature, **_about(jets), **(card or {})}
     return training.fit(model, data, path=path, seed=seed, card=card, **options)
+
+
+def tokens(jets: ak.Array, path, *, seed: int, validation: ak.Array | None = None,
+           settings: Mapping = tokenizer.LAPTOP, card: Mapping | None = None, **options) -> History:
+    """Train a tokenizer on `jets` and keep it as checkpoint `path`, for `tokenizer.load(path)`.
+
+    validation: other jets, on which the best epoch is picked. settings: of `models.tokenizer.Tokenizer`. card,
+    options, errors: as for `jetclr`. arXiv:2403.05618. Taught in notebook 04.
+    """
+    extras = settings.get("extras", ())
+    data, held = (batches.Packed(*tokenizer.particles(part, extras)) if part is not None else None
+                  for part in (jets, validation))
+    model = tokenizer.build(settings, seed=seed).fit(data, seed=seed)
+    card = {"strategy": "VQ-VAE, arXiv:2403.05618", "tokenizer": dict(settings), **_about(jets), **(card or {})}
+    return training.fit(model, data, validation=held, path=path, seed=seed, card=card, **options)
+
+
+def omnijet(jets: ak.Array, path, *, seed: int, codes, validation: ak.Array | None = None,
+            sizes: Mapping = next_token.SIZES, card: Mapping | None = None, **options) -> History:
+    """Pretrain a generator to predict the next token of `jets`, and keep it as checkpoint `path`, tokenizer included.
+
+    codes: the checkpoint of the tokenizer. validation: other jets, on which the best epoch is picked. sizes: of
+    `models.generator.Generator`. card, options, errors: as for `jetclr`; `next_token.load(path)` gives the model.
+    arXiv:2403.05618. Taught in notebook 05.
+    """
+    kept, about = tokenizer.load(codes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = next_token.NextToken(kept, sizes=sizes)
+    data, held = (model.data(part) if part is not None else None for part in (jets, validation))
+    card = {"strategy": "next token, arXiv:2403.05618", "next_token": model.settings, "codes_from": {
+        name: about[name] for name in ("data", "jets", "trained")}, **_about(jets), **(card or {})}
+    return training.fit(model, data, validation=held, path=path, seed=seed, card=card, **options)
 
 
 def load(path) -> tuple[FromParticles, dict]:
@@ -64,10 +96,10 @@ def load(path) -> tuple[FromParticles, dict]:
 
     Raises `FileNotFoundError` and `ValueError` as `checkpoints.load` does. Taught in notebook 08.
     """
-    card = checkpoints.read_card(Path(path))
-    if "encoder" not in card:
-        raise ValueError(f"the card of {path} has no 'encoder', the settings to build it with: it is not a "
-                         "checkpoint of jetnb.pretraining")
-    encoder = build(card["encoder"], seed=0)
-    checkpoints.load(path, encoder, part="encoder")
-    return encoder.eval(), card
+    return checkpoints.restore(path, build, name="encoder", part="encoder")
+
+
+def _about(jets: ak.Array) -> dict:
+    """What a card says of the jets."""
+    about = J.provenance(jets)
+    return {"data": {name: about[name] for name in ("sample", "source")}, "jets": len(jets)}

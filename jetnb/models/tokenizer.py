@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -26,7 +25,7 @@ from jetnb.store import Batch
 
 CONTEXTS = ("jet", "causal", "none")
 MEAN, WIDTH = (1.8, 0.0, 0.0), (1.0, 1 / 3, 1 / 3)  # of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
-LAPTOP = {"n_codes": 512, "dim": 64, "n_layers": 2, "n_heads": 4}
+LAPTOP = {"n_codes": 512, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
 PUBLISHED = {"n_codes": 8192, "dim": 128, "n_layers": 4, "n_heads": 8, "update": "gradient"}  # arXiv:2403.05618
 
 
@@ -183,15 +182,9 @@ def build(settings: Mapping = LAPTOP, *, seed: int) -> Tokenizer:
 def load(path) -> tuple[Tokenizer, dict]:
     """The tokenizer of the checkpoint at `path`, in evaluation mode, and the card, with its settings as "tokenizer".
 
-    Raises `FileNotFoundError` and `ValueError` as `checkpoints.load` does. Taught in notebook 05.
+    Raises as `checkpoints.restore` does. Taught in notebook 05.
     """
-    card = checkpoints.read_card(Path(path))
-    if "tokenizer" not in card:
-        raise ValueError(f"the card of {path} has no 'tokenizer', the settings to build it with: train with "
-                         'card={"tokenizer": model.settings}')
-    model = build(card["tokenizer"], seed=0)
-    checkpoints.load(path, model)
-    return model.eval(), card
+    return checkpoints.restore(path, build, name="tokenizer")
 
 
 def particles(jets: ak.Array, extras: Sequence[str] = ()) -> Batch:

@@ -1,0 +1,86 @@
+"""Next-token prediction: one checkpoint for tokenizer and generator, from Python and from the command line."""
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+
+import jetnb
+from jetnb import checkpoints, inputs, plots, pretraining, substructure, training
+from jetnb.__main__ import main
+from jetnb.jets import provenance
+from jetnb.models import tokenizer
+from jetnb.strategies import next_token
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.* did not stop")]
+CODES = {"n_codes": 32, "dim": 16, "n_layers": 1, "n_heads": 2, "context": "causal"}
+SIZES = {"dim": 16, "n_layers": 1, "n_heads": 2}
+QUIET = {"batch_size": 32, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def jets():
+    return jetnb.load("aoj")[:120]
+
+
+@pytest.fixture(scope="module")
+def trained(jets, tmp_path_factory):
+    """Folder with checkpoints of a tokenizer, "codes", and a generator, "omnijet"."""
+    folder = tmp_path_factory.mktemp("trained")
+    pretraining.tokens(jets[:100], folder / "codes", seed=1, settings=CODES, steps=4, **QUIET)
+    pretraining.omnijet(jets[:100], folder / "omnijet", seed=1, codes=folder / "codes", sizes=SIZES,
+                        validation=jets[100:], steps=8, **QUIET)
+    return folder
+
+
+def test_one_checkpoint_holds_both(jets, trained):
+    model, card = next_token.load(trained / "omnijet")
+    alone, _ = tokenizer.load(trained / "codes")
+    assert card["next_token"] == {"tokenizer": alone.settings, "generator": SIZES} and card["jets"] == 100
+    assert card["codes_from"]["trained"]["steps"] == 4 and not model.training
+    both, one = model.state_dict(), alone.state_dict()
+    assert all(torch.equal(both[f"tokenizer.{name}"], value) for name, value in one.items())  # it was not trained on
+    fresh = next_token.build(card["next_token"], seed=1)
+    assert not torch.equal(fresh.generator.head.weight, model.generator.head.weight)
+
+
+def test_the_generator_alone_learns(jets, trained):
+    model = next_token.NextToken(tokenizer.load(trained / "codes")[0], sizes=SIZES)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data = model.data(jets)
+    assert data.x.shape == (len(ak.flatten(jets.constituents.pt)), 1) and data.x.max() < 32
+    batch = data[np.arange(32)]
+    start = model.loss(batch).item()
+    training.fit(model, data, steps=30, lr=1e-2, seed=1, **QUIET)
+    assert model.loss(batch).item() < start - 0.2 and set(model.monitors()) == {"code_perplexity", "stop_perplexity"}
+    after = model.state_dict()
+    assert {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])} == {"generator"}
+
+
+def test_drawn_jets_are_jets_that_say_that_they_are_generated(jets, trained):
+    model, _ = next_token.load(trained / "omnijet")
+    drawn = model.draw(40, seed=3, provenance=provenance(jets), progress=False, max_length=30)
+    about = provenance(drawn)
+    assert len(drawn) + about["empty"] == 40 and about["source"] == "generated"
+    assert plots.source(drawn) == "generated, learned from aoj"
+    assert about["duplicates"]["merged"] and ak.all(ak.num(drawn.constituents) <= 30)
+    table = substructure.compute(drawn)
+    np.testing.assert_allclose(table["n_constituents"], ak.num(drawn.constituents))
+    again = model.draw(40, seed=3, provenance=provenance(jets), progress=False, max_length=30)
+    assert ak.all(again.pt == drawn.pt)
+    assert inputs.to_relative(drawn).x.shape[1] == 3
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    codes, out = str(tmp_path / "codes"), str(tmp_path / "omnijet")
+    small = ["--split", "0.02", "0.01", "0.97", "--steps", "2", "--batch-size", "64", "--seed", "1"]
+    assert main(["pretrain", "tokens", "aoj", *small, "--out", codes]) == 0
+    assert main(["pretrain", "omnijet", "aoj", *small, "--codes", codes, "--out", out]) == 0
+    assert capsys.readouterr().out.count("finished: loss ") == 2
+    card = checkpoints.read_card(out)
+    assert 300 < card["jets"] < 500 and card["split"] == [0.02, 0.01, 0.97]
+    assert "validation_loss" in card["metrics"] or card["trained"]["steps"] == 2
+    for wrong in (["pretrain", "omnijet", "aoj", *small, "--out", out],
+                  ["pretrain", "tokens", "aoj", *small, "--codes", codes, "--out", codes]):
+        assert main(wrong) == 2
+        assert "--codes: omnijet needs" in capsys.readouterr().err
