@@ -25,7 +25,7 @@ from jetnb.store import Batch
 
 CONTEXTS = ("jet", "causal", "none")
 MEAN, WIDTH = (1.8, 0.0, 0.0), (1.0, 1 / 3, 1 / 3)  # of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
-LAPTOP = {"n_codes": 512, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
+LAPTOP = {"n_codes": 2048, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
 PUBLISHED = {"n_codes": 8192, "dim": 128, "n_layers": 4, "n_heads": 8, "update": "gradient"}  # arXiv:2403.05618
 
 

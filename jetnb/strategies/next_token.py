@@ -46,7 +46,8 @@ class NextToken(nn.Module):
     def draw(self, n_jets: int, *, seed: int, provenance: Mapping, **options) -> ak.Array:
         """New jets about the axis eta = phi = 0, at most n_jets: those whose first token is stop have no constituents.
 
-        provenance: of the jets that it was trained on; what returns says that it is generated, and from which.
+        provenance: of the jets that it was trained on; what returns says that it is generated, and from which. Tokens
+        that occur twice in a jet stay two constituents, so that their number is what was learned of stop.
         options: those of `sampling.generate`, such as temperature. Taught in notebook 05.
         """
         tokens, offsets = sampling.generate(self.generator, n_jets, seed=seed, **options)
@@ -54,7 +55,7 @@ class NextToken(nn.Module):
         offsets = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
         about = {**provenance, "source": "generated", "stamp": f"generated, learned from {provenance['sample']}",
                  "empty": int((lengths == 0).sum())}
-        return tokenizer.reconstruct(self.tokenizer, tokens, offsets, provenance=about)
+        return tokenizer.reconstruct(self.tokenizer, tokens, offsets, provenance=about, merge=False)
 
 
 def build(settings: Mapping, *, seed: int) -> NextToken:
