@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import jetnb
-from jetnb import checkpoints, inputs, plots, pretraining, substructure, training
+from jetnb import checkpoints, plots, pretraining, substructure, training
 from jetnb.__main__ import main
 from jetnb.jets import provenance
 from jetnb.models import tokenizer
@@ -68,7 +68,6 @@ def test_drawn_jets_are_jets_that_say_that_they_are_generated(jets, trained):
     np.testing.assert_allclose(table["n_constituents"], ak.num(drawn.constituents))
     again = model.draw(40, seed=3, provenance=provenance(jets), progress=False, max_length=30)
     assert ak.all(again.pt == drawn.pt)
-    assert inputs.to_relative(drawn).x.shape[1] == 3
 
 
 def test_from_the_command_line(tmp_path, capsys):
@@ -79,7 +78,7 @@ def test_from_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.count("finished: loss ") == 2
     card = checkpoints.read_card(out)
     assert 300 < card["jets"] < 500 and card["split"] == [0.02, 0.01, 0.97]
-    assert "validation_loss" in card["metrics"] or card["trained"]["steps"] == 2
+    assert card["metrics"]["validation_loss"] > 0  # on the second part
     for wrong in (["pretrain", "omnijet", "aoj", *small, "--out", out],
                   ["pretrain", "tokens", "aoj", *small, "--codes", codes, "--out", codes]):
         assert main(wrong) == 2
