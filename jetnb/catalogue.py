@@ -53,10 +53,11 @@ SAMPLES = {sample.name: sample for sample in (
     Sample("toptagging", 8_000, "simulated QCD jets and top quarks, four-momenta only: R=0.8, "
            "pt 550 to 650 GeV, |eta| < 2",
            "Top Quark Tagging Reference, arXiv:1902.09914, doi:10.5281/zenodo.2603256", "toptagging"),
-    Sample("hh4b", 6_400, "simulated jets of X -> HH -> 4b events and of QCD events: R=0.8",
+    Sample("hh4b", 24_000, "simulated jets of X -> HH -> 4b events and of QCD events: R=0.8",
            "X -> HH -> 4b, arXiv:2401.13536, from CMS open data, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q", "hh4b"),
     Sample("pileup", 15_000, "simulated pile-up and hard-scatter jets, their tracks: R=0.4",
-           "no public dataset; jets and tracks as in ATLAS jet-vertex tagging, arXiv:1510.03823",
+           "jets and tracks as in ATLAS jet-vertex tagging, arXiv:1510.03823; the nearest public files are ATLAS "
+           "JetSet, arXiv:2505.19689, doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P, https://opendata.cern.ch/record/93940",
            "physlite"),
 )}
 

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 import jetnb
 from jetnb import jets as jets_module
 
-SIZES = {"aoj": 20_000, "jetclass": 20_000, "toptagging": 8_000, "hh4b": 6_300, "pileup": 15_000}
+SIZES = {"aoj": 20_000, "jetclass": 20_000, "toptagging": 8_000, "hh4b": 24_000, "pileup": 15_000}
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -59,7 +59,7 @@ def test_sample_is_valid_and_of_its_size(sample):
 def test_windows(sample):
     name, jets = sample
     low, high, eta = {"aoj": (300, np.inf, 2.5), "jetclass": (500, 1000, 2), "toptagging": (550, 650, 2),
-                      "hh4b": (250, np.inf, 2.5), "pileup": (15, np.inf, 2)}[name]
+                      "hh4b": (200, np.inf, 2.5), "pileup": (15, np.inf, 2)}[name]
     assert np.all((jets.pt > low - 0.1) & (jets.pt < high + 0.1) & (abs(jets.eta) < eta + 1e-3))
     if name != "pileup":
         limit = {"aoj": 150, "hh4b": 100}.get(name, 200)
@@ -234,8 +234,8 @@ def test_higgs_pairs():
     signal = jets[jets.event_label == 1]
     _, counts = np.unique(ak.to_numpy(jets.event), return_counts=True)
     assert counts.min() >= 2 and counts.max() <= 5
-    assert len(counts) > 2500
-    assert sorted(np.unique(ak.to_numpy(signal.resonance_mass))) == [1000, 1500, 2000, 3000]
+    assert len(counts) > 11_000
+    assert sorted(np.unique(ak.to_numpy(signal.resonance_mass))) == [600, 800, 1000, 1500, 2000, 3000]
     heavy = signal[signal.resonance_mass == 2000]
     order = ak.argsort(heavy.event, stable=True)
     pairs = ak.unflatten(heavy[order], ak.run_lengths(heavy.event[order]))

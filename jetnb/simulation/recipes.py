@@ -60,7 +60,7 @@ def _jetclass(name: str, process: str, resonance_id: int) -> Component:
 
 
 def _xhh(mass: int) -> Component:
-    return Component(f"X{mass}", "XHH", 0.125, 0.0, settings=(f"5100039:m0={mass}",), event_label=1, resonance_mass=mass)
+    return Component(f"X{mass}", "XHH", 1 / 18, 0.0, settings=(f"5100039:m0={mass}",), event_label=1, resonance_mass=mass)
 
 
 _AOJ = Recipe(
@@ -87,11 +87,11 @@ _TOPTAGGING = Recipe(
     jets_per_event=0.12)
 
 _HH4B = Recipe(
-    "hh4b", "X -> HH -> 4b at four masses and multijets: events with two to five anti-kT 0.8 jets, no pile-up",
+    "hh4b", "X -> HH -> 4b at six masses and multijets: events with two to five anti-kT 0.8 jets, no pile-up",
     "X -> HH -> 4b, arXiv:2401.13536, from CMS open data record 12102",
     ("QCD_b", "QCD_bb", "QCD_c", "QCD_cc", "QCD_others", "HToBB"),
-    (*map(_xhh, (1000, 1500, 2000, 3000)), Component("multijet", "multijet", 0.5, 170.0, event_label=0)),
-    (250.0, np.inf), 2.5, CMS, 100, d0_sign=-1, min_jets=2, max_jets=5, jets_per_event=0.6)
+    (*map(_xhh, (600, 800, 1000, 1500, 2000, 3000)), Component("multijet", "multijet", 2 / 3, 135.0, event_label=0)),
+    (200.0, np.inf), 2.5, CMS, 100, d0_sign=-1, min_jets=2, max_jets=5, jets_per_event=0.6)
 
 
 def flavour_label(truth: dict, classes: tuple[str, ...]) -> np.ndarray:
