@@ -86,18 +86,12 @@ _ASPEN = """\
 """
 
 _JETCLASS = {
-    "train_100M_part0": "de4fd2dca2e68ab3c85d5cfd3bcc65c3",
-    "train_100M_part1": "9722a359c5ef697bea0fbf79bf50f003",
-    "train_100M_part2": "1e9f66cd1f915f9d10e90ae1d7761720",
-    "train_100M_part3": "47348fc8985319fa4806da87500482fa",
-    "train_100M_part4": "6b0ce16bd93b442a8d51914466990279",
-    "train_100M_part5": "416e347512e716de51d392bee327b8e9",
-    "train_100M_part6": "e9b9c1557b1b39bf0a16e4ab631ae451",
-    "train_100M_part7": "5bfc6cb285ccb7680cefa9ac82ad1a2e",
-    "train_100M_part8": "540c1a0d66dfad78d2b363c5740ccf86",
-    "train_100M_part9": "668f40b3275167ff7104c48317c0ae2a",
-    "val_5M": "7235ccb577ed85023ea3ab4d5e6160cf",
-    "test_20M": "64e5156d26d101adeb43b8388207d767",
+    "train_100M_part0": "de4fd2dca2e68ab3c85d5cfd3bcc65c3", "train_100M_part1": "9722a359c5ef697bea0fbf79bf50f003",
+    "train_100M_part2": "1e9f66cd1f915f9d10e90ae1d7761720", "train_100M_part3": "47348fc8985319fa4806da87500482fa",
+    "train_100M_part4": "6b0ce16bd93b442a8d51914466990279", "train_100M_part5": "416e347512e716de51d392bee327b8e9",
+    "train_100M_part6": "e9b9c1557b1b39bf0a16e4ab631ae451", "train_100M_part7": "5bfc6cb285ccb7680cefa9ac82ad1a2e",
+    "train_100M_part8": "540c1a0d66dfad78d2b363c5740ccf86", "train_100M_part9": "668f40b3275167ff7104c48317c0ae2a",
+    "val_5M": "7235ccb577ed85023ea3ab4d5e6160cf", "test_20M": "64e5156d26d101adeb43b8388207d767",
 }
 
 
@@ -131,6 +125,7 @@ def _jetclass2() -> Iterable[RemoteFile]:
 
 
 _HIGGS = "/eos/opendata/cms/datascience/HiggsToBBNtupleProducerTool/HiggsToBBNTuple_HiggsToBB_QCD_RunII_13TeV_MC"
+_FTAG = "/eos/opendata/atlas/datascience/ATLAS-FTAG-2023-05"
 
 
 def _higgstobb() -> Iterable[RemoteFile]:
@@ -215,6 +210,16 @@ DATASETS = {dataset.name: dataset for dataset in (
         "Records 80000 and 80001 are data, 80010 to 80018 simulation; 80014 is QCD jets, 2097 files. `pip install "
         "cernopendata-client`, then `cernopendata-client download-files --recid 80014 --filter-range 1-1` fetches "
         "the first file."),
+    Dataset(
+        "jetset", "ATLAS JetSet", "dumper",
+        "200 million simulated ATLAS jets of top-quark pairs, 13.6 TeV, with pile-up: R=0.4, up to 40 tracks, label of "
+        "hard scatter and pile-up. The files share no event: small has 5.6 million jets, medium 25.6, large 168.",
+        "CC0-1.0", "arXiv:2505.19689; data doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P",
+        "https://opendata.cern.ch/record/93940", tuple(
+            RemoteFile(f"mc-flavtag-ttbar-{size}.h5", f"https://opendata.cern.ch{_FTAG}/mc-flavtag-ttbar-{size}.h5", n)
+            for size, n in (("small", 3_055_139_850), ("medium", 13_935_881_976), ("large", 90_797_951_148))),
+        "When opendata.cern.ch is slow or fails, copy by XRootD: `xrdcp root://eospublic.cern.ch/"
+        f"{_FTAG}/mc-flavtag-ttbar-small.h5 .`."),
     Dataset(
         "jetnet", "JetNet", "jetnet",
         "880 000 simulated jets of gluons, light quarks, tops, W and Z bosons, a file each, of about 1 TeV: the 30 "

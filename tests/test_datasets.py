@@ -14,12 +14,12 @@ from jetnb import datasets
 from jetnb.datasets import DATASETS, RemoteFile
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "PHYSLITE_example.root"
-READERS = {"aspen", "jetclass", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite", "jetnet"}
+READERS = {"aspen", "jetclass", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite", "dumper", "jetnet"}
 
 
 def test_every_row_is_complete():
     assert list(DATASETS) == ["aoj", "jetclass", "jetclass2", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite",
-                              "jetnet", "jetnet150"]
+                              "jetset", "jetnet", "jetnet150"]
     assert {dataset.reader for dataset in DATASETS.values()} == READERS
     for name, dataset in DATASETS.items():
         assert dataset.name == name and dataset.title and dataset.licence and dataset.description.endswith(".")
@@ -30,7 +30,7 @@ def test_every_row_is_complete():
         assert len({file.name for file in dataset.files}) == len(dataset.files)
         for file in dataset.files:
             assert file.address.startswith("https://") and f"/{file.name}" in file.address
-            assert re.fullmatch(r"[\w.]+\.(h5|hdf5|root|parquet|tar)", file.name)
+            assert re.fullmatch(r"[\w.-]+\.(h5|hdf5|root|parquet|tar)", file.name)
             assert re.fullmatch(r"(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|)", file.checksum)
             assert file.n_bytes is None or file.n_bytes > 1e6
 
@@ -65,6 +65,11 @@ def test_higgstobb_files_are_those_of_the_published_index_files():
         key = (file.name.partition(".")[2], "/test/" in file.address)
         sizes[key] = sizes.get(key, 0) + len(file.address.replace("https://opendata.cern.ch", host)) + 1
     assert sizes == {("h5", True): 1350, ("h5", False): 12463, ("root", True): 1386, ("root", False): 12791}
+
+
+def test_jetset_is_as_large_as_its_record_says():
+    """The CERN record gives 107 788 972 974 bytes in three files."""
+    assert sum(file.n_bytes for file in DATASETS["jetset"].files) == 107_788_972_974
 
 
 def test_jetclass2_has_201_million_jets_in_files_of_100_000():

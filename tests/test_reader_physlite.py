@@ -74,7 +74,7 @@ def write_by_hand(path, *, tree="EventData", spelling="{0}AuxDyn:{1}", leave_out
         elif not isinstance(values, ak.Array):
             values = jagged(values, depth, types.get(column, "f4"))
         name = event if container == "EventInfo" else spelling
-        data[name.format(container, column.removeprefix("track_"))] = values
+        data[name.format(container, physlite.PREFIX.sub("", column))] = values
     with uproot.recreate(path) as file:
         file[tree] = data
     return path
@@ -156,6 +156,35 @@ def test_the_hard_scatter_vertex_is_the_first_of_type_1_or_else_the_first(tmp_pa
     (alone,) = jets.constituents[3].tolist()  # no vertex of type 1: dz cannot be known
     assert not alone["has_track"] and alone["d0"] == alone["dz"] == alone["d0_error"] == alone["dz_error"] == 0
     assert alone["charge"] == 1 and tally["tracks"] == 0
+
+
+ELECTRONS = {"electron_pt": [[6_000, 4_900], [50_000]], "electron_eta": [[-0.65, 3], [2]],
+             "electron_phi": [[-2 + 2 * np.pi, 3.1416], [0]]}
+TRUE = {"truth_px": [[-20_000, 0], []], "truth_py": [[-1_000, 0], []], "truth_pz": [[20_000 * np.sinh(2.8), 5_000], []]}
+
+
+@pytest.mark.parametrize(("change", "label"), [
+    ({}, [1, 0, 0, 1]),
+    (ELECTRONS, [1, -1, 0, 1]),  # at 0.35 of the second jet; too soft; far from the only jet of its event
+    (ELECTRONS | {"electron_eta": [[-0.5, 3], [0.39]]}, [1, 0, 0, -1]),  # at 0.5 and 0.39: a hard-scatter jet as well
+    (ELECTRONS | {"electron_pt": [[np.nan, 4_900], [50_000]]}, [1, 0, 0, 1]),
+    (ELECTRONS | {"electron_phi": [[np.inf, np.nan], [0]]}, [1, 0, 0, 1]),
+    (TRUE, [1, 0, -1, 1]),  # across phi = pi
+    (TRUE | ELECTRONS, [1, -1, -1, 1]),
+    ({"electron_pt": ELECTRONS["electron_pt"], "truth_px": TRUE["truth_px"]}, [1, 0, 0, 1])])
+def test_jets_near_an_electron_are_unlabelled(tmp_path, change, label):
+    (jets,), _ = read(write_by_hand(tmp_path / "a.root", **change))
+    assert jets.label.tolist() == label
+    for size in (1, 2):  # one event has electrons, the other not
+        blocks, _ = read(write_by_hand(tmp_path / "b.root", **change), block_size=size)
+        assert [x for block in blocks for x in block.label.tolist()] == label
+
+
+def test_electrons_label_nothing_in_data(tmp_path):
+    (jets,), _ = read(write_by_hand(tmp_path / "a.root", leave_out=(*OLD, "isJvtHS"), **ELECTRONS))
+    assert jets.label.tolist() == [-1] * 4
+    with pytest.raises(ValueError, match="event 1 has a length of eta that is not .* columns of AnalysisElectrons"):
+        read(write_by_hand(tmp_path / "b.root", **(ELECTRONS | {"electron_eta": [[0, 3], []]})))
 
 
 def test_data_are_unlabelled_open_data(tmp_path):
@@ -286,7 +315,7 @@ def hostile(draw):
     """A few events of the right layout: `wild` of the values are any number, some columns too long or absent."""
     n_events, wild = draw(st.integers(0, 3)), draw(st.sampled_from([0, 0.02, 0.3]))
     sizes = {where: draw(st.lists(st.integers(0, 3), min_size=n_events, max_size=n_events))
-             for where in ("AnalysisJets", "InDetTrackParticles", "PrimaryVertices")}
+             for where in physlite.FIRST}
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pool = np.array(draw(st.lists(NUMBERS, min_size=1, max_size=8)))
 
@@ -364,7 +393,7 @@ def real():
 def test_real_jets(real):
     assert physlite.recognises(REAL) and physlite.count(REAL) == 100
     assert len(real) == 881 and len(np.unique(real.event)) == 100 and J.provenance(real)["source"] == "simulation"
-    assert np.bincount(real.label).tolist() == [511, 370]
+    assert np.bincount(ak.to_numpy(real.label) + 1).tolist() == [203, 511 - 187, 370 - 16], "203 are near an electron"
     assert "jvt" not in real.fields
     without = real.corr_jvf == -1
     assert ak.sum(without) == 222 and ak.all(real.n_tracks[without] == 0)
@@ -372,6 +401,16 @@ def test_real_jets(real):
     assert 9 < ak.min(real.pt) and ak.max(real.pt) == pytest.approx(728.97, abs=0.01)
     assert 5 < ak.min(real.n_vertices) and ak.max(real.n_vertices) < 80
     assert np.median(real.rpt[real.label == 1]) > 0.4 and np.median(real.rpt[real.label == 0]) == 0
+    assert ak.mean(real.rpt[real.label == 0] > 0.2) < 0.1, "electrons have one track with nearly all of the pt"
+
+
+def test_real_sums_of_tracks_are_those_behind_corr_jvf(real):
+    """corrJVF = sum / (sum + sum_pileup / (0.01 n)), arXiv:1510.03823, n being the same whole number in an event."""
+    some = real[(real.corr_jvf > 0.02) & (real.corr_jvf < 0.98)]
+    n = ak.to_numpy(100 * some.sum_track_pt_pileup * some.corr_jvf / (some.sum_track_pt * (1 - some.corr_jvf)))
+    assert len(n) > 300 and np.abs(n / np.round(n) - 1).max() < 1e-4
+    event = ak.to_numpy(some.event)
+    assert len(set(zip(event.tolist(), np.round(n).tolist(), strict=True))) == len(np.unique(event)) > 90
 
 
 def test_real_tracks(real):

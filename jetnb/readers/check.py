@@ -19,7 +19,7 @@ BEAM = 6500.0  # GeV: no jet of the LHC so far has more
 SELECTION = {"aspen": {"pt": (300, BEAM), "eta": (-2.5, 2.5)}, "JetClass": {"pt": (500, 1000), "eta": (-2, 2)},
              "toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)}, "higgstobb": {"eta": (-2.4, 2.4)}}
 EDGE = 1e-3  # relative: a cut at 500 GeV lets 499.9 pass, as it was made with other digits
-INCOMPLETE = ("ATLAS PHYSLITE",)  # samples whose constituents are not meant to add up
+INCOMPLETE = ("ATLAS PHYSLITE", "ATLAS JetSet")  # samples whose constituents are not meant to add up
 SLOTS = (30, 100, 128, 150, 200)  # at which formats cut off the constituents of a jet
 SENTINELS = {"softdrop_mass": (-1, "CMS found no two subjets"), "jvt": (-0.1, "the jet has no tracks"),
              "corr_jvf": (-1, "the jet has no tracks"), "track_width": (-1, "the jet has no tracks")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 STARTS = {b"\x89HDF": "HDF5", b"root": "ROOT", b"PAR1": "Parquet"}
-READERS = {"HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet"),
+READERS = {"HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet", "dumper"),
            "ROOT": ("jetclass", "higgstobb", "hh4b", "pfnano", "physlite"),
            "Parquet": ("parquet", "jetclass")}
 OTHER = ((b"\x1f\x8b", "compressed by gzip: unpack it first"), (b"PK", "a zip archive: unpack it first"),
@@ -61,7 +61,8 @@ def _why_hdf5(path: Path) -> str:
     with _padded.open_file(path) as file, _root.explained(path):  # the first raises for a file that was cut
         found = {name: getattr(file[name], "shape", None) for name in file}
     for name, needed in (("aspen", {"PFCands", "jet_kinematics", "event_info", "jet_tagging"}), ("hh4b", {"X_pfo"}),
-                         ("toptagging", {"table"}), ("jetnet", {"particle_features"}), ("higgstobb", {"fj_pt"})):
+                         ("toptagging", {"table"}), ("jetnet", {"particle_features"}), ("higgstobb", {"fj_pt"}),
+                         ("dumper", {"jets"})):
         if needed & set(found):
             return _complaint(path, name)
     inside = ", ".join(f"{name} {shape or ''}".strip() for name, shape in list(found.items())[:8]) or "nothing"
