@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
                           help="shares, by event: to train, to pick the best epoch, to leave out; 1 0 0 without")
     pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from the first part; all without")
     pretrain.add_argument("--codes", type=Path, metavar="DIR", help="for omnijet: the checkpoint of the tokenizer")
+    pretrain.add_argument("--turn", action="store_true", help="for omnijet: turn jets about their axes in training")
     pretrain.add_argument("--steps", type=int, required=True, metavar="N")
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
@@ -79,6 +80,8 @@ def _pretrain(args) -> int:
 
     from jetnb import catalogue, jets, pretraining
 
+    if args.turn and args.strategy != "omnijet":
+        raise ValueError(f"--turn: {args.strategy} does not know it; leave it out")
     if (args.codes is None) == (args.strategy == "omnijet"):
         raise ValueError("--codes: omnijet needs the checkpoint of a tokenizer, made with `pretrain tokens`, and "
                          "nothing else does")
@@ -94,7 +97,7 @@ def _pretrain(args) -> int:
     else:
         options["validation"] = validation if len(validation) else None
         history = (pretraining.tokens(train, args.out, **options) if args.strategy == "tokens" else
-                   pretraining.omnijet(train, args.out, codes=args.codes, **options))
+                   pretraining.omnijet(train, args.out, codes=args.codes, turn=args.turn, **options))
     print(f"{history.reason}: loss {history.epochs[-1]['loss']:.3f} in {args.out}")
     return 0
 

@@ -41,6 +41,19 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
     return torch.stack([pt, cos * deta - sin * dphi, sin * deta + cos * dphi], 1), offsets
 
 
+def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
+    """Turn the sign of dphi in half of the jets, drawn at random: what is left of the axis comes to the right.
+
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). What is
+    produced is as likely as its mirror image, and its mass is the same. Raises ValueError for a malformed batch. Taught in notebook 05.
+    """
+    n = _count(particles, offsets)
+    sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(particles.dtype)
+    mirrored = particles.clone()
+    mirrored[:, 2] *= _spread(sign, n, particles)
+    return mirrored, offsets
+
+
 def translate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, width: float = 1.0) -> Batch:
     """Shift each jet as a whole in deta and dphi.
 

@@ -74,17 +74,18 @@ def tokens(jets: ak.Array, path, *, seed: int, validation: ak.Array | None = Non
 
 
 def omnijet(jets: ak.Array, path, *, seed: int, codes, validation: ak.Array | None = None,
-            sizes: Mapping = next_token.SIZES, card: Mapping | None = None, **options) -> History:
+            sizes: Mapping = next_token.SIZES, turn: bool = False, card: Mapping | None = None,
+            **options) -> History:
     """Pretrain a generator to predict the next token of `jets`, and keep it as checkpoint `path`, tokenizer included.
 
-    codes: the checkpoint of the tokenizer. validation: other jets, on which the best epoch is picked. sizes: of
-    `models.generator.Generator`. card, options, errors: as for `jetclr`; `next_token.load(path)` gives the model.
+    codes: the checkpoint of the tokenizer. validation: other jets, on which the best epoch is picked. sizes, turn: of
+    `strategies.next_token.NextToken`. card, options, errors: as for `jetclr`; `next_token.load(path)` gives the model.
     arXiv:2403.05618. Taught in notebook 05.
     """
     kept, about = tokenizer.load(codes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = next_token.NextToken(kept, sizes=sizes)
+        model = next_token.NextToken(kept, sizes=sizes, turn=turn)
     data, held = (model.data(part) if part is not None else None for part in (jets, validation))
     card = {"strategy": "next token, arXiv:2403.05618", "next_token": model.settings, "codes_from": {
         name: about[name] for name in ("data", "jets", "trained")}, **_about(jets), **(card or {})}

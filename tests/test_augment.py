@@ -12,7 +12,7 @@ import torch
 import jetnb
 from jetnb import augment
 
-EACH = (augment.rotate, augment.translate, augment.smear, augment.split_collinear,
+EACH = (augment.rotate, augment.mirror, augment.translate, augment.smear, augment.split_collinear,
         partial(augment.split_collinear, fraction=0.4, n_max=60))
 
 
@@ -86,6 +86,15 @@ def test_rotation_keeps_distances(batch):
     jet = torch.arange(len(angle)).repeat_interleave(offsets.diff())
     far = particles[:, 1:].norm(dim=1) > 0.05
     assert torch.cos(away - angle[jet])[far].min() > 1 - 1e-5  # all particles of a jet by the same angle
+
+
+def test_mirrored_jets_keep_their_mass_and_half_of_them_are_as_before(batch):
+    particles, offsets = batch
+    moved, _ = augment.mirror(particles, offsets, generator=generator())
+    torch.testing.assert_close(mass(moved, offsets), mass(particles, offsets), rtol=1e-9, atol=1e-9)
+    assert torch.equal(moved[:, :2], particles[:, :2])
+    same, opposite = (per_jet((moved[:, 2] - sign * particles[:, 2]).abs(), offsets) == 0 for sign in (1, -1))
+    assert (same | opposite).all() and 0.4 < same.double().mean() < 0.6
 
 
 def test_translation_is_bounded_and_keeps_the_mass(batch):

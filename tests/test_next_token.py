@@ -36,7 +36,8 @@ def trained(jets, tmp_path_factory):
 def test_one_checkpoint_holds_both(jets, trained):
     model, card = next_token.load(trained / "omnijet")
     alone, _ = tokenizer.load(trained / "codes")
-    assert card["next_token"] == {"tokenizer": alone.settings, "generator": SIZES} and card["jets"] == 100
+    assert card["next_token"] == {"tokenizer": alone.settings, "generator": SIZES, "turn": False}
+    assert card["jets"] == 100
     assert card["codes_from"]["trained"]["steps"] == 4 and not model.training
     both, one = model.state_dict(), alone.state_dict()
     assert all(torch.equal(both[f"tokenizer.{name}"], value) for name, value in one.items())  # it was not trained on
@@ -57,6 +58,34 @@ def test_the_generator_alone_learns(jets, trained):
     assert {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])} == {"generator"}
 
 
+def test_turned_jets_are_new_in_training_and_as_they_are_in_evaluation(jets, trained):
+    codes, _ = tokenizer.load(trained / "codes")
+    plain, turned = (next_token.NextToken(codes, sizes=SIZES, turn=turn) for turn in (False, True))
+    turned.generator.load_state_dict(plain.generator.state_dict())
+    data, tokens = turned.data(jets), plain.data(jets)
+    assert data.x.shape == (len(tokens.x), 3)
+    batch = data[np.arange(40)]
+    plain.eval(), turned.eval()
+    expected = plain.loss(tokens[np.arange(40)]).item()
+    assert turned.loss(batch).item() == pytest.approx(expected, abs=1e-6)
+    turned.train()
+    one, two, again = (turned.loss(batch, generator=torch.Generator().manual_seed(s)).item() for s in (1, 2, 1))
+    assert one == again and len({one, two, expected}) == 3
+    kept = next_token.build(turned.settings, seed=1)
+    assert kept.turn and kept.tokenizer.settings == codes.settings
+
+
+def test_turned_jets_carry_their_other_features_along(jets):
+    codes = tokenizer.build({**CODES, "extras": ["charge"]}, seed=1)
+    model = next_token.NextToken(codes, sizes=SIZES, turn=True).train()
+    x, offsets, label = model.data(jets[:5])[np.arange(5)]
+    seen = []
+    codes.encode = lambda x, offsets: seen.append(x) or torch.zeros(len(x), dtype=torch.int64)
+    model.loss((x, offsets, label), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(seen[0][:, [0, 3]], x[:, [0, 3]]) and not torch.equal(seen[0][:, 1:3], x[:, 1:3])
+    torch.testing.assert_close(seen[0][:, 1:3].norm(dim=1), x[:, 1:3].norm(dim=1))
+
+
 def test_drawn_jets_are_jets_that_say_that_they_are_generated(jets, trained):
     model, _ = next_token.load(trained / "omnijet")
     drawn = model.draw(40, seed=3, provenance=provenance(jets), progress=False, max_length=30)
@@ -74,11 +103,13 @@ def test_from_the_command_line(tmp_path, capsys):
     codes, out = str(tmp_path / "codes"), str(tmp_path / "omnijet")
     small = ["--split", "0.02", "0.01", "0.97", "--steps", "2", "--batch-size", "64", "--seed", "1"]
     assert main(["pretrain", "tokens", "aoj", *small, "--out", codes]) == 0
-    assert main(["pretrain", "omnijet", "aoj", *small, "--codes", codes, "--out", out]) == 0
+    assert main(["pretrain", "omnijet", "aoj", *small, "--codes", codes, "--turn", "--out", out]) == 0
     assert capsys.readouterr().out.count("finished: loss ") == 2
     card = checkpoints.read_card(out)
-    assert 300 < card["jets"] < 500 and card["split"] == [0.02, 0.01, 0.97]
+    assert card["next_token"]["turn"] and 300 < card["jets"] < 500 and card["split"] == [0.02, 0.01, 0.97]
     assert card["metrics"]["validation_loss"] > 0  # on the second part
+    assert main(["pretrain", "tokens", "aoj", *small, "--turn", "--out", out + "2"]) == 2
+    assert "--turn: tokens does not know it" in capsys.readouterr().err
     for wrong in (["pretrain", "omnijet", "aoj", *small, "--out", out],
                   ["pretrain", "tokens", "aoj", *small, "--codes", codes, "--out", codes]):
         assert main(wrong) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jetnb import batches, checkpoints
+from jetnb import augment, batches, checkpoints
 from jetnb.models import sampling, tokenizer
 from jetnb.models.generator import Generator
 from jetnb.models.tokenizer import Tokenizer
@@ -20,24 +20,41 @@ SIZES = {"dim": 128, "n_layers": 3, "n_heads": 4}
 class NextToken(nn.Module):
     """A tokenizer, which is kept as it is, and a generator of its tokens, which learns: one checkpoint holds both.
 
-    tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. The encoder that a tagger can
-    be made of is `generator.encoder`; it reads tokens. arXiv:2403.05618. Taught in notebook 05.
+    tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. turn: in training each jet is
+    turned about its axis by any angle, and every other one mirrored, before tokens are made of it, so that no jet is
+    seen twice; a choice of ours. The encoder that a tagger can be made of is `generator.encoder`; it reads tokens.
+    arXiv:2403.05618. Taught in notebook 05.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, sizes: Mapping = SIZES):
+    def __init__(self, tokenizer: Tokenizer, *, sizes: Mapping = SIZES, turn: bool = False):
         super().__init__()
-        self.tokenizer = tokenizer.requires_grad_(False)
-        self.settings = {"tokenizer": tokenizer.settings, "generator": dict(sizes)}
+        self.tokenizer, self.turn = tokenizer.requires_grad_(False), turn
+        self.settings = {"tokenizer": tokenizer.settings, "generator": dict(sizes), "turn": turn}
         self.generator = Generator(tokenizer.n_codes, **sizes)
 
     def data(self, jets: ak.Array, *, batch_size: int = 512) -> batches.Packed:
-        """Tokens of N jets as data for training: `Packed(tokens (T, 1), offsets, label (N,))`."""
+        """N jets as data for training: `Packed(tokens (T, 1), offsets, label (N,))`.
+
+        With turn their particles in place of tokens, (T, 3 + E) as `tokenizer.particles` gives them. batch_size: jets
+        of which tokens are made at a time.
+        """
+        if self.turn:
+            return batches.Packed(*tokenizer.particles(jets, self.tokenizer.extras), jets.label)
         tokens, offsets = tokenizer.tokenise(self.tokenizer, jets, batch_size=batch_size)
         return batches.Packed(tokens[:, None], offsets, jets.label)
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean cross-entropy of the next token, see `Generator.loss`. batch: of `data`."""
-        return self.generator.loss(batch, generator=generator)
+        """Mean cross-entropy of the next token, see `Generator.loss`. batch: of `data`; generator: draws the angles.
+
+        Jets are turned in training mode only.
+        """
+        x, offsets, *targets = batch
+        if self.turn:
+            if self.training:
+                for move in (augment.rotate, augment.mirror):
+                    x = torch.cat([move(x[:, :3], offsets, generator=generator)[0], x[:, 3:]], 1)
+            x = self.tokenizer.encode(x, offsets)[:, None]
+        return self.generator.loss((x, offsets, *targets), generator=generator)
 
     def monitors(self) -> dict[str, float]:
         """Perplexities of the last batch, see `Generator.monitors`."""
@@ -59,11 +76,11 @@ class NextToken(nn.Module):
 
 
 def build(settings: Mapping, *, seed: int) -> NextToken:
-    """A new one with random weights; settings: {"tokenizer": those of `Tokenizer`, "generator": sizes}."""
+    """A new one with random weights; settings: {"tokenizer": those of `Tokenizer`, "generator": sizes, "turn": ...}."""
     parts = tokenizer.build(settings["tokenizer"], seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NextToken(parts, sizes=settings["generator"])
+        return NextToken(parts, sizes=settings["generator"], turn=settings["turn"])
 
 
 def load(path) -> tuple[NextToken, dict]:
