@@ -42,10 +42,10 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
 
 
 def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
-    """Turn the sign of dphi in half of the jets, drawn at random: what is left of the axis comes to the right.
+    """Turn the sign of dphi in half of the jets, drawn at random.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). What is
-    produced is as likely as its mirror image, and its mass is the same. Raises ValueError for a malformed batch. Taught in notebook 05.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). A jet is as likely as its mirror
+    image, and its mass is the same. Raises ValueError for a malformed batch. Taught in notebook 06.
     """
     n = _count(particles, offsets)
     sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(particles.dtype)

@@ -63,7 +63,7 @@ def test_turned_jets_are_new_in_training_and_as_they_are_in_evaluation(jets, tra
     plain, turned = (next_token.NextToken(codes, sizes=SIZES, turn=turn) for turn in (False, True))
     turned.generator.load_state_dict(plain.generator.state_dict())
     data, tokens = turned.data(jets), plain.data(jets)
-    assert data.x.shape == (len(tokens.x), 3)
+    assert data.x.shape == (len(tokens.x), 3) and np.array_equal(turned.tokens(jets).x, tokens.x)
     batch = data[np.arange(40)]
     plain.eval(), turned.eval()
     expected = plain.loss(tokens[np.arange(40)]).item()

@@ -23,7 +23,7 @@ class NextToken(nn.Module):
     tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. turn: in training each jet is
     turned about its axis by any angle, and every other one mirrored, before tokens are made of it, so that no jet is
     seen twice; a choice of ours. The encoder that a tagger can be made of is `generator.encoder`; it reads tokens.
-    arXiv:2403.05618. Taught in notebook 05.
+    arXiv:2403.05618. Taught in notebook 05, turn in notebook 06.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, sizes: Mapping = SIZES, turn: bool = False):
@@ -32,16 +32,19 @@ class NextToken(nn.Module):
         self.settings = {"tokenizer": tokenizer.settings, "generator": dict(sizes), "turn": turn}
         self.generator = Generator(tokenizer.n_codes, **sizes)
 
-    def data(self, jets: ak.Array, *, batch_size: int = 512) -> batches.Packed:
-        """N jets as data for training: `Packed(tokens (T, 1), offsets, label (N,))`.
+    def tokens(self, jets: ak.Array, *, batch_size: int = 512) -> batches.Packed:
+        """Tokens of N jets, as they are: `Packed(tokens (T, 1), offsets, label (N,))`.
 
-        With turn their particles in place of tokens, (T, 3 + E) as `tokenizer.particles` gives them. batch_size: jets
-        of which tokens are made at a time.
+        batch_size: jets of which they are made at a time.
         """
-        if self.turn:
-            return batches.Packed(*tokenizer.particles(jets, self.tokenizer.extras), jets.label)
         tokens, offsets = tokenizer.tokenise(self.tokenizer, jets, batch_size=batch_size)
         return batches.Packed(tokens[:, None], offsets, jets.label)
+
+    def data(self, jets: ak.Array) -> batches.Packed:
+        """N jets as data for training: their tokens, or with turn their particles, see `tokenizer.particles`."""
+        if not self.turn:
+            return self.tokens(jets)
+        return batches.Packed(*tokenizer.particles(jets, self.tokenizer.extras), jets.label)
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy of the next token, see `Generator.loss`. batch: of `data`; generator: draws the angles.
