@@ -1,0 +1,192 @@
+"""Masked autoencoder: hide some tracks of a jet, and let the others say what they were.
+
+Only real tracks are masked, since packed batches have no others. The encoder sees the visible tracks; a decoder gets a
+learned token in the place of each hidden one, and what the encoder says: either of each visible track, or of the whole
+jet, by its pooled vector alone. arXiv:2111.06377 for images; for jets see also arXiv:2401.13537.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jetnb._devices import send
+from jetnb.models import _packed
+from jetnb.models._packed import pad, select, wide
+from jetnb.models.encoder import DeepSets
+from jetnb.strategies.contrastive import embedding_rank
+
+TOKENS = ("one", "slot")
+READS = ("tracks", "jet")
+
+
+def draw_mask(offsets: Tensor, ratio: float = 0.5, *, generator: torch.Generator | None = None,
+              device: torch.device | str = "cpu") -> Tensor:
+    """Choose the tracks to hide, at random in each jet: (T,) True where hidden.
+
+    offsets: (B + 1,) of a packed batch. ratio: share to hide of the n tracks of a jet; `ratio` n is rounded up or down
+    at random, so that its mean is right, but one track at least stays visible. All jets at once, without a loop.
+    generator: torch's own if None. device: of the mask. Raises ValueError for a ratio outside (0, 1).
+    Taught in notebook 10.
+
+    >>> draw_mask(torch.tensor([0, 4, 10]), 0.5).sum()
+    tensor(5)
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio is {ratio}: it must be between 0 and 1, without both; the usual one is 0.5")
+    lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
+    home = generator.device if generator is not None else torch.device("cpu")
+    jet = _packed.jet_of(lengths, home)
+    n = torch.from_numpy(lengths).to(home)
+    share = ratio * n + torch.rand(len(n), generator=generator, device=home, dtype=torch.float64)
+    hidden = share.floor().long().minimum((n - 1).clamp(min=0))  # (B,)
+    # Random numbers from 0 to 1 above the number of the jet: sorted, jets stay together, and tracks are shuffled.
+    key = jet + torch.rand(len(jet), generator=generator, device=home, dtype=torch.float64)
+    order = key.argsort()
+    place = torch.arange(len(jet), device=home) - (n.cumsum(0) - n)[jet]  # in its jet; same jets in the same places
+    mask = torch.empty(len(jet), dtype=torch.bool, device=home)
+    mask[order] = place < hidden[jet]
+    return mask.to(device)
+
+
+def slot_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
+    """Mean squared error of hidden tracks (M, K), each compared with the track of its own place. A scalar.
+
+    found, target: (M, K) of the same shape, offsets (B + 1,) of the hidden tracks of each jet. The mean is over
+    tracks and features. Raises ValueError for other shapes and no tracks. Taught in notebook 10.
+    """
+    _fits(found, target, offsets)
+    return F.mse_loss(wide(found), wide(target))
+
+
+def chamfer_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
+    """Chamfer distance of two sets of tracks for each jet: to each the nearest of the other, both ways. A scalar.
+
+    Arguments and errors as for `slot_loss`, but no order is looked at. Squared distances are means over features; the
+    result is half the sum of the two directions, each a mean over all tracks. Several found tracks may share one
+    target, so it never exceeds `hungarian_loss`. arXiv:1612.00603 (equation 1). Taught in notebook 10.
+    """
+    _fits(found, target, offsets)
+    (a, mask), (b, _) = (pad(wide(one), offsets) for one in (found, target))  # (B, P, K)
+    square = (a[:, :, None] - b[:, None]).square().mean(-1)  # (B, P, P)
+    far = square.masked_fill(~(mask[:, :, None] & mask[:, None]), math.inf)
+    return (far.amin(2)[mask].mean() + far.amin(1)[mask].mean()) / 2
+
+
+def hungarian_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
+    """Mean squared error of hidden tracks under the pairing, one to one within each jet, that makes it the smallest.
+
+    Arguments and errors as for `slot_loss`, but no order is looked at. The pairing is found without gradients, by
+    `scipy.optimize.linear_sum_assignment`, one jet after the other on the CPU. A scalar. Taught in notebook 10.
+    """
+    _fits(found, target, offsets)
+    with torch.no_grad():
+        (a, _), (b, _) = (pad(wide(one), offsets) for one in (found, target))
+        cost = (a[:, :, None] - b[:, None]).square().mean(-1).cpu().numpy()  # (B, P, P)
+        bounds = np.asarray(torch.as_tensor(offsets).cpu())
+        pairs = [linear_sum_assignment(one[:n, :n])[1] + start
+                 for one, n, start in zip(cost, np.diff(bounds), bounds, strict=False)]
+        pair = torch.from_numpy(np.concatenate(pairs)).to(target.device)
+    return F.mse_loss(wide(found), wide(target)[pair])
+
+
+class MaskedAutoencoder(nn.Module):
+    """Pretraining of an encoder by reconstruction of hidden tracks.
+
+    encoder: encoder(x (T, F), offsets) -> tracks (T, D), jets (B, D), with the attribute `dim`, such as those of
+    `jetnb.models.encoder`. decoder: of the same kind, from D features; its vectors of tracks become the
+    reconstruction by a linear layer. n_features: F.
+
+    reads: what the decoder sees of the encoder. "tracks": the vectors of the visible tracks, in their places, beside
+    the tokens of the hidden ones; the decoder must let tracks see each other. "jet": the pooled vector of the jet,
+    added to each token; then what is used later is what was trained. ratio: as for `draw_mask`.
+    tokens: "one" for all hidden tracks, or one for each "slot", the place of the track in its jet by falling pt; from
+    n_slots on tracks share the last. With one token all hidden tracks of a jet get the same reconstruction.
+    loss_of: `slot_loss`, `chamfer_loss`, `hungarian_loss`, or another function of the same arguments.
+    targets: columns of x to reconstruct; None is all. Raises ValueError for arguments that do not fit.
+    arXiv:2111.06377. Taught in notebook 10.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, *, n_features: int, reads: str = "tracks",
+                 ratio: float = 0.5, tokens: str = "slot", n_slots: int = 35, loss_of=slot_loss, targets=None):
+        super().__init__()
+        targets = list(range(n_features)) if targets is None else list(targets)
+        if tokens not in TOKENS or reads not in READS:
+            raise ValueError(f"tokens is {tokens!r} and reads {reads!r}: tokens must be {' or '.join(TOKENS)}, "
+                             f"reads {' or '.join(READS)}")
+        if not targets or not all(0 <= column < n_features for column in targets):
+            raise ValueError(f"targets is {targets}: name at least one of the columns 0 to {n_features - 1}")
+        if n_slots < 1 or not 0 < ratio < 1:
+            raise ValueError(f"n_slots is {n_slots} and ratio {ratio}: at least 1, and between 0 and 1")
+        if reads == "tracks" and isinstance(decoder, DeepSets):
+            raise ValueError("reads is 'tracks', but in a DeepSets decoder no track sees another: use reads='jet'")
+        self.encoder, self.decoder = encoder, decoder
+        self.reads, self.ratio, self.targets, self.loss_of = reads, ratio, targets, loss_of
+        self.token = nn.Parameter(0.02 * torch.randn(n_slots if tokens == "slot" else 1, encoder.dim))
+        self.out = nn.Linear(decoder.dim, len(targets))
+        if reads == "jet":
+            self.jet = nn.Linear(encoder.dim, encoder.dim)
+        self._last: tuple[Tensor, ...] | None = None
+
+    def reconstruct(self, x: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the visible tracks say of the hidden ones.
+
+        x (T, F), offsets (B + 1,), mask (T,) True where hidden. Returns the reconstruction (M, K) of the M hidden
+        tracks in their order, K target columns, and the jets (B, D) by the encoder, from visible tracks alone.
+        """
+        lengths = _packed.check(x, offsets, x.shape[1])
+        place = np.arange(len(x)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # of each track in its jet
+        slot = send(torch.from_numpy(place.clip(max=len(self.token) - 1)), x.device)
+        seen, start = select(x, offsets, ~mask)
+        tracks, jets = self.encoder(seen, start.cpu())  # (V, D), (B, D)
+        token = self.token[slot[mask]]  # (M, D)
+        if self.reads == "jet":
+            jet = _packed.jet_of(lengths, x.device)[mask]
+            hidden = select(x, offsets, mask)[1].cpu()
+            made, _ = self.decoder(token + self.jet(jets)[jet], hidden)
+        else:
+            every = token.new_empty(len(x), token.shape[1]).to(tracks.dtype)
+            every = every.masked_scatter(mask[:, None], token.to(tracks.dtype)).masked_scatter(~mask[:, None], tracks)
+            made = self.decoder(every, offsets)[0][mask]
+        return self.out(made), jets
+
+    def loss(self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None) -> Tensor:
+        """Loss of reconstruction of a batch, a scalar.
+
+        batch: tracks (T, F), scaled, and offsets (B + 1,); targets after them are not looked at. generator draws what
+        is hidden. Raises ValueError for a malformed batch and one in which no track can be hidden.
+        """
+        x, offsets, *_ = batch
+        mask = draw_mask(offsets, self.ratio, generator=generator, device=x.device)
+        if not mask.any():
+            raise ValueError(f"no track of {len(offsets) - 1} jets can be hidden, as each keeps one: leave out jets "
+                             "with less than two")
+        found, jets = self.reconstruct(x, offsets, mask)
+        target, start = select(x[:, self.targets], offsets, mask)
+        self._last = found.detach(), target, jets.detach()
+        return self.loss_of(found, target, start.cpu())
+
+    def monitors(self) -> dict[str, float]:
+        """What the last batch of `loss` says: of reconstruction, and of collapse.
+
+        Returns `explained`, the share of the variance of the hidden tracks that is reconstructed (0 for a guess at
+        their mean), and `rank` and `variance` (mean over dimensions) of the vectors of jets. Raises RuntimeError
+        before the first loss.
+        """
+        if self._last is None:
+            raise RuntimeError("there is no batch to look at: call loss(batch) first")
+        found, target, jets = (values.double() for values in self._last)
+        spread = (target - target.mean(0)).square().mean()
+        return {"explained": float(1 - (found - target).square().mean() / spread.clamp(min=1e-12)),
+                "rank": float(embedding_rank(jets)), "variance": float(jets.var(0, correction=0).mean())}
+
+
+def _fits(found: Tensor, target: Tensor, offsets: Tensor) -> None:
+    if found.ndim != 2 or found.shape != target.shape or len(found) == 0 or int(offsets[-1]) != len(found):
+        raise ValueError(f"found and target have the shapes {tuple(found.shape)} and {tuple(target.shape)}, offsets "
+                         f"end at {int(offsets[-1])}: all must be of the same tracks (M, K), one or more")
