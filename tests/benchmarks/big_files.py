@@ -11,6 +11,7 @@ import numpy as np
 import uproot
 
 import jetnb
+from jetnb import events
 from jetnb import jets as J
 from jetnb.readers import aspen
 
@@ -77,4 +78,39 @@ def jetclass_file(path: Path, n_jets: int) -> Path:
         tree = file.mktree("tree", types)
         for _ in range(-(-n_jets // len(jets))):
             tree.extend(block)
+    return path
+
+
+def hh4b_file(path: Path, n_jets: int) -> Path:
+    """The zero-padded HDF5 of arXiv:2401.13536, of the events of the first `n_jets` shipped jets of hh4b."""
+    jets = events.group(jetnb.load("hh4b")[:n_jets])
+    columns, inside, counts = J.to_columns(jets)
+    jet = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(jet)) - np.repeat(np.cumsum(counts) - counts, counts)  # of a constituent in its jet
+    _, first, row = np.unique(columns["event"], return_index=True, return_inverse=True)
+    slot = np.arange(len(row)) - first[row]  # of a jet in its event
+    axis = {name: columns[name][jet] for name in ("pt", "eta", "phi", "mass")}
+    deta = np.where(axis["eta"] < 0, -1, 1) * (inside["eta"] - axis["eta"])
+    dphi = np.mod(inside["phi"] - axis["phi"] + np.pi, 2 * np.pi) - np.pi
+    energy = np.hypot(axis["pt"] * np.cosh(axis["eta"]), axis["mass"])
+    code, charged, track = np.abs(inside["pdg_id"]), inside["charge"] != 0, inside["has_track"] > 0
+    parts = [inside["pt"] / axis["pt"], inside["energy"] / energy, deta, dphi]
+    for name in ("d0", "dz"):  # cm, and over the uncertainty
+        error = np.where(track, inside[f"{name}_error"], 1)
+        parts += [np.where(track, inside[name] / 10, 0), np.where(track, inside[name] / error, 0)]
+    parts += [np.hypot(deta, dphi), inside["charge"], charged & (code > 100), ~charged & (code != 22), code == 22,
+              code == 11, code == 13]
+    data = {"X_jet": np.zeros((len(first), 5, 6)), "X_pfo": np.zeros((len(first), 5, 100, 15)),
+            "X_label": np.zeros((len(first), 5, 6), np.int32), "labels": columns["event_label"][first].astype(np.int32),
+            "mass_param": columns["resonance_mass"][first].astype(np.int32)}
+    data["X_jet"][row, slot] = np.column_stack([columns["pt"], columns["eta"], 0 * columns["pt"], columns["phi"],
+                                                columns["mass"], columns["softdrop_mass"]])
+    data["X_pfo"][row[jet], slot[jet], place] = np.column_stack(parts)
+    data["X_label"][row, slot, columns["label"]] = 1
+    real = data["X_jet"][:, :, 0] > 0
+    data |= {"jet_mask": real.astype(np.int32)} | {f"X_{name}_singlejet": data[f"X_{name}"][real]
+                                                   for name in ("jet", "pfo", "label")}
+    with h5py.File(path, "w") as file:
+        for name, values in data.items():
+            file[name] = values
     return path

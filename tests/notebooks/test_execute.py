@@ -88,6 +88,20 @@ def test_one_line_switches_to_real_files(number, published, tmp_path):
     assert "open data" in printed.lower()
 
 
+def test_one_line_switches_to_the_public_events(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    from big_files import hh4b_file
+
+    path, = runner.find(["15"])
+    scales = (runner.NOTEBOOKS / "scales.toml").read_text(encoding="utf-8")
+    knobs = scales[scales.index("[15.ci]"):scales.index("[15.paper]")]
+    file = hh4b_file(tmp_path / "Data_test.h5", 5000)
+    (tmp_path / "scales.toml").write_text(f"{knobs}SAMPLE = {json.dumps(str(file))}\n", encoding="utf-8")
+    outcome = runner.execute(Path(shutil.copy(path, tmp_path)), "ci", timeout=300, progress=False)
+    assert not outcome.error, outcome.error
+    assert 0.6 < outcome.result["auc_jets"]["with tracks"] <= 1
+
+
 @pytest.mark.parametrize("result, words", [
     ({"a": 1.0, "b": 3, "c": "x", "d": [1.0, 2.0]}, ""),
     ({"a": 1.009, "b": 3, "c": "x", "d": [1.0, 2.001]}, ""),
