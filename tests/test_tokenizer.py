@@ -130,12 +130,27 @@ def test_a_causal_decoder_does_not_look_ahead(jets):
     other[at] = (other[at] + 1) % 64
     for context, model in models.items():
         for step in (1, 8):  # without and with padding in attention
-            if context != "none":
+            if context in ("jet", "causal"):
                 model.decoder.step = step
             changed = (model.decode(tokens, offsets) - model.decode(other, offsets)).abs().amax(1) > 1e-9
             assert changed[at] and not changed[:offsets[1]].any() and not changed[offsets[2]:].any()
             assert changed[offsets[1]:at].all() == changed[offsets[1]:at].any() == (context == "jet")
-            assert changed[at + 1:offsets[2]].all() == changed[at + 1:offsets[2]].any() == (context != "none")
+            assert changed[at + 1:offsets[2]].all() == changed[at + 1:offsets[2]].any() == (
+                context in ("jet", "causal"))
+
+
+def test_without_networks_codes_are_k_means_of_the_features(jets):
+    model = ready(jets, context="features")
+    assert not list(model.parameters())
+    x, offsets = batch_of(jets)
+    scaled = (torch.cat([x[:, :1].log(), x[:, 1:]], 1) - model.mean) / model.width
+    tokens = model.encode(x, offsets)
+    assert torch.equal(tokens, torch.cdist(scaled.double(), model.quantiser.codes.double()).argmin(1))
+    means = torch.stack([scaled[tokens == code].mean(0) for code in tokens.unique()])
+    moved = (means - model.quantiser.codes[tokens.unique()]).norm(dim=1)
+    assert moved.median() < 0.1 * scaled.std()  # ten steps of k-means are near to where they lead
+    found = model.decode(tokens, offsets)
+    assert torch.allclose(found[:, 1:], model.quantiser.codes[tokens][:, 1:] / 3, atol=1e-6)
 
 
 def test_a_causal_transformer_is_the_plain_one_on_each_beginning():

@@ -23,7 +23,7 @@ from jetnb.models.encoder import Transformer
 from jetnb.models.quantise import VectorQuantiser, nearest
 from jetnb.store import Batch
 
-CONTEXTS = ("jet", "causal", "none")
+CONTEXTS = ("jet", "causal", "none", "features")
 MEAN, WIDTH = (1.8, 0.0, 0.0), (1.0, 1 / 3, 1 / 3)  # of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
 LAPTOP = {"n_codes": 2048, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
 PUBLISHED = {"n_codes": 8192, "dim": 128, "n_layers": 4, "n_heads": 8, "update": "gradient"}  # arXiv:2403.05618
@@ -35,7 +35,8 @@ class Tokenizer(nn.Module):
     n_codes: K, how many tokens there are. latent: numbers of each constituent that are quantised. dim, n_layers,
     n_heads, expansion: of the transformers, one before and one after. context: the encoder sees the whole jet, and the
     decoder too with "jet"; with "causal" it sees of each constituent only the tokens up to its own,
-    arXiv:2512.04149; with "none" neither sees others: MLPs, so a token stands for one pt, eta_rel and phi_rel.
+    arXiv:2512.04149; with "none" neither sees others: MLPs, so a token stands for one pt, eta_rel and phi_rel; with
+    "features" there are no networks at all: codes are those that `fit` finds by k-means in the scaled features.
     extras: names of `inputs.FEATURES` that are tokenised too, as columns after the momenta, e.g. "charge".
     alpha: weight of the codebook's loss. Others (update, decay, beta, rotate, patience): of `VectorQuantiser`.
 
@@ -56,15 +57,21 @@ class Tokenizer(nn.Module):
                              expansion=expansion, context=context, extras=list(extras), alpha=alpha, **quantiser)
         self.n_codes, self.extras, self.alpha = n_codes, tuple(extras), alpha
 
+        n_features = len(MEAN) + len(extras)
+        if context == "features":
+            latent = dim = n_features
+
         def network(n_in: int, *, causal: bool = False) -> nn.Module:
+            if context == "features":
+                return nn.Identity()
             if context == "none":
                 return heads.mlp(n_in, dim, hidden=(dim,) * n_layers)
             return Transformer(n_in, dim=dim, n_layers=n_layers, n_heads=n_heads, expansion=expansion, causal=causal)
 
-        n_features = len(MEAN) + len(extras)
-        self.encoder, self.to_latent = network(n_features), Linear(dim, latent)
+        layer = nn.Identity if context == "features" else Linear
+        self.encoder, self.to_latent = network(n_features), layer(dim, latent)
         self.quantiser = VectorQuantiser(latent, n_codes, **quantiser)
-        self.decoder, self.to_output = network(latent, causal=context == "causal"), Linear(dim, n_features)
+        self.decoder, self.to_output = network(latent, causal=context == "causal"), layer(dim, n_features)
         self.register_buffer("mean", torch.tensor([*MEAN, *[0.0] * len(extras)]))
         self.register_buffer("width", torch.tensor([*WIDTH, *[1.0] * len(extras)]))
         self._last: Tensor | None = None
