@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import sys
 import time
 
@@ -15,6 +16,19 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator for random numbers on the CPU: the same one, or one that follows from one on a GPU, and moves it on.
+
+    For what decides on the CPU how long arrays are. The state of a generator of a GPU is on the CPU: nobody waits.
+    """
+    if generator is None or generator.device.type == "cpu":
+        return generator
+    state = generator.get_state().numpy().tobytes()
+    torch.rand((), generator=generator, device=generator.device)
+    seed = int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") >> 1
+    return torch.Generator().manual_seed(seed)
 
 
 def tidy(last: float, *, every: float = 20.0) -> float:

@@ -1,0 +1,250 @@
+"""What only a GPU would break, looked for without one: waits, tensors in the wrong place, and what compiled parts do.
+
+A step is run on a device that is pretended: its tensors are on the CPU, but say that they are on a GPU, and refuse what
+a GPU would wait for, or would not do at all because an operand is elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from jetnb import augment
+from jetnb.inputs import Scaler
+from jetnb.models import heads
+from jetnb.models.encoder import DeepSets, Transformer
+from jetnb.models.event_head import EventClassifier, JetTagger
+from jetnb.models.generator import Generator
+from jetnb.models.particle_transformer import ParticleTransformer
+from jetnb.models.particles import FromParticles
+from jetnb.models.tokenizer import Tokenizer
+from jetnb.strategies.contrastive import JetCLR
+from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss
+from jetnb.strategies.next_token import NextToken
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GPU = torch.device("cuda", 0)
+aten = torch.ops.aten
+
+
+class Waits(AssertionError):
+    """What was asked for has to wait for a GPU, or fails on it."""
+
+
+class OnGPU(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    @staticmethod
+    def __new__(cls, data):
+        return torch.Tensor._make_wrapper_subclass(cls, data.shape, strides=data.stride(), dtype=data.dtype,
+                                                   storage_offset=data.storage_offset(),
+                                                   requires_grad=data.requires_grad)
+
+    def __init__(self, data):
+        self.data_on_cpu = data.detach()
+
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: True)
+
+    def __repr__(self):
+        return f"OnGPU({tuple(self.shape)})"
+
+    def __deepcopy__(self, memo):
+        return OnGPU(self.data_on_cpu.clone().requires_grad_(self.requires_grad))
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        _refuse(func, args, kwargs or {})
+        inside, outside = {}, {}
+
+        def unwrap(value):
+            if isinstance(value, OnGPU):
+                inside[id(value.data_on_cpu)] = value
+                return value.data_on_cpu
+            return value
+
+        def wrap(value):
+            if isinstance(value, torch.Tensor) and not isinstance(value, OnGPU):
+                return inside.get(id(value)) if id(value) in inside else outside.setdefault(id(value), OnGPU(value))
+            return value
+
+        found = func(*pytree.tree_map(unwrap, args), **pytree.tree_map(unwrap, kwargs or {}))
+        return pytree.tree_map(wrap, found)
+
+
+def _refuse(func, args, kwargs):
+    """Raise for what a GPU would wait for, or not do."""
+    name = func.overloadpacket
+    if name in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2,
+                aten.is_nonzero, aten.unique_consecutive) or (
+            func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
+        raise Waits(f"{func}: its result, or how long it is, is asked of the device")
+    flat = [value for value in pytree.tree_leaves(args) if isinstance(value, torch.Tensor)]
+    here = [value for value in flat if not isinstance(value, OnGPU)]
+    if name in (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index_put, aten._index_put_impl_):
+        if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
+            raise Waits(f"{func}: a mask as index, and how long it is must be asked of the device")
+    if any(value.ndim for value in here):
+        raise Waits(f"{func}: operands {[tuple(value.shape) for value in here]} are not on the device")
+
+
+class Pretend(TorchFunctionMode):
+    """What is asked to be on a GPU is made on the CPU, and says that it is there; nothing comes back."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        device = kwargs.get("device")
+        first = args[0] if args else None
+        name = getattr(func, "__name__", "")
+        if name == "pin_memory":
+            self.sent.add(id(first))
+            self.kept = [*getattr(self, "kept", ()), first]  # so that its id stays its own
+            return first
+        if name in ("cpu", "numpy", "tolist", "__array__", "item") and isinstance(first, OnGPU):
+            raise Waits(f"{name}() of a tensor on the device")
+        if name == "to" and isinstance(first, torch.Tensor):
+            target = next((value for value in (*args[1:], device) if isinstance(value, torch.device | str)), None)
+            target = target if target is None else torch.device(target)
+            rest = [value for value in args[1:] if not isinstance(value, torch.device | str)]
+            kwargs.pop("device", None)
+            if target is not None and target.type == "cpu" and isinstance(first, OnGPU):
+                raise Waits("to the CPU")
+            if target is not None and target.type == "cuda" and not isinstance(first, OnGPU):
+                if not (kwargs.get("non_blocking") and id(first) in self.sent):
+                    raise Waits("to the device, but not from pinned memory, or not at once")
+                return OnGPU(first.clone())
+            if target is not None:
+                return func(first, *rest, **kwargs) if rest else first
+        elif device is not None and torch.device(device).type == "cuda":
+            if name in ("tensor", "as_tensor", "from_numpy"):
+                raise Waits(f"torch.{name} on the device copies from where it was, and waits")
+            return OnGPU(func(*args, **{**kwargs, "device": "cpu"}))
+        return func(*args, **kwargs)
+
+
+def on_gpu(model: nn.Module) -> nn.Module:
+    """A copy of the model whose weights say that they are on a GPU."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                module._parameters[name] = OnGPU(value.detach().clone().requires_grad_(value.requires_grad))
+        for name, value in module._buffers.items():
+            if value is not None:
+                module._buffers[name] = OnGPU(value.clone())
+    return model
+
+
+def jets(lengths=(5, 1, 9, 5, 17, 2, 30, 9), seed=0):
+    """Particles (T, 3) sorted by falling pt, and offsets."""
+    rng = np.random.default_rng(seed)
+    pt = np.concatenate([np.sort(rng.exponential(20, n))[::-1] + 0.5 for n in lengths])
+    x = np.column_stack([pt, rng.normal(0, 0.2, (len(pt), 2))])
+    return torch.from_numpy(x.astype(np.float32)), torch.tensor([0, *np.cumsum(lengths)])
+
+
+def scaler():
+    names = ("deta", "dphi", "log_pt", "log_pt_rel", "delta_r")
+    return Scaler(names, np.zeros(5, np.float32), np.ones(5, np.float32))
+
+
+SMALL = {"dim": 32, "n_layers": 2, "n_heads": 4}
+PART = {"embed_dims": (32, 32), "pair_dims": (8, 8), "n_layers": 1, "n_class_layers": 1, "n_heads": 4,
+        "dropout": 0.0}
+
+
+def classifier(encoder):
+    return heads.Classifier(FromParticles(encoder), heads.mlp(32, 3))
+
+
+def masked(reads, **options):
+    parts = [Transformer(n, **SMALL) for n in (3, 32)]
+    return MaskedAutoencoder(*parts, n_features=3, reads=reads, **options)
+
+
+STEPS = {
+    "transformer": lambda: classifier(Transformer(5, **SMALL)),
+    "transformer_token": lambda: classifier(Transformer(5, pool="token", **SMALL)),
+    "transformer_dropout": lambda: classifier(Transformer(5, dropout=0.1, **SMALL)),
+    "transformer_attention": lambda: classifier(Transformer(5, pool="attention", **SMALL)),
+    "deep_sets": lambda: classifier(DeepSets(5, dim=32)),
+    "particle_transformer": lambda: heads.Classifier(
+        FromParticles(ParticleTransformer(5, **PART), momenta=True), heads.mlp(32, 3)),
+    "particle_transformer_dropout": lambda: classifier(
+        ParticleTransformer(5, scaler=scaler(), **{**PART, "dropout": 0.1})),
+    "particle_transformer_scaler": lambda: classifier(ParticleTransformer(5, scaler=scaler(), **PART)),
+    "jetclr": lambda: JetCLR(FromParticles(Transformer(5, **SMALL)), chunk=8),
+    "jetclr_whole": lambda: JetCLR(FromParticles(DeepSets(5, dim=32)), chunk=None),
+    "masked_tracks": lambda: masked("tracks"),
+    "masked_jet": lambda: masked("jet", tokens="one"),
+    "masked_chamfer": lambda: masked("jet", loss_of=chamfer_loss),
+    "tokenizer": lambda: Tokenizer(n_codes=16, **SMALL),
+    "tokenizer_gradient": lambda: Tokenizer(n_codes=16, update="gradient", rotate=True, context="causal", **SMALL),
+    "next_token": lambda: NextToken(Tokenizer(n_codes=16, **SMALL), sizes=SMALL),
+    "next_token_turned": lambda: NextToken(Tokenizer(n_codes=16, **SMALL), sizes=SMALL, turn=True),
+    "next_token_cut": lambda: Generator(16, max_length=8, positions="learned", n_classes=3, **SMALL),
+    "events": lambda: EventClassifier(JetTagger(FromParticles(Transformer(5, **SMALL)), dim=8), hlf=2),
+}
+
+
+def batch_for(kind):
+    x, offsets = jets()
+    if kind in ("next_token", "next_token_cut"):
+        x = torch.from_numpy(np.random.default_rng(1).integers(0, 16, (len(x), 1)).astype(np.float32))
+    targets = [torch.arange(len(offsets) - 1) % 3]
+    if kind == "events":
+        targets = [torch.tensor([0, 3, 8]), torch.randn(8, 2), torch.tensor([0, 1])]
+    return x, offsets, targets
+
+
+def step(model, x, offsets, targets):
+    torch.manual_seed(1)
+    loss = model.train().loss((x, offsets, *targets))
+    loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_waits_for_nothing_and_is_the_same(kind):
+    torch.manual_seed(0)
+    model = STEPS[kind]()
+    x, offsets, targets = batch_for(kind)
+    there = on_gpu(model)
+    expected = step(model, x, offsets, targets)
+    with Pretend():
+        found = step(there, OnGPU(x), offsets, [OnGPU(values) for values in targets])
+    assert isinstance(found, OnGPU)
+    assert float(found.data_on_cpu.detach()) == pytest.approx(float(expected.detach()), rel=0.2 if "dropout" in kind else 2e-4)
+    for (name, one), other in zip(model.named_parameters(), there.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+
+
+@pytest.mark.parametrize("fault", (
+    lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: x.cpu(), lambda x: x.numpy(), lambda x: x.tolist(),
+    lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.masked_select(x > 0), lambda x: x.to("cpu"),
+    lambda x: x + torch.ones(3), lambda x: x[torch.tensor([0])], lambda x: torch.tensor(1.0, device=x.device),
+    lambda x: torch.ones(3).to(x.device), lambda x: torch.ones(3).to(x.device, non_blocking=True),
+    lambda x: x.repeat_interleave(torch.ones(3, dtype=torch.int64, device=x.device)),
+    lambda x: x.index_put((x > 0,), x.new_zeros(()))))
+def test_what_waits_is_seen(fault):
+    with Pretend(), pytest.raises((Waits, RuntimeError)):
+        fault(OnGPU(torch.ones(3)))
+
+
+def test_views_are_drawn_without_waiting():
+    x, offsets = jets()
+    with Pretend():
+        cut = augment.keep_hardest(OnGPU(x), offsets, n_max=8)
+        (one, start), (two, end) = augment.views(*cut, generator=None)
+    assert isinstance(one, OnGPU) and isinstance(two, OnGPU)
+    assert start[-1] == len(one) and end[-1] == len(two)
