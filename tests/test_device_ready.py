@@ -7,20 +7,22 @@ a GPU would wait for, or would not do at all because an operand is elsewhere.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from jetnb import augment
 from jetnb.inputs import Scaler
-from jetnb.models import heads
+from jetnb.models import _attention, heads
 from jetnb.models.encoder import DeepSets, Transformer
 from jetnb.models.event_head import EventClassifier, JetTagger
-from jetnb.models.generator import Generator
+from jetnb.models.generator import Causal, Generator
 from jetnb.models.particle_transformer import ParticleTransformer
 from jetnb.models.particles import FromParticles
 from jetnb.models.tokenizer import Tokenizer
@@ -214,17 +216,40 @@ def step(model, x, offsets, targets):
     return loss
 
 
+def jet_by_jet(q, k, v, bounds, longest, causal):
+    """What kernels of variable length do, with a loop over jets."""
+    assert bounds.dtype == torch.int32 and bounds.device == q.device
+    bounds = (bounds.data_on_cpu if isinstance(bounds, OnGPU) else bounds).tolist()
+    assert bounds[0] == 0 and bounds[-1] == len(q) and max(b - a for a, b in pairwise(bounds)) == longest
+    assert all(b > a for a, b in pairwise(bounds))
+    parts = [values.transpose(0, 1)[None].split([b - a for a, b in pairwise(bounds)], 2) for values in (q, k, v)]
+    out = [F.scaled_dot_product_attention(*jet, is_causal=causal) for jet in zip(*parts, strict=True)]
+    return torch.cat(out, 2)[0].transpose(0, 1)
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """Kernels that only GPUs have, by a loop."""
+    for name in ("_varlen", "_efficient"):
+        monkeypatch.setattr(_attention, name, jet_by_jet)
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("kernel", ["rectangles", "auto"])
 @pytest.mark.parametrize("kind", STEPS)
-def test_a_step_waits_for_nothing_and_is_the_same(kind):
+def test_a_step_waits_for_nothing_and_is_the_same(kind, kernel):
     torch.manual_seed(0)
     model = STEPS[kind]()
+    if not _attention.choose(model, kernel) and kernel != "auto":
+        pytest.skip("there is no choice of kernels")
     x, offsets, targets = batch_for(kind)
     there = on_gpu(model)
     expected = step(model, x, offsets, targets)
     with Pretend():
         found = step(there, OnGPU(x), offsets, [OnGPU(values) for values in targets])
     assert isinstance(found, OnGPU)
-    assert float(found.data_on_cpu.detach()) == pytest.approx(float(expected.detach()), rel=0.2 if "dropout" in kind else 2e-4)
+    rel = 0.2 if "dropout" in kind else 2e-4
+    assert float(found.data_on_cpu.detach()) == pytest.approx(float(expected.detach()), rel=rel)
     for (name, one), other in zip(model.named_parameters(), there.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None), name
 
@@ -248,3 +273,71 @@ def test_views_are_drawn_without_waiting():
         (one, start), (two, end) = augment.views(*cut, generator=None)
     assert isinstance(one, OnGPU) and isinstance(two, OnGPU)
     assert start[-1] == len(one) and end[-1] == len(two)
+
+
+LENGTHS = (5, 0, 1, 9, 5, 17, 2, 30, 0)
+ENCODERS = {
+    "mean": lambda: Transformer(3, **SMALL), "token": lambda: Transformer(3, pool="token", **SMALL),
+    "attention": lambda: Transformer(3, pool="attention", **SMALL),
+    "causal": lambda: Transformer(3, causal=True, **SMALL),
+    "generator": lambda: Causal(16, n_features=3, **SMALL),
+}
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("kernel", ["varlen", "efficient"])
+@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("lengths", [LENGTHS, (0, 0), (4,)])
+def test_kernels_agree(kind, kernel, lengths):
+    torch.manual_seed(0)
+    model, x, offsets = ENCODERS[kind](), torch.randn(sum(lengths), 3), torch.tensor([0, *np.cumsum(lengths)])
+    found = []
+    for name in ("rectangles", kernel):
+        assert _attention.choose(model, name) == 1
+        model.zero_grad()
+        outputs = model(x, offsets)
+        sum(values.square().sum() for values in outputs).backward()
+        found.append([*outputs, *(weight.grad for weight in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        if one is not None and other is not None:  # without constituents some have no say
+            assert torch.allclose(one, other, atol=2e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="use one of"):
+        _attention.choose(model, "flash")
+
+
+@pytest.mark.parametrize("age", ["old", "new"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_varlen_attn_of_each_age_is_given(age, causal, monkeypatch):
+    def old(q, k, v, first, second, n, m, is_causal=False, return_aux=None):
+        return "causal" if is_causal else "all"
+
+    def new(q, k, v, first, second, n, m, *, return_aux=None, scale=None, window_size=(-1, -1)):
+        return {(-1, 0): "causal", (-1, -1): "all"}[window_size]
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", {"old": old, "new": new}[age])
+    _attention._varlen_takes.cache_clear()
+    try:
+        assert _attention._varlen(1, 2, 3, 4, 5, causal) == ("causal" if causal else "all")
+    finally:
+        _attention._varlen_takes.cache_clear()
+
+
+def test_the_efficient_kernel_is_called_as_it_is_declared():
+    """Its shapes are worked out without running it."""
+    q = torch.empty(9, 4, 8, device="meta", requires_grad=True)
+    bounds = torch.empty(3, dtype=torch.int32, device="meta")
+    out = _attention._efficient(q, q, q, bounds, 5, True)
+    assert out.shape == (9, 4, 8) and out.requires_grad
+
+
+def test_sums_over_layers_are_in_float32_under_autocast():
+    """A residual in bfloat16 loses what a layer adds as soon as it is 256 times smaller."""
+    torch.manual_seed(0)
+    x, offsets = jets()
+    for model in (Transformer(3, **SMALL), ParticleTransformer(5, scaler=scaler(), **PART)):
+        seen = []
+        model.blocks[0].register_forward_hook(lambda module, given, found, seen=seen: seen.extend((given[0], found)))
+        with torch.autocast("cpu", torch.bfloat16):
+            values = x if model.n_features == 3 else torch.randn(len(x), 5)
+            _, pooled = model(values, offsets)
+        assert [h.dtype for h in seen] == [torch.float32] * 2 and pooled.dtype == torch.float32

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from jetnb._devices import send
 from jetnb.models import _packed
 from jetnb.models._fast import linear
+from jetnb.models._regions import Regions
 
 SMALLEST = 1e-8  # below it logarithms are cut, as published
 
 
-class PairEmbed(nn.Module):
+class PairEmbed(Regions):
     """The biases of all heads, from the momenta of pairs; each pair is worked on once, in no order, and no padding."""
 
     def __init__(self, dims: Sequence[int]):
@@ -30,18 +31,22 @@ class PairEmbed(nn.Module):
     def forward(self, momenta: Tensor, plan: _packed.Rectangles) -> list[Tensor]:
         """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is padding."""
         found = pairs(plan)
-        h = pair_features(momenta, found.first, found.second)  # (P, 4)
-        for layer in self.embed:
-            if isinstance(layer, nn.Conv1d):
-                h = linear(h, layer.weight[:, :, 0], layer.bias)
-            else:
-                h = normalise(layer, h) if isinstance(layer, nn.BatchNorm1d) else layer(h)
+        h = self.region(PairEmbed._embed, momenta, found.first, found.second)  # (P, heads)
         h = _packed.wide(h) if h.device.type == "cpu" else h  # as attention does
         flat = _Mirror.apply(h, found).split([n * width * width for n, width in plan.shapes])
         biases = [part.view(n, width, width, -1).permute(0, 3, 1, 2).contiguous()
                   for part, (n, width) in zip(flat, plan.shapes, strict=True)]
         return [bias if mask is None else bias.masked_fill(~mask, -math.inf)
                 for bias, mask in zip(biases, plan.masks, strict=True)]
+
+    def _embed(self, momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        h = pair_features(momenta, first, second)  # (P, 4)
+        for layer in self.embed:
+            if isinstance(layer, nn.Conv1d):
+                h = linear(h, layer.weight[:, :, 0], layer.bias)
+            else:
+                h = normalise(layer, h) if isinstance(layer, nn.BatchNorm1d) else layer(h)
+        return h
 
 
 @torch.no_grad()
