@@ -59,7 +59,7 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed", "auto", 4, 1,
     "ddp". With several devices each takes its share of each batch: the gradient is that of one device as long as the
     loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
-    which takes minutes to begin.
+    which takes minutes to begin, for what lies between attentions, or for all of a model that has no attention of ours.
 
     Raises `ValueError` for arguments that make no sense and a checkpoint of other settings, `FileExistsError` where
     there is one and resume is False, `FloatingPointError` at the next record after a loss or gradient that is not

@@ -7,6 +7,7 @@ a GPU would wait for, or would not do at all because an operand is elsewhere.
 from __future__ import annotations
 
 import copy
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from jetnb import augment
+from jetnb import augment, batches, training
 from jetnb.inputs import Scaler
 from jetnb.models import _attention, heads
+from jetnb.models._regions import compile_regions
 from jetnb.models.encoder import DeepSets, Transformer
 from jetnb.models.event_head import EventClassifier, JetTagger
 from jetnb.models.generator import Causal, Generator
@@ -341,3 +343,52 @@ def test_sums_over_layers_are_in_float32_under_autocast():
             values = x if model.n_features == 3 else torch.randn(len(x), 5)
             _, pooled = model(values, offsets)
         assert [h.dtype for h in seen] == [torch.float32] * 2 and pooled.dtype == torch.float32
+
+
+def compile_and_compare(kind, **options):
+    """Steps of a model and of its compiled copy on batches of many shapes; how many graphs there are after each."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    torch.manual_seed(0)
+    model = STEPS[kind]()
+    compiled, graphs = copy.deepcopy(model), []
+    assert compile_regions(compiled, **options) >= 1
+    for lengths in ((5, 1, 9, 5, 17, 2, 30, 9), (5, 7), (3, 4, 11, 40), (12,) * 9, (5, 8, 2)):
+        x, offsets = jets(lengths)
+        x = (x[:, :1] % 16).floor() if kind == "next_token" else x
+        expected, found = (step(one, x, offsets, [torch.arange(len(lengths)) % 3]) for one in (model, compiled))
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    for (name, one), other in zip(model.named_parameters(), compiled.parameters(), strict=True):
+        if one.grad is not None:
+            assert torch.allclose(one.grad, other.grad, atol=1e-3 * float(one.grad.abs().max()) + 1e-6), name
+    return graphs
+
+
+@pytest.mark.parametrize("kind", ["transformer", "deep_sets", "particle_transformer", "jetclr", "masked_tracks",
+                                  "next_token"])
+def test_compiled_parts_are_one_graph_each_for_all_layers_and_lengths(kind):
+    graphs = compile_and_compare(kind, backend="aot_eager")
+    parts = {"deep_sets": 1, "particle_transformer": 4}.get(kind, 2)  # the last has one more, for the class token
+    assert graphs[0] == graphs[-1] <= parts
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_it_compiles_for_a_cpu():
+    assert compile_and_compare("transformer")[-1] == 2
+
+
+def test_training_compiles_the_parts(monkeypatch):
+    monkeypatch.setattr("jetnb._loop.compile_regions", lambda model: compile_regions(model, backend="aot_eager"))
+    x, offsets = jets((5, 9, 4, 8) * 8)
+    data = batches.Packed(x, offsets, np.arange(32) % 3)
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = STEPS["transformer"]()
+        options = {"epochs": 1, "batch_size": 8, "seed": 1, "progress": False, "accelerator": "cpu", "log_every": 1}
+        found.append([step["loss"] for step in training.fit(model, data, compile=compiled, **options).steps])
+        assert all((part.compiled is not None) == compiled for part in model.modules() if hasattr(part, "compiled"))
+    assert found[0] == pytest.approx(found[1], rel=1e-3) and len(found[0]) == 4

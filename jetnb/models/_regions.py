@@ -22,12 +22,14 @@ class Regions(nn.Module):
         return (function if self.compiled is None else self.compiled[function])(self, *tensors)
 
 
-def compile_regions(model: nn.Module) -> int:
-    """Compile the parts of `model` that have a say in it, in place, when they are first used; returns how many have.
+def compile_regions(model: nn.Module, **options) -> int:
+    """Compile the parts of `model` that are made for it, in place, when they are first used; returns how many there are.
 
-    One graph serves all layers of a kind, and batches of all sizes. The weights and their names stay.
+    One graph serves all layers of a kind, and batches of all sizes. The weights and their names stay. options: of
+    `torch.compile`, such as backend or mode.
     """
     parts, made = [module for module in model.modules() if isinstance(module, Regions)], _Compiled()
+    made.options = options
     for part in parts:
         part.compiled = made
     return len(parts)
@@ -36,10 +38,12 @@ def compile_regions(model: nn.Module) -> int:
 class _Compiled(dict):
     """Functions, compiled when they are asked for: a copy of each, since torch counts the variants of one function."""
 
+    options: dict = {}
+
     def __missing__(self, function: Callable) -> Callable:
         own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__,
                                  function.__defaults__, function.__closure__)
-        self[function] = torch.compile(own, dynamic=True)
+        self[function] = torch.compile(own, dynamic=True, **self.options)
         return self[function]
 
     def __deepcopy__(self, memo) -> _Compiled:

@@ -149,7 +149,7 @@ class ParticleTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, cut, biases)
         h = restore(h, cut)  # (T, D)
-        jet, jets = _packed.jet_of(lengths, x.device), self.cls_token[0].expand(len(lengths), -1)
+        jet, jets = _packed.jet_of(lengths, x.device), self.cls_token[0].repeat(len(lengths), 1)
         for block in self.cls_blocks:
             jets = block.pool(jets, h, jet)  # (B, D)
         return self.norm(h), self.norm(jets)
