@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import sys
@@ -29,6 +30,21 @@ def on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
     torch.rand((), generator=generator, device=generator.device)
     seed = int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") >> 1
     return torch.Generator().manual_seed(seed)
+
+
+@contextlib.contextmanager
+def tf32(on: bool, device: torch.device):
+    """With `on` and on a GPU: products of float32 matrices whose factors are rounded to TensorFloat-32.
+
+    That has 10 bits of mantissa where float32 has 23, so a relative rounding of 5e-4 of each factor; sums stay float32.
+    """
+    before = torch.get_float32_matmul_precision()
+    try:
+        if on and device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def tidy(last: float, *, every: float = 20.0) -> float:

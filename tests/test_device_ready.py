@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from jetnb import augment, batches, training
+from jetnb import _devices, augment, batches, store, training
 from jetnb.inputs import Scaler
 from jetnb.models import _attention, heads
 from jetnb.models._regions import compile_regions
@@ -392,3 +393,50 @@ def test_training_compiles_the_parts(monkeypatch):
         found.append([step["loss"] for step in training.fit(model, data, compile=compiled, **options).steps])
         assert all((part.compiled is not None) == compiled for part in model.modules() if hasattr(part, "compiled"))
     assert found[0] == pytest.approx(found[1], rel=1e-3) and len(found[0]) == 4
+
+
+def test_tf32_is_a_switch_that_goes_back():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(RuntimeError, match="stop"), _devices.tf32(True, GPU):
+        assert torch.get_float32_matmul_precision() == "high"
+        raise RuntimeError("stop")
+    for on, device in ((False, GPU), (True, torch.device("cpu"))):
+        with _devices.tf32(on, device):
+            assert torch.get_float32_matmul_precision() == before
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_tf32_on_a_cpu_is_float32(monkeypatch):
+    asked, plain = [], _devices.tf32
+    monkeypatch.setattr(_devices, "tf32", lambda on, device: asked.append(on) or plain(on, device))
+    x, offsets = jets((5, 9, 4, 8) * 8)
+    data, found = batches.Packed(x, offsets, np.arange(32) % 3), []
+    for precision in ("32-true", "tf32"):
+        torch.manual_seed(0)
+        model = STEPS["deep_sets"]()
+        training.fit(model, data, epochs=1, batch_size=8, seed=1, progress=False, accelerator="cpu",
+                     precision=precision)
+        found.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+    assert torch.equal(*found) and asked == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["packed", "stored"])
+def test_batches_are_pinned_ahead_in_another_thread(kind, monkeypatch, tmp_path, toy_jets):
+    if kind == "stored":
+        store.write(tmp_path / "toy", [toy_jets(40)])
+        data = batches.Stored(store.open(tmp_path / "toy"), ("deta", "dphi", "log_pt"))
+    else:
+        x, offsets = jets((5, 9, 4, 8) * 10)
+        data = batches.Packed(x, offsets, np.arange(40))
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(
+        (self.data_ptr(), threading.current_thread())) or self)
+    whole = batches.schedule(40, 8, seed=1, epoch=0)
+    found = batches.prefetch(data, whole, ahead=2, pin=True)
+    first = next(found)
+    assert {pointer for pointer, _ in pinned} >= {values.data_ptr() for values in first}
+    found = [first, *found]
+    assert all(thread is not threading.main_thread() for _, thread in pinned)
+    assert len(pinned) == sum(map(len, found))
+    for one, indices in zip(found, whole, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, data[indices], strict=True))
