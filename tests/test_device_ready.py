@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 import threading
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from jetnb import _devices, augment, batches, store, training
 from jetnb.inputs import Scaler
-from jetnb.models import _attention, heads
+from jetnb.models import _attention, heads, sampling
 from jetnb.models._regions import compile_regions
 from jetnb.models.encoder import DeepSets, Transformer
 from jetnb.models.event_head import EventClassifier, JetTagger
@@ -440,3 +441,52 @@ def test_batches_are_pinned_ahead_in_another_thread(kind, monkeypatch, tmp_path,
     assert len(pinned) == sum(map(len, found))
     for one, indices in zip(found, whole, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, data[indices], strict=True))
+
+
+GENERATORS = {
+    "plain": {}, "learned": {"positions": "learned", "max_length": 20}, "classes": {"n_classes": 3},
+    "features": {"n_features": 2}}
+
+
+@pytest.mark.filterwarnings("ignore:.*did not stop")
+@pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.8, "temperature": 2.0}])
+def test_drawing_in_fixed_arrays_draws_the_same(kind, options):
+    torch.manual_seed(0)
+    model = Generator(7, **{"max_length": 40, **SMALL, **GENERATORS[kind]})
+    if kind == "features":
+        table = torch.randn(7, 2)
+        options = {**options, "features": lambda tokens: table[tokens]}
+    if kind == "classes":
+        options = {**options, "labels": torch.arange(21) % 4 - 1}
+    (tokens, offsets), (others, bounds) = (
+        sampling.generate(model, 21, seed=3, batch_size=size, fixed=fixed, progress=False, **options)
+        for fixed, size in ((False, 21), (True, 8)))
+    assert torch.equal(offsets, bounds) and torch.equal(tokens, others) and len(tokens) > 40
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3, "top_p": 0.9}])
+def test_a_token_is_drawn_without_waiting(options):
+    torch.manual_seed(0)
+    model = Generator(7, positions="learned", **SMALL)
+    there = on_gpu(model)
+    share = partial(sampling.probabilities, **options)
+    uniform = torch.rand(5, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        expected = sampling.Fixed(model, 5, 12, None, share).fill(uniform, torch.full((5,), -1))
+        with Pretend(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling.Fixed, "_capture", lambda self: self.step)
+            patch.setattr(sampling.Fixed, "EVERY", 100)
+            found = sampling.Fixed(there, 5, 12, None, share).fill(OnGPU(uniform), OnGPU(torch.full((5,), -1)))
+    assert torch.equal(found.data_on_cpu, expected)
+
+
+def test_without_cuda_graphs_it_warns_and_draws(monkeypatch):
+    """As where the capture fails on a GPU."""
+    def fails(*_):
+        raise RuntimeError("no graphs here")
+
+    monkeypatch.setattr(torch.cuda, "Stream", fails)
+    drawing = sampling.Fixed(Generator(7, **SMALL), 5, 12, None, sampling.probabilities)
+    with pytest.warns(RuntimeWarning, match="no graphs here"):
+        assert drawing._capture() == drawing.step
