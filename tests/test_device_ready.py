@@ -31,7 +31,7 @@ from jetnb.models.particle_transformer import ParticleTransformer
 from jetnb.models.particles import FromParticles
 from jetnb.models.tokenizer import Tokenizer
 from jetnb.strategies.contrastive import JetCLR
-from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss
+from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss, draw_mask
 from jetnb.strategies.next_token import NextToken
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -490,3 +490,26 @@ def test_without_cuda_graphs_it_warns_and_draws(monkeypatch):
     drawing = sampling.Fixed(Generator(7, **SMALL), 5, 12, None, sampling.probabilities)
     with pytest.warns(RuntimeWarning, match="no graphs here"):
         assert drawing._capture() == drawing.step
+
+
+def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monkeypatch):
+    """The same state gives the same numbers, and the next call others."""
+    class Elsewhere:
+        device = GPU
+
+        def __init__(self, seed):
+            self.own = torch.Generator().manual_seed(seed)
+
+        def get_state(self):
+            return self.own.get_state()
+
+    plain = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator=None, **options: (
+        plain((), generator=generator.own) if isinstance(generator, Elsewhere)
+        else plain(*shape, generator=generator, **options)))
+    offsets = torch.tensor([0, 40, 80])
+    one, other, third = Elsewhere(1), Elsewhere(1), Elsewhere(2)
+    masks = [draw_mask(offsets, generator=generator) for generator in (one, other, one, third)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[3])
+    assert masks[0].device.type == "cpu"

@@ -42,14 +42,14 @@ Plan = _packed.Rectangles | Sequences
 def plan(lengths: np.ndarray, h: Tensor, *, n_heads: int, token: bool = False, step: int | None = None,
          kernel: str = "auto") -> Plan:
     """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in `_packed.rectangles`."""
-    if (kernel if kernel != "auto" else best(h, h.shape[1] // n_heads)) == "rectangles":
+    kernel = kernel if kernel != "auto" else best(h, h.shape[1] // n_heads)
+    if kernel == "rectangles":
         return _packed.rectangles(lengths, step or (1 if h.device.type == "cpu" else 8), h.device, token=token)
-    kernel, slots, back = kernel if kernel != "auto" else best(h, h.shape[1] // n_heads), None, None
-    sizes = lengths + token
+    sizes, slots, back = lengths + token, None, None
     if token:
         first = np.cumsum(sizes) - sizes
         order = np.concatenate([np.arange(lengths.sum()) + np.repeat(np.arange(1, len(lengths) + 1), lengths), first])
-        slots, back = (send(torch.from_numpy(rows), h.device) for rows in (np.argsort(order), order))
+        slots, back = (send(torch.from_numpy(rows), h.device) for rows in (_packed.inverse(order), order))
     sizes = sizes[sizes > 0]
     bounds = send(torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)), h.device)
     return Sequences(slots, back, bounds, int(sizes.max(initial=0)), kernel)

@@ -58,6 +58,13 @@ def select(x: Tensor, offsets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return x[rows if keep.device == x.device else send(rows, x.device)], kept
 
 
+def inverse(order: np.ndarray) -> np.ndarray:
+    """Where each of the numbers from 0 on is in `order`, which has each of them once."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place
+
+
 def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
     """For each of T constituents the number of its jet, (T,)."""
     return send(torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)), device)

@@ -154,7 +154,7 @@ class MaskedAutoencoder(nn.Module):
             hidden = torch.as_tensor(offsets).cpu() - start
             made, _ = self.decoder(token + self.jet(jets)[jet], hidden)
         else:
-            order = np.argsort(np.concatenate([shown, rows]))
+            order = _packed.inverse(np.concatenate([shown, rows]))
             every = torch.cat([tracks, token.to(tracks.dtype)]).index_select(0, ours(order))
             made = self.decoder(every, offsets)[0].index_select(0, ours(rows))
         return self.out(made), jets
