@@ -19,6 +19,19 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device)
 
 
+def tidy(last: float, *, every: float = 20.0) -> float:
+    """Give memory that is free back to the system, if `last` time is `every` seconds ago; returns when it last was.
+
+    glibc keeps it, in pieces that no batch of another size fits into: a training would grow to many times its need.
+    Elsewhere than on Linux it does nothing.
+    """
+    if (now := time.perf_counter()) < last + every:
+        return last
+    if sys.platform == "linux" and (release := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        release(0)
+    return now
+
+
 def on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
     """A generator for random numbers on the CPU: the same one, or one that follows from one on a GPU, and moves it on.
 
@@ -45,16 +58,3 @@ def tf32(on: bool, device: torch.device):
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def tidy(last: float, *, every: float = 20.0) -> float:
-    """Give memory that is free back to the system, if `last` time is `every` seconds ago; returns when it last was.
-
-    glibc keeps it, in pieces that no batch of another size fits into: a training would grow to many times its need.
-    Elsewhere than on Linux it does nothing.
-    """
-    if (now := time.perf_counter()) < last + every:
-        return last
-    if sys.platform == "linux" and (release := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        release(0)
-    return now

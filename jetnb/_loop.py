@@ -84,7 +84,8 @@ class Training:
         with contextlib.closing(self.bar):
             if self.history.reason not in DONE:
                 try:
-                    self._epochs()
+                    with _devices.tf32(self.arguments["precision"] == "tf32", self.fabric.device):
+                        self._epochs()
                 except KeyboardInterrupt:
                     if self.fabric.world_size > 1:  # the others would wait for this one
                         raise

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from jetnb import _devices, checkpoints
+from jetnb import checkpoints
 from jetnb._loop import Training
 from jetnb.history import History
 
@@ -92,7 +92,7 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
 def _run(fabric, caller: int, model: nn.Module, data, arguments: dict, options: dict) -> tuple[History, bytes | None]:
     """The training, in each of the processes that share it."""
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _devices.tf32(arguments["precision"] == "tf32", fabric.device):
+    with torch.random.fork_rng(devices):
         training = Training(fabric, model, data, arguments, **options)
         training.run()
     elsewhere = os.getpid() != caller  # in a process that was forked or spawned, with a copy of the model
