@@ -58,7 +58,8 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
 
     precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed", "auto", 4, 1,
     "ddp". precision "tf32" is "32-true" where factors of matrix products on a GPU are rounded to TensorFloat-32, with
-    10 bits of mantissa in place of 23: several times as quick from NVIDIA's Ampere on, and all else is float32. With several devices each takes its share of each batch: the gradient is that of one device as long as the
+    10 bits of mantissa in place of 23: several times as quick from NVIDIA's Ampere on, and all else is float32.
+    With several devices each takes its share of each batch: the gradient is that of one device as long as the
     loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
     which takes minutes to begin, for what lies between attentions, or for all of a model that has no attention of ours.
 

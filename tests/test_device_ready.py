@@ -236,6 +236,9 @@ def no_kernels(monkeypatch):
     """Kernels that only GPUs have, by a loop."""
     for name in ("_varlen", "_efficient"):
         monkeypatch.setattr(_attention, name, jet_by_jet)
+    _attention._works.cache_clear()
+    yield
+    _attention._works.cache_clear()
 
 
 @pytest.mark.usefixtures("no_kernels")
@@ -513,3 +516,19 @@ def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monk
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[3])
     assert masks[0].device.type == "cpu"
+
+
+@pytest.mark.parametrize(("broken", "dtype", "expected"), [
+    ((), torch.bfloat16, "varlen"), (("_varlen",), torch.bfloat16, "efficient"),
+    (("_varlen", "_efficient"), torch.float16, "rectangles"), ((), torch.float32, "efficient"),
+    (("_efficient",), torch.float32, "rectangles"), ((), torch.float64, "rectangles")])
+@pytest.mark.filterwarnings("ignore:attention goes without")
+def test_the_best_kernel_that_works_is_taken(no_kernels, broken, dtype, expected, monkeypatch):
+    def fails(*_):
+        raise TypeError("takes other arguments")
+
+    for name in broken:
+        monkeypatch.setattr(_attention, name, fails)
+    with Pretend(), torch.inference_mode():
+        assert _attention.best(OnGPU(torch.ones(2, 16, dtype=dtype)), 8) == expected
+    assert _attention.best(torch.ones(2, 16, dtype=dtype), 8) == "rectangles"

@@ -3,13 +3,14 @@
 "rectangles": jets sorted by length and cut into rectangles, for PyTorch's attention of equal lengths; everywhere.
 "varlen": `torch.nn.attention.varlen`, on a GPU in half precision, from torch 2.10: jets stay where they are.
 "efficient": the same with the memory-efficient kernel, on a GPU in half precision or float32.
-"auto": the last that can be used of rectangles, efficient and varlen; a bias for each pair needs rectangles.
+"auto": the last of rectangles, efficient and varlen that is there, tried once; biases of pairs need rectangles.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -57,12 +58,26 @@ def plan(lengths: np.ndarray, h: Tensor, *, n_heads: int, token: bool = False, s
 
 def best(h: Tensor, width: int) -> str:
     """The kernel for rows h (S, D) with heads of `width` numbers."""
-    if h.device.type != "cuda" or width > WIDEST or not hasattr(torch.ops.aten, "_efficient_attention_forward"):
+    if h.device.type != "cuda" or width > WIDEST:
         return "rectangles"
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
-    if dtype in HALF and _varlen_takes() is not None and torch.cuda.get_device_capability(h.device) >= (8, 0):
-        return "varlen"
-    return "efficient" if dtype in (*HALF, torch.float32) else "rectangles"
+    kernels = ("varlen", "efficient") if dtype in HALF else ("efficient",) if dtype == torch.float32 else ()
+    return next((name for name in kernels if _works(name, h.device, dtype, width)), "rectangles")
+
+
+@functools.cache
+def _works(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether a kernel does its work, and the gradient of it, on this device with this torch; warns where not."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        qkv = torch.ones(3, 6 * width, dtype=dtype, device=device, requires_grad=True)
+        bounds = send(torch.tensor([0, 1, 3], dtype=torch.int32), device)
+        try:
+            for causal in (False, True):
+                attend(qkv, Sequences(None, None, bounds, 2, kernel), 2, causal=causal).sum().backward()
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # also NotImplementedError
+            warnings.warn(f"attention goes without the kernel {kernel!r}: {error}", RuntimeWarning, stacklevel=2)
+            return False
+    return True
 
 
 def choose(model: nn.Module, kernel: str) -> int:

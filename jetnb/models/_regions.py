@@ -23,7 +23,7 @@ class Regions(nn.Module):
 
 
 def compile_regions(model: nn.Module, **options) -> int:
-    """Compile the parts of `model` that are made for it, in place, when they are first used; returns how many there are.
+    """Compile the parts of `model` that are made for it, in place, when they are first used; returns their number.
 
     One graph serves all layers of a kind, and batches of all sizes. The weights and their names stay. options: of
     `torch.compile`, such as backend or mode.
