@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from jetnb import _devices, batches, checkpoints, history, optimisation
 from jetnb._watchdog import Watchdog
 from jetnb.history import History
+from jetnb.models._regions import compile_regions
 
 DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
 
@@ -60,7 +61,7 @@ class Training:
         self.raw.zero_grad()  # of what the caller, or a training that was interrupted, has left
         self.base = [group["lr"] for group in groups]
         loss = _Loss(model)
-        if compile:
+        if compile and not compile_regions(model):
             loss.compile(dynamic=True)
         self.loss, self.optimizer = fabric.setup(loss, self.raw)
         self.generator = torch.Generator(fabric.device)
@@ -83,7 +84,8 @@ class Training:
         with contextlib.closing(self.bar):
             if self.history.reason not in DONE:
                 try:
-                    self._epochs()
+                    with _devices.tf32(self.arguments["precision"] == "tf32", self.fabric.device):
+                        self._epochs()
                 except KeyboardInterrupt:
                     if self.fabric.world_size > 1:  # the others would wait for this one
                         raise

@@ -80,7 +80,7 @@ def test_turned_jets_carry_their_other_features_along(jets):
     model = next_token.NextToken(codes, sizes=SIZES, turn=True).train()
     x, offsets, label = model.data(jets[:5])[np.arange(5)]
     seen = []
-    codes.encode = lambda x, offsets: seen.append(x) or torch.zeros(len(x), dtype=torch.int64)
+    codes.encode = lambda x, offsets, check: seen.append(x) or torch.zeros(len(x), dtype=torch.int64)
     model.loss((x, offsets, label), generator=torch.Generator().manual_seed(1))
     assert torch.equal(seen[0][:, [0, 3]], x[:, [0, 3]]) and not torch.equal(seen[0][:, 1:3], x[:, 1:3])
     torch.testing.assert_close(seen[0][:, 1:3].norm(dim=1), x[:, 1:3].norm(dim=1))

@@ -33,17 +33,36 @@ def pack(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def pad(x: Tensor, offsets: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tensor]:
     """Padded x (B, P, F) and mask (B, P) of a packed batch x (T, F), offsets (B+1,); P is the longest jet."""
-    lengths = torch.as_tensor(offsets).to(x.device).diff()
-    mask = torch.arange(int(lengths.max()) if len(lengths) else 0, device=x.device) < lengths[:, None]
-    padded = x.new_full((*mask.shape, x.shape[1]), value)
-    padded[mask] = x
-    return padded, mask
+    lengths, at = spread(offsets)
+    place = send(torch.from_numpy(at), x.device)
+    width = int(lengths.max(initial=0))
+    padded = x.new_full((len(lengths) * width, x.shape[1]), value).index_copy(0, place, x)
+    mask = torch.arange(width, device=x.device) < send(torch.from_numpy(lengths), x.device)[:, None]
+    return padded.view(len(lengths), width, -1), mask
+
+
+def spread(offsets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (B,), and for each of T constituents its place in the rows of a rectangle (B, P) that is flattened."""
+    lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
+    first = np.arange(len(lengths)) * lengths.max(initial=0) - (np.cumsum(lengths) - lengths)
+    return lengths, np.arange(lengths.sum()) + np.repeat(first, lengths)
 
 
 def select(x: Tensor, offsets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The packed batch of only the constituents with keep (T,) True; a jet may be left with none."""
-    kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
-    return x[keep], kept[torch.as_tensor(offsets).to(x.device)]
+    """The packed batch of only the constituents with keep (T,) True; a jet may be left with none.
+
+    Offsets are where keep is. Left on the CPU it makes nobody wait for a GPU.
+    """
+    kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[torch.as_tensor(offsets).to(keep.device)]
+    rows = keep.nonzero()[:, 0]
+    return x[rows if keep.device == x.device else send(rows, x.device)], kept
+
+
+def inverse(order: np.ndarray) -> np.ndarray:
+    """Where each of the numbers from 0 on is in `order`, which has each of them once."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place
 
 
 def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
@@ -80,6 +99,7 @@ class Rectangles(NamedTuple):
     back: Tensor  # (T,) the slot of each row, with tokens (T + B,)
     shapes: list[tuple[int, int]]
     masks: list[Tensor | None]  # (n, 1, 1, L) True where not padding; None where nothing is
+    jets: np.ndarray  # (3, jets) of each in their new order its first row, how many rows it has, and its width
 
 
 def rectangles(lengths: np.ndarray, step: int, device: torch.device, *, token: bool = False) -> Rectangles:
@@ -104,4 +124,5 @@ def rectangles(lengths: np.ndarray, step: int, device: torch.device, *, token: b
         masks.append(None if mask.all() else send(torch.from_numpy(mask.reshape(n, 1, 1, width)), device))
         shapes.append((n, width))
         used += n * width
-    return Rectangles(send(torch.from_numpy(slots), device), send(torch.from_numpy(back), device), shapes, masks)
+    return Rectangles(send(torch.from_numpy(slots), device), send(torch.from_numpy(back), device), shapes, masks,
+                      np.stack([starts[order], lengths[order], widths]))

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jetnb._devices import send
 from jetnb.models import _packed
 from jetnb.models._fast import linear
+from jetnb.models._regions import Regions
 
 SMALLEST = 1e-8  # below it logarithms are cut, as published
 
 
-class PairEmbed(nn.Module):
+class PairEmbed(Regions):
     """The biases of all heads, from the momenta of pairs; each pair is worked on once, in no order, and no padding."""
 
     def __init__(self, dims: Sequence[int]):
@@ -29,18 +31,22 @@ class PairEmbed(nn.Module):
     def forward(self, momenta: Tensor, plan: _packed.Rectangles) -> list[Tensor]:
         """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is padding."""
         found = pairs(plan)
-        h = pair_features(momenta, found.first, found.second)  # (P, 4)
-        for layer in self.embed:
-            if isinstance(layer, nn.Conv1d):
-                h = linear(h, layer.weight[:, :, 0], layer.bias)
-            else:
-                h = normalise(layer, h) if isinstance(layer, nn.BatchNorm1d) else layer(h)
+        h = self.region(PairEmbed._embed, momenta, found.first, found.second)  # (P, heads)
         h = _packed.wide(h) if h.device.type == "cpu" else h  # as attention does
         flat = _Mirror.apply(h, found).split([n * width * width for n, width in plan.shapes])
         biases = [part.view(n, width, width, -1).permute(0, 3, 1, 2).contiguous()
                   for part, (n, width) in zip(flat, plan.shapes, strict=True)]
         return [bias if mask is None else bias.masked_fill(~mask, -math.inf)
                 for bias, mask in zip(biases, plan.masks, strict=True)]
+
+    def _embed(self, momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        h = pair_features(momenta, first, second)  # (P, 4)
+        for layer in self.embed:
+            if isinstance(layer, nn.Conv1d):
+                h = linear(h, layer.weight[:, :, 0], layer.bias)
+            else:
+                h = normalise(layer, h) if isinstance(layer, nn.BatchNorm1d) else layer(h)
+        return h
 
 
 @torch.no_grad()
@@ -75,24 +81,21 @@ class Pairs(NamedTuple):
 
 
 def pairs(plan: _packed.Rectangles) -> Pairs:
-    parts, n_pairs, n_places, device = [], 0, 0, plan.slots.device
-    for rows, (n, width), mask in zip(plan.slots.split([n * w for n, w in plan.shapes]), plan.shapes, plan.masks,
-                                      strict=True):
-        i, j = torch.tril_indices(width, width, device=device)
-        rows, jets = rows.view(n, width), torch.arange(n, device=device)[:, None] * width**2
-        found = [rows[:, i], rows[:, j], n_places + jets + i * width + j, n_places + jets + j * width + i]  # (n, pairs)
-        if mask is None:
-            found = [values.flatten() for values in found]
-        else:
-            real = mask.view(n, width)[:, i]  # i is the later one: if it is real both are
-            found = [values[real] for values in found]
-        pair = torch.zeros(n * width**2, dtype=torch.int64, device=device)
-        numbers = torch.arange(n_pairs, n_pairs + len(found[0]), device=device)
-        pair[found[2] - n_places] = numbers
-        pair[found[3] - n_places] = numbers
-        parts.append((found[0], found[1], pair, found[2], found[3]))
-        n_pairs, n_places = n_pairs + len(numbers), n_places + len(pair)
-    return Pairs(*map(torch.cat, zip(*parts, strict=True))) if parts else Pairs(*[plan.slots.new_zeros(0)] * 5)
+    """All pairs of a plan without tokens; how many there are is known on the CPU, so nobody waits for a GPU."""
+    device = plan.slots.device
+    start, length, width = (torch.from_numpy(values) for values in plan.jets)
+    counts, sizes = length * (length + 1) // 2, width**2
+    n_pairs, n_places = int(counts.sum()), int(sizes.sum())
+    # of each jet: its first pair, its first row, its width, and its first place
+    about = send(torch.stack([counts, counts.cumsum(0) - counts, start, width, sizes.cumsum(0) - sizes]), device)
+    own, row, width, place = about[1:].repeat_interleave(about[0], 1, output_size=n_pairs)  # (P,) each
+    numbers, longest = torch.arange(n_pairs, device=device), int(length.max()) if len(length) else 0
+    i, j = torch.tril_indices(longest, longest, device=device).index_select(1, numbers - own)  # i is the later one
+    lower, upper = place + i * width + j, place + j * width + i
+    pair = torch.zeros(n_places, dtype=torch.int64, device=device)
+    pair[lower] = numbers
+    pair[upper] = numbers
+    return Pairs(row + i, row + j, pair, lower, upper)
 
 
 class _Mirror(torch.autograd.Function):

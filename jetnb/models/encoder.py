@@ -1,7 +1,8 @@
 """Encoders: `encoder(x, offsets)` makes one vector per constituent, (T, D), and one per jet, (B, D).
 
 Both take packed batches, so no work goes to padding in linear layers, and next to none in attention: constituents are
-put in order of the length of their jet once, and attention runs on rectangles of (nearly) equal lengths.
+put in order of the length of their jet once, and attention runs on rectangles of (nearly) equal lengths, or, where
+there are kernels for it, on jets of all lengths as they lie.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 
 from jetnb._devices import send
 from jetnb.models import _packed
-from jetnb.models._fast import Linear, drop
+from jetnb.models._attention import Plan, arrange, attend, plan, restore
+from jetnb.models._fast import Linear
 from jetnb.models._packed import pack, pad, select
+from jetnb.models._regions import Regions
 
 __all__ = ["DeepSets", "Transformer", "pack", "pad", "select"]
 POOLS = ("mean", "token", "attention")
@@ -28,7 +31,7 @@ class Transformer(nn.Module):
     part in all layers; or "attention" with one learned query per head after the last layer.
     causal: a constituent sees those before it in its jet and itself, not those after it: then their order matters.
     step: attention rectangles are a multiple of it wide; None is 1 on a CPU, where padding costs more than calls, and
-    8 elsewhere. The result does not depend on it but for rounding.
+    8 elsewhere. kernel: of attention, see `_attention`. The result does not depend on either but for rounding.
 
     A jet without constituents gets zeros, with the token what the token becomes alone. On a GPU the last bits can
     differ from run to run, since sums over a jet have no fixed order there. Raises `ValueError` for sizes that do not
@@ -41,7 +44,8 @@ class Transformer(nn.Module):
     """
 
     def __init__(self, n_features: int, *, dim: int = 128, n_layers: int = 4, n_heads: int = 8, expansion: int = 4,
-                 dropout: float = 0.0, pool: str = "mean", causal: bool = False, step: int | None = None):
+                 dropout: float = 0.0, pool: str = "mean", causal: bool = False, step: int | None = None,
+                 kernel: str = "auto"):
         super().__init__()
         _positive(n_features=n_features, n_layers=n_layers, n_heads=n_heads, expansion=expansion, step=step or 1)
         if dim < 8 or dim % (8 * n_heads):
@@ -52,7 +56,7 @@ class Transformer(nn.Module):
         if causal and pool == "token":
             raise ValueError("pool is 'token' with causal: the token comes first and would see nothing; use 'mean'")
         self.n_features, self.dim, self.n_heads = n_features, dim, n_heads
-        self.pool, self.causal, self.step = pool, causal, step
+        self.pool, self.causal, self.step, self.kernel = pool, causal, step, kernel
         self.embed = Linear(n_features, dim)
         self.blocks = nn.ModuleList(Block(dim, n_heads, expansion, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
@@ -65,15 +69,14 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
         lengths = _packed.check(x, offsets, self.n_features)
-        step = self.step or (1 if x.device.type == "cpu" else 8)
         h = self.embed(x)  # (T, D)
         if token := self.pool == "token":
             h = torch.cat([h, self.token.to(h.dtype).expand(len(lengths), -1)])  # (T + B, D)
-        plan = _packed.rectangles(lengths, step, x.device, token=token)
-        h = h.index_select(0, plan.slots)  # (S, D)
+        cut = plan(lengths, h, n_heads=self.n_heads, token=token, step=self.step, kernel=self.kernel)
+        h = arrange(h, cut)  # (S, D)
         for block in self.blocks:
-            h = block(h, plan, causal=self.causal)
-        h = self.norm(h).index_select(0, plan.back)  # (T, D), with tokens (T + B, D)
+            h = block(h, cut, causal=self.causal)
+        h = restore(self.norm(h), cut)  # (T, D), with tokens (T + B, D)
         if token:
             return h[:len(x)], h[len(x):]
         jet = _packed.jet_of(lengths, x.device)
@@ -89,7 +92,7 @@ class Transformer(nn.Module):
         return _packed.weigh(score, value, jet, n_jets)
 
 
-class Block(nn.Module):
+class Block(Regions):
     """One layer on S slots (S, D): attention within each jet, then an MLP, each added to what it was given."""
 
     def __init__(self, dim: int, n_heads: int, expansion: int, dropout: float):
@@ -100,39 +103,19 @@ class Block(nn.Module):
         self.expand, self.contract = Linear(dim, expansion * dim), Linear(expansion * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, plan: _packed.Rectangles, *, causal: bool = False) -> Tensor:
-        h = h + self.dropout(self.project(attend(self.qkv(self.attention_norm(h)), plan, self.n_heads, causal=causal)))
+    def forward(self, h: Tensor, plan: Plan, *, causal: bool = False) -> Tensor:
+        attended = attend(self.region(Block._before, h), plan, self.n_heads, causal=causal)
+        return self.region(Block._after, h, attended)
+
+    def _before(self, h: Tensor) -> Tensor:
+        return self.qkv(self.attention_norm(h))
+
+    def _after(self, h: Tensor, attended: Tensor) -> Tensor:
+        h = h + self.dropout(self.project(attended))
         return h + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(h)))))
 
 
-def attend(qkv: Tensor, plan: _packed.Rectangles, n_heads: int, *, biases: list[Tensor] | None = None,
-           dropout: float = 0.0, causal: bool = False) -> Tensor:
-    """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
-
-    biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
-    causal: only to those before it and itself, without biases; padding comes last, so nothing real sees it.
-    """
-    dtype = qkv.dtype
-    if qkv.device.type == "cpu":
-        qkv = _packed.wide(qkv)  # backward of bf16 attention on a CPU is an order of magnitude slower than of fp32
-    out = []
-    with torch.autocast("cpu", enabled=False):
-        # split, not slices: the backward of a slice writes zeros for all that is not in it
-        for part, (n, width), bias in zip(qkv.split([n * w for n, w in plan.shapes]), plan.shapes,
-                                          plan.masks if biases is None else biases, strict=True):
-            q, k, v = part.view(n, width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, L, D / heads) each
-            if biases is None or qkv.device.type != "cpu":
-                part = F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else bias, dropout_p=dropout,
-                                                      is_causal=causal)
-            else:  # there it has no kernel for a bias that is learned
-                q, k, v = (values.reshape(n * n_heads, width, -1) for values in (q, k, v))
-                score = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
-                part = (drop(score.softmax(-1), dropout) @ v).view(n, n_heads, width, -1)
-            out.append(part.transpose(1, 2).reshape(n * width, -1))
-    return torch.cat(out).to(dtype) if out else qkv.new_zeros(0, qkv.shape[1] // 3)
-
-
-class DeepSets(nn.Module):
+class DeepSets(Regions):
     """Deep sets: an MLP on each constituent, the sum over the jet, an MLP on that. arXiv:1703.06114, 1810.05165.
 
     n_features: F of the input. dim: D, a multiple of 8. n_layers: linear layers of each of the two MLPs.
@@ -153,8 +136,12 @@ class DeepSets(nn.Module):
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
         lengths = _packed.check(x, offsets, self.n_features)
-        h = self.constituent(x)  # (T, D)
+        h = self.region(DeepSets._each, x)  # (T, D)
         return h, self.jet(self.SCALE * _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths)))
+
+
+    def _each(self, x: Tensor) -> Tensor:
+        return self.constituent(x)
 
 
 def _mlp(n_in: int, dim: int, n_layers: int) -> nn.Sequential:

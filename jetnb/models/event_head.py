@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from jetnb._devices import send
 from jetnb.events import Events
 from jetnb.models._packed import total, wide
 
@@ -69,7 +70,7 @@ class EventHead(nn.Module):
             raise ValueError(f"z is {tuple(z.shape)} and hlf {tuple(hlf.shape)}, but the head was made for "
                              f"{self.n_features} and {self.hlf} numbers of each jet")
         h = self.jet(torch.cat([z, hlf], 1) if self.hlf else z)  # (N, width)
-        n_events, counts = len(events) - 1, torch.as_tensor(events).to(h.device).diff()
+        n_events, counts = len(events) - 1, send(torch.as_tensor(events).diff(), h.device)
         event = torch.arange(n_events, device=h.device).repeat_interleave(counts, output_size=len(h))
         return self.event(total(h, event, n_events))[:, 0]
 
@@ -225,4 +226,4 @@ def _cross_entropy(logit: Tensor, label: Tensor, signal_weight: float) -> Tensor
                          "unlabelled (-1), and compare with the signal class")
     with torch.autocast(logit.device.type, enabled=False):
         return F.binary_cross_entropy_with_logits(wide(logit), wide(label.to(logit.device).float()),
-                                                  pos_weight=torch.tensor(float(signal_weight), device=logit.device))
+                                                  pos_weight=torch.full((), float(signal_weight), device=logit.device))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from jetnb._devices import send
 from jetnb.models import _packed
+from jetnb.models._attention import arrange, plan, restore
 from jetnb.models._fast import Linear, linear
 from jetnb.models.encoder import Block
 
@@ -29,7 +30,7 @@ class Causal(nn.Module):
     tell its place from how many it sees (arXiv:2203.16634), and order by pt is in the tokens themselves; or "learned",
     one vector per place. n_classes: learn a start for each class, next to that of jets of unknown class.
     n_features: 0, or F to read F numbers of each constituent in place of its token (arXiv:2512.04149).
-    step: as in `encoder.Transformer`.
+    step, kernel: as in `encoder.Transformer`.
 
     An encoder like those of `jetnb.models.encoder`: constituents are what it makes of each token, a jet is their mean,
     and zeros without constituents. Raises `ValueError` for sizes that do not fit. arXiv:2403.05618, there with
@@ -43,7 +44,8 @@ class Causal(nn.Module):
 
     def __init__(self, n_codes: int, *, dim: int = 256, n_layers: int = 3, n_heads: int = 8, expansion: int = 4,
                  dropout: float = 0.0, max_length: int = 128, positions: str = "none", n_classes: int = 0,
-                 n_features: int = 0, step: int | None = None):
+                 n_features: int = 0, step: int | None = None,
+                 kernel: str = "auto"):
         super().__init__()
         for name, size, least in (("n_codes", n_codes, 1), ("n_layers", n_layers, 1), ("n_heads", n_heads, 1),
                                   ("expansion", expansion, 1), ("max_length", max_length, 1),
@@ -57,6 +59,7 @@ class Causal(nn.Module):
             raise ValueError(f"positions {positions!r} is unknown: use none or learned")
         self.n_codes, self.n_features, self.n_classes, self.dim = n_codes, n_features or 1, n_classes, dim
         self.reads_tokens, self.max_length, self.step = not n_features, max_length, step
+        self.n_heads, self.kernel = n_heads, kernel
         # the last row is for stop, which is never read: so that a head can share the table
         self.embed = Linear(n_features, dim) if n_features else _table(n_codes + 1, dim)
         self.start = _table(1 + n_classes, dim)  # the first is of no class
@@ -92,11 +95,11 @@ class Causal(nn.Module):
             place = np.concatenate([place, np.zeros(len(lengths), np.int64)])
             h = h + self.place(send(torch.from_numpy(place), x.device))
         # padding comes after the constituents, so none of them sees it, and there is nothing to mask
-        plan = _packed.rectangles(lengths, self.step or (1 if x.device.type == "cpu" else 8), x.device, token=True)
-        h = h.index_select(0, plan.slots)  # (S, D)
+        cut = plan(lengths, h, n_heads=self.n_heads, token=True, step=self.step, kernel=self.kernel)
+        h = arrange(h, cut)  # (S, D)
         for block in self.blocks:
-            h = block(h, plan, causal=True)
-        return self.norm(h).index_select(0, plan.back)
+            h = block(h, cut, causal=True)
+        return restore(self.norm(h), cut)
 
 
 class Generator(nn.Module):

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from jetnb.inputs import TRACK, UNSCALED, Batch, Scaler, compute
 from jetnb.models import _packed
+from jetnb.models._attention import arrange, attend, plan, restore
 from jetnb.models._fast import Linear, drop, linear
 from jetnb.models._pairs import PairEmbed, normalise
-from jetnb.models.encoder import attend
+from jetnb.models._regions import Regions
 
 # The inputs of the published models in their order: what is subtracted, what the rest is multiplied with, and between
 # what it is clipped then. From JetClass_full.yaml of github.com/jet-universe/particle_transformer and, with the same
@@ -141,15 +142,14 @@ class ParticleTransformer(nn.Module):
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, F + 4), with a scaler (T, F), offsets (B+1,) int64 -> constituents (T, D), jets (B, D)."""
         lengths = _packed.check(x, offsets, self.n_features + (0 if self.scaler else 4))
-        step = self.step or (1 if x.device.type == "cpu" else 8)
-        plan = _packed.rectangles(lengths, step, x.device)
-        biases = self.pair_embed(self._momenta(x), plan)
+        cut = plan(lengths, x, n_heads=1, step=self.step, kernel="rectangles")  # the others take no biases
+        biases = self.pair_embed(self._momenta(x), cut)
         h = self.embed.embed(normalise(self.embed.input_bn, x[:, :self.n_features]))  # (T, D)
-        h = h.index_select(0, plan.slots)  # (S, D)
+        h = arrange(h, cut)  # (S, D)
         for block in self.blocks:
-            h = block(h, plan, biases)
-        h = h.index_select(0, plan.back)  # (T, D)
-        jet, jets = _packed.jet_of(lengths, x.device), self.cls_token[0].expand(len(lengths), -1)
+            h = block(h, cut, biases)
+        h = restore(h, cut)  # (T, D)
+        jet, jets = _packed.jet_of(lengths, x.device), self.cls_token[0].repeat(len(lengths), 1)
         for block in self.cls_blocks:
             jets = block.pool(jets, h, jet)  # (B, D)
         return self.norm(h), self.norm(jets)
@@ -165,7 +165,7 @@ class ParticleTransformer(nn.Module):
         return log_pt.exp()[:, None] * unit
 
 
-class _Block(nn.Module):
+class _Block(Regions):
     """Attention, then an MLP, each normed before and after; heads and the second shortcut are scaled."""
 
     def __init__(self, dim: int, n_heads: int, expansion: int, dropout: float):
@@ -180,9 +180,9 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, plan: _packed.Rectangles, biases: list[Tensor]) -> Tensor:
         """Attention within each jet, h (S, D) -> (S, D)."""
-        qkv = self.attn.in_proj(self.pre_attn_norm(h))
-        return self._finish(h, attend(qkv, plan, self.n_heads, biases=biases,
-                                      dropout=self.dropout if self.training else 0.0))
+        attended = attend(self.region(_Block._begin, h), plan, self.n_heads, biases=biases,
+                          dropout=self.dropout if self.training else 0.0)
+        return self.region(_Block._finish, h, attended)
 
     def pool(self, token: Tensor, h: Tensor, jet: Tensor) -> Tensor:
         """Attention of the token of each jet (B, D) to itself and the constituents h (T, D) of its jet -> (B, D)."""
@@ -193,7 +193,10 @@ class _Block(nn.Module):
         query = linear(token, weight[:dim], bias[:dim])  # not normed, as published
         key, value = linear(rows, weight[dim:], bias[dim:]).unflatten(1, (2, heads, -1)).unbind(1)
         score = (_packed.wide(key) * query.unflatten(1, (heads, -1))[jet]).sum(-1) / (dim / heads) ** 0.5
-        return self._finish(token, _packed.weigh(score, value, jet, n_jets))
+        return self.region(_Block._finish, token, _packed.weigh(score, value, jet, n_jets))
+
+    def _begin(self, h: Tensor) -> Tensor:
+        return self.attn.in_proj(self.pre_attn_norm(h))
 
     def _finish(self, h: Tensor, attended: Tensor) -> Tensor:
         scale, out = self.c_attn.repeat_interleave(h.shape[1] // self.n_heads), self.attn.out_proj

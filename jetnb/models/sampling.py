@@ -25,9 +25,9 @@ ROWS = 8
 
 @torch.no_grad()
 def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, labels=None, max_length: int | None = None, batch_size: int = 128,
+             top_p: float | None = None, labels=None, max_length: int | None = None, batch_size: int | None = None,
              features: Callable[[Tensor], Tensor] | None = None, dtype: torch.dtype | None = None,
-             progress: bool = True) -> tuple[Tensor, Tensor]:
+             fixed: bool | None = None, progress: bool = True) -> tuple[Tensor, Tensor]:
     """Draw jets: tokens (T,) int64 and offsets (n_jets + 1,) int64, on the CPU.
 
     seed: jet b is a function of it and b, not of `batch_size` or `n_jets`, up to the rounding of other kernels.
@@ -35,8 +35,11 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
     from as few of the likeliest as make this share of the probability, arXiv:1904.09751. All act on stop too; none
     of them, the default, draws what was learned. labels: one class of the model, or one for each jet, -1 for none.
     max_length: tokens at most; None is that of the model. Warns how many jets did not stop by then, if any.
-    batch_size: jets at a time; a jet that stops leaves the batch. features: for a model with n_features, from tokens
-    (n,) int64 to features (n, F), e.g. `lambda tokens: table[tokens]` of what the tokenizer decodes.
+    batch_size: jets at a time, None is 128 on a CPU and 2048 elsewhere. fixed: keep arrays in their shapes until all
+    jets of a batch have stopped: a GPU is asked for that only now and then, and replays the work of one token as a CUDA
+    graph; otherwise a jet that stops leaves the batch. None is fixed on a GPU alone. features: for a model with
+    n_features, from tokens (n,) int64 to features (n, F), e.g. `lambda tokens: table[tokens]` of what the tokenizer
+    decodes.
     dtype: torch.bfloat16 for weights and cache of half the size, which changes what is drawn a little.
     Raises `ValueError` for arguments that make no sense. Taught in notebook 05.
 
@@ -46,6 +49,7 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
     """
     encoder = model.encoder
     max_length = encoder.max_length if max_length is None else max_length
+    batch_size = batch_size if batch_size is not None else 128 if model.head.weight.device.type == "cpu" else 2048
     label = _check(model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features)
     training = model.training
     share = partial(probabilities, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -55,16 +59,23 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
     if dtype is not None or device != model.head.weight.device:
         model = copy.deepcopy(model).to(device, dtype)
     parts, unfinished = [], 0
+    fixed = device.type == "cuda" if fixed is None else fixed
     try:
         model.eval()
+        if fixed and n_jets:
+            drawing = Fixed(model, min(batch_size, n_jets), max_length + 1, features, share)
         with tqdm(total=n_jets, unit=" jets", disable=not progress) as bar:
             for first in range(0, n_jets, batch_size):
                 jets = range(first, min(first + batch_size, n_jets))
                 uniform = np.stack([np.random.default_rng([seed, jet]).integers(2**32, size=max_length + 1)
                                     for jet in jets]) / 2**32  # so below 1 that times a total it is below the total
-                tokens = torch.full((len(jets), max_length + 1), encoder.n_codes, device=device)
-                _fill(tokens, torch.from_numpy(uniform).to(device), model, label[first:first + batch_size].to(device),
-                      features, share, bar)
+                given = torch.from_numpy(uniform).to(device), label[first:first + batch_size].to(device)
+                if fixed:
+                    tokens = drawing.fill(*given)
+                    bar.update(len(jets))
+                else:
+                    tokens = torch.full((len(jets), max_length + 1), encoder.n_codes, device=device)
+                    _fill(tokens, given[0], model, given[1], features, share, bar)
                 unfinished += int((tokens[:, -1] != encoder.n_codes).sum())
                 parts.append(tokens[:, :-1].cpu())
     finally:
@@ -180,6 +191,89 @@ class Cache:
             self.kept[:, :, holes, :, :self.length] = self.kept[:, :, movers, :, :self.length]
 
 
+class Fixed:
+    """Drawing in arrays of one shape and place, so that the work of one token is always the same: `step`.
+
+    model, features, share: as in `generate`. n_jets: rows, n_steps: tokens of each. Jets that stopped stay, and what is
+    drawn for them is stop. On a GPU the step is captured as a CUDA graph, if there are no features, of which nobody
+    knows what they do; where that fails it warns, and goes step by step.
+    """
+
+    EVERY = 16  # steps between two looks at whether all jets have stopped, for which a GPU is waited for
+
+    def __init__(self, model: Generator, n_jets: int, n_steps: int, features: Callable | None, share: Callable):
+        device = model.head.weight.device
+        self.model, self.features, self.share, self.n_steps = model, features, share, n_steps
+        self.kept = Cache(model.encoder, n_jets, n_steps).kept.zero_()  # what is masked must be a number all the same
+        self.tokens = torch.empty(n_jets, n_steps, dtype=torch.int64, device=device)
+        self.uniform = torch.zeros(n_jets, n_steps, dtype=torch.float64, device=device)
+        self.label, self.last = torch.zeros(2, n_jets, dtype=torch.int64, device=device)
+        self.going = torch.zeros(n_jets, dtype=torch.bool, device=device)
+        self.place = torch.zeros(1, dtype=torch.int64, device=device)  # which token is next
+        self.places = torch.arange(n_steps, device=device)
+        self.work = self._capture() if device.type == "cuda" and features is None else self.step
+
+    def fill(self, uniform: Tensor, label: Tensor) -> Tensor:
+        """Tokens (B, L + 1) of up to n_jets jets, stop and all after it as n_codes; uniform (B, L + 1), label (B,)."""
+        n = len(uniform)
+        self.tokens.fill_(self.model.encoder.n_codes)
+        self.uniform[:n], self.label[:n] = uniform, label
+        self.going.fill_(False)
+        self.going[:n] = True
+        self.place.zero_()
+        for step in range(self.n_steps):
+            self.work()
+            if step % self.EVERY == self.EVERY - 1 and not self.going.any():
+                break
+        return self.tokens[:n].clone()
+
+    def step(self) -> None:
+        """Draw the next token of all jets."""
+        encoder, stop = self.model.encoder, self.model.encoder.n_codes
+        read = encoder.embed(self.last if self.features is None else self.features(self.last).to(self.kept.dtype))
+        h = torch.where(self.place == 0, encoder.start(self.label + 1), read)
+        chance = self.uniform.index_select(1, self.place)[:, 0]
+        drawn = draw(self.share(_apply(self.model.head, self._advance(h))), chance)
+        drawn = torch.where(self.going, drawn, stop)
+        self.tokens.index_copy_(1, self.place, drawn[:, None])
+        self.going.logical_and_(drawn != stop)
+        self.last.copy_(drawn.clamp(max=stop - 1))  # of which there are features
+        self.place.add_(1)
+
+    def _advance(self, h: Tensor) -> Tensor:
+        """As `Cache.advance`, with a look at all places, of which those to come are masked."""
+        encoder = self.model.encoder
+        if encoder.place is not None:
+            h = h + encoder.place.weight.index_select(0, self.place)
+        beyond = self.places > self.place
+        for block, kept in zip(encoder.blocks, self.kept, strict=True):
+            q, k, v = _apply(block.qkv, block.attention_norm(h)).view(len(h), 3, block.n_heads, -1).unbind(1)
+            for values, new in zip(kept, (k, v), strict=True):
+                values.index_copy_(2, self.place, new[:, :, None])
+            h = h + _apply(block.project, _look(q, *kept, beyond).flatten(1))
+            h = h + _apply(block.contract, F.gelu(_apply(block.expand, block.mlp_norm(h))))
+        return encoder.norm(h)
+
+    def _capture(self) -> Callable[[], None]:
+        """The step as a CUDA graph, or the step itself."""
+        try:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # what a kernel does at its first call cannot be captured
+                    self.place.zero_()
+                    self.step()
+            torch.cuda.current_stream().wait_stream(stream)
+            self.place.zero_()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.step()
+        except RuntimeError as error:
+            warnings.warn(f"drawing goes without a CUDA graph, and more slowly: {error}", RuntimeWarning, stacklevel=2)
+            return self.step
+        return graph.replay
+
+
 def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
     """`layer(x)` of few rows, without gradients: `_fast.linear` fills them up to hundreds."""
     if _fast._ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32:
@@ -187,9 +281,14 @@ def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
     return _fast._ONEDNN(x, layer.weight, layer.bias, "none", [], "")
 
 
-def _look(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of one place, q (n, heads, d), to L places, keys and values (n, heads, L, d): (n, heads, d)."""
+def _look(q: Tensor, keys: Tensor, values: Tensor, beyond: Tensor | None = None) -> Tensor:
+    """Attention of one place, q (n, heads, d), to L places, keys and values (n, heads, L, d): (n, heads, d).
+
+    beyond (L,): True for places that are not looked at.
+    """
     score = torch.matmul(keys, q[..., None] * q.shape[-1] ** -0.5)[..., 0]  # (n, heads, L)
+    if beyond is not None:
+        score = score.masked_fill(beyond, -torch.inf)
     return torch.matmul(score.softmax(-1)[..., None, :], values)[..., 0, :]
 
 

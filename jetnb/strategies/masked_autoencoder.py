@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb._devices import send
+from jetnb._devices import on_cpu, send
 from jetnb.models import _packed
 from jetnb.models._packed import pad, select, wide
 from jetnb.models.encoder import DeepSets
@@ -30,7 +30,8 @@ def draw_mask(offsets: Tensor, ratio: float = 0.5, *, generator: torch.Generator
     """Choose the tracks to hide, at random in each jet: (T,) True where hidden.
 
     offsets: (B + 1,) of a packed batch. ratio: share to hide of the n tracks of a jet; `ratio` n is rounded up or down
-    at random, so that its mean is right, but one track at least stays visible. All jets at once, without a loop.
+    at random, so that its mean is right, but one track at least stays visible. All jets at once, without a loop, and
+    on the CPU: how many are hidden decides how long arrays are, and asking a GPU means waiting for it.
     generator: torch's own if None. device: of the mask. Raises ValueError for a ratio outside (0, 1).
     Taught in notebook 10.
 
@@ -39,19 +40,16 @@ def draw_mask(offsets: Tensor, ratio: float = 0.5, *, generator: torch.Generator
     """
     if not 0 < ratio < 1:
         raise ValueError(f"ratio is {ratio}: it must be between 0 and 1, without both; the usual one is 0.5")
-    lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
-    home = generator.device if generator is not None else torch.device("cpu")
-    jet = _packed.jet_of(lengths, home)
-    n = torch.from_numpy(lengths).to(home)
-    share = ratio * n + torch.rand(len(n), generator=generator, device=home, dtype=torch.float64)
-    hidden = share.floor().long().minimum((n - 1).clamp(min=0))  # (B,)
+    lengths, generator = np.diff(np.asarray(torch.as_tensor(offsets).cpu())), on_cpu(generator)
+    share = ratio * lengths + torch.rand(len(lengths), generator=generator, dtype=torch.float64).numpy()
+    hidden = np.minimum(np.floor(share).astype(np.int64), np.maximum(lengths - 1, 0))  # (B,)
     # Random numbers from 0 to 1 above the number of the jet: sorted, jets stay together, and tracks are shuffled.
-    key = jet + torch.rand(len(jet), generator=generator, device=home, dtype=torch.float64)
-    order = key.argsort()
-    place = torch.arange(len(jet), device=home) - (n.cumsum(0) - n)[jet]  # in its jet; same jets in the same places
-    mask = torch.empty(len(jet), dtype=torch.bool, device=home)
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.argsort(jet + torch.rand(len(jet), generator=generator, dtype=torch.float64).numpy())
+    place = np.arange(len(jet)) - (np.cumsum(lengths) - lengths)[jet]  # in its jet; same jets in the same places
+    mask = np.empty(len(jet), bool)
     mask[order] = place < hidden[jet]
-    return mask.to(device)
+    return send(torch.from_numpy(mask), torch.device(device))
 
 
 def slot_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
@@ -73,16 +71,18 @@ def chamfer_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
     """
     _fits(found, target, offsets)
     (a, mask), (b, _) = (pad(wide(one), offsets) for one in (found, target))  # (B, P, K)
+    real = send(torch.from_numpy(_packed.spread(offsets)[1]), a.device)
     square = (a[:, :, None] - b[:, None]).square().mean(-1)  # (B, P, P)
     far = square.masked_fill(~(mask[:, :, None] & mask[:, None]), math.inf)
-    return (far.amin(2)[mask].mean() + far.amin(1)[mask].mean()) / 2
+    return (far.amin(2).flatten()[real].mean() + far.amin(1).flatten()[real].mean()) / 2
 
 
 def hungarian_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
     """Mean squared error of hidden tracks under the pairing, one to one within each jet, that makes it the smallest.
 
     Arguments and errors as for `slot_loss`, but no order is looked at. The pairing is found without gradients, by
-    `scipy.optimize.linear_sum_assignment`, one jet after the other on the CPU. A scalar. Taught in notebook 10.
+    `scipy.optimize.linear_sum_assignment`, one jet after the other on the CPU, for which a GPU has to wait. A scalar.
+    Taught in notebook 10.
     """
     _fits(found, target, offsets)
     with torch.no_grad():
@@ -136,23 +136,27 @@ class MaskedAutoencoder(nn.Module):
     def reconstruct(self, x: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the visible tracks say of the hidden ones.
 
-        x (T, F), offsets (B + 1,), mask (T,) True where hidden. Returns the reconstruction (M, K) of the M hidden
-        tracks in their order, K target columns, and the jets (B, D) by the encoder, from visible tracks alone.
+        x (T, F), offsets (B + 1,), mask (T,) True where hidden, both best left on the CPU. Returns the reconstruction
+        (M, K) of the M hidden tracks in their order, K target columns, and the jets (B, D) by the encoder, from
+        visible tracks alone.
         """
-        lengths = _packed.check(x, offsets, x.shape[1])
+        def ours(rows: np.ndarray) -> Tensor:
+            return send(torch.from_numpy(rows), x.device)
+
+        lengths, mask = _packed.check(x, offsets, x.shape[1]), mask.cpu()
         place = np.arange(len(x)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # of each track in its jet
-        slot = send(torch.from_numpy(place.clip(max=len(self.token) - 1)), x.device)
+        rows, shown = np.flatnonzero(mask.numpy()), np.flatnonzero(~mask.numpy())  # (M,), (V,)
         seen, start = select(x, offsets, ~mask)
-        tracks, jets = self.encoder(seen, start.cpu())  # (V, D), (B, D)
-        token = self.token[slot[mask]]  # (M, D)
+        tracks, jets = self.encoder(seen, start)  # (V, D), (B, D)
+        token = self.token[ours(place[rows].clip(max=len(self.token) - 1))]  # (M, D)
         if self.reads == "jet":
-            jet = _packed.jet_of(lengths, x.device)[mask]
-            hidden = select(x, offsets, mask)[1].cpu()
+            jet = ours(np.repeat(np.arange(len(lengths)), lengths)[rows])
+            hidden = torch.as_tensor(offsets).cpu() - start
             made, _ = self.decoder(token + self.jet(jets)[jet], hidden)
         else:
-            every = token.new_empty(len(x), token.shape[1]).to(tracks.dtype)
-            every = every.masked_scatter(mask[:, None], token.to(tracks.dtype)).masked_scatter(~mask[:, None], tracks)
-            made = self.decoder(every, offsets)[0][mask]
+            order = _packed.inverse(np.concatenate([shown, rows]))
+            every = torch.cat([tracks, token.to(tracks.dtype)]).index_select(0, ours(order))
+            made = self.decoder(every, offsets)[0].index_select(0, ours(rows))
         return self.out(made), jets
 
     def loss(self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None) -> Tensor:
@@ -162,14 +166,15 @@ class MaskedAutoencoder(nn.Module):
         is hidden. Raises ValueError for a malformed batch and one in which no track can be hidden.
         """
         x, offsets, *_ = batch
-        mask = draw_mask(offsets, self.ratio, generator=generator, device=x.device)
+        mask = draw_mask(offsets, self.ratio, generator=generator)
         if not mask.any():
             raise ValueError(f"no track of {len(offsets) - 1} jets can be hidden, as each keeps one: leave out jets "
                              "with less than two")
         found, jets = self.reconstruct(x, offsets, mask)
-        target, start = select(x[:, self.targets], offsets, mask)
+        columns = torch.stack([x[:, column] for column in self.targets], 1)  # a list as index waits for a GPU
+        target, start = select(columns, offsets, mask)
         self._last = found.detach(), target, jets.detach()
-        return self.loss_of(found, target, start.cpu())
+        return self.loss_of(found, target, start)
 
     def monitors(self) -> dict[str, float]:
         """What the last batch of `loss` says: of reconstruction, and of collapse.

@@ -1,0 +1,164 @@
+"""Attention within the jets of a packed batch, by one of several kernels, all of which give the same up to rounding.
+
+"rectangles": jets sorted by length and cut into rectangles, for PyTorch's attention of equal lengths; everywhere.
+"varlen": `torch.nn.attention.varlen`, on a GPU in half precision, from torch 2.10: jets stay where they are.
+"efficient": the same with the memory-efficient kernel, on a GPU in half precision or float32.
+"auto": the last of rectangles, efficient and varlen that is there, tried once; biases of pairs need rectangles.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jetnb._devices import send
+from jetnb.models import _packed
+from jetnb.models._fast import drop
+
+KERNELS = ("auto", "rectangles", "efficient", "varlen")
+HALF = (torch.float16, torch.bfloat16)
+WIDEST = 256  # numbers of each head that the kernels of variable length can take
+
+
+class Sequences(NamedTuple):
+    """Jets one after the other, as they lie in the batch, or each after its token."""
+
+    slots: Tensor | None  # (S,) the row in each slot; None where rows are where they were
+    back: Tensor | None  # (S,) the slot of each row
+    bounds: Tensor  # int32, where each jet that is not empty begins, and the end
+    longest: int
+    kernel: str
+
+
+Plan = _packed.Rectangles | Sequences
+
+
+def plan(lengths: np.ndarray, h: Tensor, *, n_heads: int, token: bool = False, step: int | None = None,
+         kernel: str = "auto") -> Plan:
+    """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in `_packed.rectangles`."""
+    kernel = kernel if kernel != "auto" else best(h, h.shape[1] // n_heads)
+    if kernel == "rectangles":
+        return _packed.rectangles(lengths, step or (1 if h.device.type == "cpu" else 8), h.device, token=token)
+    sizes, slots, back = lengths + token, None, None
+    if token:
+        first = np.cumsum(sizes) - sizes
+        order = np.concatenate([np.arange(lengths.sum()) + np.repeat(np.arange(1, len(lengths) + 1), lengths), first])
+        slots, back = (send(torch.from_numpy(rows), h.device) for rows in (_packed.inverse(order), order))
+    sizes = sizes[sizes > 0]
+    bounds = send(torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)), h.device)
+    return Sequences(slots, back, bounds, int(sizes.max(initial=0)), kernel)
+
+
+def best(h: Tensor, width: int) -> str:
+    """The kernel for rows h (S, D) with heads of `width` numbers."""
+    if h.device.type != "cuda" or width > WIDEST:
+        return "rectangles"
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
+    kernels = ("varlen", "efficient") if dtype in HALF else ("efficient",) if dtype == torch.float32 else ()
+    return next((name for name in kernels if _works(name, h.device, dtype, width)), "rectangles")
+
+
+@functools.cache
+def _works(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether a kernel does its work, and the gradient of it, on this device with this torch; warns where not."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        qkv = torch.ones(3, 6 * width, dtype=dtype, device=device, requires_grad=True)
+        bounds = send(torch.tensor([0, 1, 3], dtype=torch.int32), device)
+        try:
+            for causal in (False, True):
+                attend(qkv, Sequences(None, None, bounds, 2, kernel), 2, causal=causal).sum().backward()
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # also NotImplementedError
+            warnings.warn(f"attention goes without the kernel {kernel!r}: {error}", RuntimeWarning, stacklevel=2)
+            return False
+    return True
+
+
+def choose(model: nn.Module, kernel: str) -> int:
+    """Let all parts of `model` that attend use `kernel`, one of `KERNELS`; returns how many there are."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r} is unknown: use one of {', '.join(KERNELS)}")
+    parts = [module for module in model.modules() if hasattr(module, "kernel")]
+    for part in parts:
+        part.kernel = kernel
+    return len(parts)
+
+
+def arrange(h: Tensor, plan: Plan) -> Tensor:
+    """Rows in the order in which they are worked on, in float32 under autocast, as sums of many layers should be."""
+    if torch.is_autocast_enabled(h.device.type):
+        h = _packed.wide(h)
+    return h if plan.slots is None else h.index_select(0, plan.slots)
+
+
+def restore(h: Tensor, plan: Plan) -> Tensor:
+    """Rows in the order of the batch."""
+    return h if plan.back is None else h.index_select(0, plan.back)
+
+
+def attend(qkv: Tensor, plan: Plan, n_heads: int, *, biases: list[Tensor] | None = None, dropout: float = 0.0,
+           causal: bool = False) -> Tensor:
+    """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
+
+    biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
+    causal: only to those before it and itself, without biases; padding comes last, so nothing real sees it.
+    """
+    if isinstance(plan, Sequences):
+        if len(qkv) == 0:
+            return qkv.new_zeros(0, qkv.shape[1] // 3)
+        q, k, v = qkv.view(len(qkv), 3, n_heads, -1).unbind(1)  # (S, heads, D / heads) each
+        kernel = _varlen if plan.kernel == "varlen" else _efficient
+        return kernel(q, k, v, plan.bounds, plan.longest, causal).flatten(1)
+    dtype = qkv.dtype
+    if qkv.device.type == "cpu":
+        qkv = _packed.wide(qkv)  # backward of bf16 attention on a CPU is an order of magnitude slower than of fp32
+    out = []
+    with torch.autocast("cpu", enabled=False):
+        # split, not slices: the backward of a slice writes zeros for all that is not in it
+        for part, (n, width), bias in zip(qkv.split([n * w for n, w in plan.shapes]), plan.shapes,
+                                          plan.masks if biases is None else biases, strict=True):
+            q, k, v = part.view(n, width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, L, D / heads) each
+            if biases is None or qkv.device.type != "cpu":
+                part = F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else bias, dropout_p=dropout,
+                                                      is_causal=causal)
+            else:  # there it has no kernel for a bias that is learned
+                q, k, v = (values.reshape(n * n_heads, width, -1) for values in (q, k, v))
+                score = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
+                part = (drop(score.softmax(-1), dropout) @ v).view(n, n_heads, width, -1)
+            out.append(part.transpose(1, 2).reshape(n * width, -1))
+    return torch.cat(out).to(dtype) if out else qkv.new_zeros(0, qkv.shape[1] // 3)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, causal: bool) -> Tensor:
+    """Attention of S rows, q, k and v (S, heads, d), within jets: (S, heads, d)."""
+    options = _varlen_takes()
+    if options is None:
+        raise ValueError(f"kernel is 'varlen', but torch {torch.__version__} has no torch.nn.attention.varlen: use "
+                         "'auto'")
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(q, k, v, bounds, bounds, longest, longest, **(options if causal else {}))
+
+
+@functools.cache
+def _varlen_takes() -> dict | None:
+    """How varlen_attn of this torch is told to be causal, which has changed; None where there is none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    names = inspect.signature(varlen_attn).parameters
+    return {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
+
+
+def _efficient(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, causal: bool) -> Tensor:
+    """As `_varlen`, by what nested tensors use in torch."""
+    out, *_ = torch.ops.aten._efficient_attention_forward(
+        q[None], k[None], v[None], None, bounds, bounds, longest, longest, 0.0, int(causal), torch.is_grad_enabled())
+    return out[0]
