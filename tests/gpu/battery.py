@@ -40,6 +40,7 @@ from torch.nn import functional as F
 import jetnb
 from jetnb import atomic, batches, checkpoints, inputs, jets, pretraining, training
 from jetnb.models import _fast, heads, particle_transformer, sampling, tokenizer
+from jetnb.models._regions import compile_regions
 from jetnb.models.encoder import DeepSets, Transformer, pad
 from jetnb.models.generator import Generator
 from jetnb.models.particles import FromParticles
@@ -50,6 +51,7 @@ from jetnb.strategies.next_token import NextToken
 
 PARTS = ("numerics", "speed", "generate", "processes", "train")
 SIMULATED = (("jetclass", 40_000), ("aoj", 60_000))  # jets, in the order in which they are made
+COMPILED = ("Transformer", "Particle Transformer", "JetCLR", "next token")
 SEED = 20_000  # of simulated jets and of trainings: that of no shipped sample
 
 
@@ -225,7 +227,7 @@ def speed(record: Record, device: str, tiny: bool) -> None:
         work = {}
         record.take(f"{name}: FLOP", lambda m=model, p=parts, w=work: w.update(jet=flop(m, p[0], device)) or dict(w))
         for mode, (exact, dtype, compiled) in modes.items():
-            if compiled and (tiny or name in ("DeepSets", "masked autoencoder", "tokenizer", "next token, turned")):
+            if compiled and (name not in COMPILED or device == "cpu"):
                 continue
             def rate(model=model, parts=parts, exact=exact, dtype=dtype, compiled=compiled, mode=mode, work=work):
                 model.to(device).load_state_dict(start)
@@ -234,6 +236,15 @@ def speed(record: Record, device: str, tiny: bool) -> None:
                 used = found["jets/s"] * work.get("jet", np.nan) / 1e12
                 return found | {"TFLOP/s": used, "share": used / top if top else None}
             record.take(f"{name}: {mode}", rate)
+        if name == "Transformer":
+            for kernel in ("rectangles", "efficient", "varlen"):
+                def other(model=model, parts=parts, kernel=kernel):
+                    model.encoder.kernel = kernel
+                    return steps(model, parts, device, exact=True, dtype=torch.bfloat16, compiled=False,
+                                 n=2 if tiny else 20)
+                if device == "cuda" or kernel == "rectangles":
+                    record.take(f"{name}: bfloat16, attention by {kernel}", other)
+            model.encoder.kernel = "auto"
         model.cpu()
     sizes = dict(dim=32, n_layers=2, n_heads=4) if tiny else dict(dim=128, n_layers=10, n_heads=8)
     for width in ("longest of the batch", "128"):
@@ -295,12 +306,13 @@ def steps(model: nn.Module, parts: list, device: str, *, exact: bool, dtype, com
     model.train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4, fused=True)
     generator, ready = torch.Generator(device).manual_seed(1), [on(part, device) for part in parts]
-    loss_of = torch.compile(model.loss, dynamic=True) if compiled else model.loss
+    if compiled:
+        compile_regions(model)
     seen, losses = 0, []
 
     def step(batch):
         with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = loss_of(batch, generator=generator)
+            loss = model.loss(batch, generator=generator)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
