@@ -28,7 +28,9 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -50,20 +52,24 @@ from jetnb.strategies.masked_autoencoder import MaskedAutoencoder
 from jetnb.strategies.next_token import NextToken
 
 PARTS = ("numerics", "speed", "generate", "processes", "train")
-SIMULATED = (("jetclass", 40_000), ("aoj", 60_000))  # jets, in the order in which they are made
+SIMULATED = (("jetclass", 30_000), ("aoj", 30_000))  # jets, in the order in which they are made
+SHARES = {"numerics": 0.1, "speed": 0.25, "generate": 0.05, "processes": 0.05}  # of the time, at most
 COMPILED = ("Transformer", "Particle Transformer", "JetCLR", "next token")
+SAMPLE_OF = {"omnijet-aoj-vqvae": "aoj", "omnijet-aoj-kmeans": "aoj"}  # others train on jetclass
 SEED = 20_000  # of simulated jets and of trainings: that of no shipped sample
 
 
 class Record:
     """Numbers of one part, on disk as soon as they are known."""
 
-    def __init__(self, out: Path, part: str, device: str, tiny: bool):
-        self.file = out / f"{part}.json"
+    def __init__(self, out: Path, part: str, device: str, tiny: bool, ends: float | None = None):
+        self.file, self.ends = out / f"{part}.json", ends or float("inf")
         self.values = {"part": part, "tiny": tiny, "machine": machine(device), "results": {}}
 
     def take(self, name: str, measure: Callable[[], object]) -> None:
-        """Keep what `measure` returns, or how it failed."""
+        """Keep what `measure` returns, or how it failed; nothing once the time of the part is over."""
+        if time.time() > self.ends:
+            return
         started = time.perf_counter()
         try:
             found = measure()
@@ -215,47 +221,54 @@ def speed(record: Record, device: str, tiny: bool) -> None:
             ceilings[name] = product(device, dtype, exact, 256 if tiny else 8192)
             return {"TFLOP/s": ceilings[name]}
         record.take(f"matrix product, {name}", ceiling)
-    modes = {"float32": (True, None, False), "TF32": (False, None, False), "bfloat16": (True, torch.bfloat16, False),
-             "float32, compiled": (True, None, True), "TF32, compiled": (False, None, True),
-             "bfloat16, compiled": (True, torch.bfloat16, True)}
+    modes = {"float32": (True, None), "TF32": (False, None), "bfloat16": (True, torch.bfloat16)}
     if device == "cpu":
-        modes = {name: mode for name, mode in modes.items() if "TF32" not in name}
-    for name, (model, kind) in models(data, tiny).items():
+        del modes["TF32"]
+    tried, work = models(data, tiny), {}
+
+    def rate(name, mode, compiled=False, **changes):
+        """Speed of a training step, and which share of the chip it uses."""
+        model, kind = tried[name]
+        precision = mode.partition(",")[0]
+        exact, dtype = modes[precision]
         whole = with_tokens(data, model, name)[kind]
         parts = [whole[indices] for indices in batches.split(np.arange(len(whole)), n)]
-        start = {key: value.clone() for key, value in model.state_dict().items()}
-        work = {}
-        record.take(f"{name}: FLOP", lambda m=model, p=parts, w=work: w.update(jet=flop(m, p[0], device)) or dict(w))
-        for mode, (exact, dtype, compiled) in modes.items():
-            if compiled and (name not in COMPILED or device == "cpu"):
-                continue
-            def rate(model=model, parts=parts, exact=exact, dtype=dtype, compiled=compiled, mode=mode, work=work):
-                model.to(device).load_state_dict(start)
-                found = steps(model, parts, device, exact=exact, dtype=dtype, compiled=compiled, n=2 if tiny else 20)
-                top = ceilings.get(mode.partition(",")[0])
-                used = found["jets/s"] * work.get("jet", np.nan) / 1e12
-                return found | {"TFLOP/s": used, "share": used / top if top else None}
-            record.take(f"{name}: {mode}", rate)
-        if name == "Transformer":
-            for kernel in ("rectangles", "efficient", "varlen"):
-                def other(model=model, parts=parts, kernel=kernel):
-                    model.encoder.kernel = kernel
-                    return steps(model, parts, device, exact=True, dtype=torch.bfloat16, compiled=False,
-                                 n=2 if tiny else 20)
-                if device == "cuda" or kernel == "rectangles":
-                    record.take(f"{name}: bfloat16, attention by {kernel}", other)
-            model.encoder.kernel = "auto"
+        for key, value in changes.items():
+            setattr(model.encoder, key, value)
+        model.to(device)
+        if "jet" not in work.setdefault(name, {}):
+            work[name]["jet"] = flop(model, parts[0], device)
+        found = steps(model, parts, device, exact=exact, dtype=dtype, compiled=compiled, n=2 if tiny else 20)
         model.cpu()
+        reached = found["jets/s"] * work[name]["jet"] / 1e12
+        top = ceilings.get(precision)
+        return found | {"MFLOP per jet": work[name]["jet"] / 1e6, "TFLOP/s": reached, "share": top and reached / top}
+
+    for name in tried:
+        for mode in modes:
+            record.take(f"{name}: {mode}", partial(rate, name, mode))
+    for kernel in ("rectangles", "efficient", "varlen") if device == "cuda" else ("rectangles",):
+        for mode in ("float32", "bfloat16")[kernel == "varlen":]:
+            record.take(f"Transformer: {mode}, attention by {kernel}", partial(rate, "Transformer", mode, kernel=kernel))
+    for width in () if tiny else (16, 32):
+        record.take(f"Particle Transformer: bfloat16, rectangles in steps of {width}",
+                    partial(rate, "Particle Transformer", "bfloat16", step=width))
     sizes = dict(dim=32, n_layers=2, n_heads=4) if tiny else dict(dim=128, n_layers=10, n_heads=8)
-    for width in ("longest of the batch", "128"):
-        for mode in ("float32", "TF32", "bfloat16"):
-            if mode in modes:
-                exact, dtype, _ = modes[mode]
-                record.take(f"nn.TransformerEncoder, padded to {width}: {mode}", lambda e=exact, d=dtype, w=width: steps(
-                    Padded(data["features"].x.shape[1], **sizes, width=w).to(device), [
-                        data["features"][i] for i in batches.split(np.arange(4 * n), n)], device,
-                    exact=e, dtype=d, compiled=False, n=2 if tiny else 20))
+    parts = [data["features"][indices] for indices in batches.split(np.arange(4 * n), n)]
+    for width in ("the longest of the batch", "128"):
+        for mode, (exact, dtype) in modes.items():
+            def padded(width=width, exact=exact, dtype=dtype):
+                model = Padded(data["features"].x.shape[1], **sizes, width=width).to(device)
+                return steps(model, parts, device, exact=exact, dtype=dtype, compiled=False, n=2 if tiny else 20)
+            record.take(f"nn.TransformerEncoder, padded to {width}: {mode}", padded)
     record.take("training.fit, Transformer, bfloat16", lambda: loop(data["features"], device, n, tiny, sizes))
+    if device == "cuda":
+        for name in tried:
+            record.take(f"{name}: waits", partial(waits, *tried[name], with_tokens(data, tried[name][0], name), n))
+        for name in COMPILED:
+            tried[name][0].encoder.__dict__.update(kernel="auto", step=None)
+            for mode in ("bfloat16", "float32", "TF32")[:2 if name == "Particle Transformer" else 3]:
+                record.take(f"{name}: {mode}, compiled", partial(rate, name, mode, compiled=True))
 
 
 class Padded(nn.Module):
@@ -337,6 +350,26 @@ def steps(model: nn.Module, parts: list, device: str, *, exact: bool, dtype, com
         raise FloatingPointError(f"losses {torch.stack(losses).tolist()}")
     memory = {"memory_GB": torch.cuda.max_memory_allocated() / 1e9} if device == "cuda" else {}
     return {"jets/s": seen / spent, "ms/step": 1e3 * spent / n, "warm-up_s": warm, **memory}
+
+
+def waits(model: nn.Module, kind: str, data: dict, n: int) -> dict:
+    """How often the CPU waited for the GPU in a training step."""
+    batch = on(data[kind][np.arange(n)], "cuda")
+    model.to("cuda").train()
+    generator = torch.Generator("cuda").manual_seed(1)
+    for _ in range(3):
+        model.loss(batch, generator=generator).backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            model.loss(batch, generator=generator).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        model.cpu()
+    lines = [f"{Path(w.filename).name}:{w.lineno}" for w in said if "synchroniz" in str(w.message)]
+    return {"waits": len(lines), "where": lines[:5]}
 
 
 def loop(data: batches.Packed, device: str, n: int, tiny: bool, sizes: dict) -> dict:
@@ -488,12 +521,20 @@ def trainings(folder: Path, out: Path, tiny: bool) -> dict[str, Callable[[dict],
             "omnijet-aoj-vqvae": generator("vqvae"), "omnijet-aoj-kmeans": generator("kmeans")}
 
 
-def train(out: Path, folder: Path, device: str, seconds: float, tiny: bool) -> None:
-    """All trainings at once, a process each: small networks leave most of a GPU idle."""
-    ends = time.time() + seconds
+def train(out: Path, folder: Path, device: str, ends: float, tiny: bool, maker: subprocess.Popen | None) -> None:
+    """All trainings, a process each, since small networks leave most of a GPU idle; each when its jets are there.
+
+    maker: the process that simulates, if one does.
+    """
     words = [sys.executable, __file__, "--out", str(out), "--folder", str(folder), "--device", device, "--ends",
              str(ends), *["--tiny"] * tiny]
-    running = [subprocess.Popen([*words, "--train", name]) for name in trainings(folder, out, tiny)]
+    waiting, running = list(trainings(folder, out, tiny)), []
+    while waiting and time.time() < ends:
+        over = maker is None or maker.poll() is not None
+        for name in [name for name in waiting if over or (folder / SAMPLE_OF.get(name, "jetclass")).exists()]:
+            running.append(subprocess.Popen([*words, "--train", name]))
+            waiting.remove(name)
+        time.sleep(0.5)
     for process in running:
         process.wait()
 
@@ -550,7 +591,7 @@ def main() -> int:
         train_one(record, args.train, args.out, folder, args.device, args.ends, args.tiny)
         return 0
     if args.one:
-        record = Record(args.out, args.one, args.device, args.tiny)
+        record = Record(args.out, args.one, args.device, args.tiny, args.ends)
         if args.one == "simulate":
             simulate(record, folder, args.cores, args.tiny)
         else:
@@ -558,24 +599,25 @@ def main() -> int:
         return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here: --device cpu --tiny is what works without")
-    ends = time.monotonic() + 60 * args.minutes
+    ends = time.time() + 60 * args.minutes
     words = [sys.executable, __file__, "--out", str(args.out), "--folder", str(folder), "--device", args.device,
              "--cores", str(args.cores), *["--tiny"] * args.tiny]
-    beside = [subprocess.Popen([*words, "--one", "simulate"])] if "simulate" in args.parts else []
+    maker = subprocess.Popen([*words, "--one", "simulate"]) if "simulate" in args.parts else None
     failed = 0
     for part in args.parts:
-        left = ends - time.monotonic()
         if part == "train":
-            train(args.out, folder, args.device, left - 20, args.tiny)
+            train(args.out, folder, args.device, ends - 20, args.tiny, maker)
         elif part != "simulate":
+            until = time.time() + SHARES[part] * 60 * args.minutes
             try:
-                failed += subprocess.run([*words, "--one", part], timeout=max(left, 1)).returncode != 0
+                failed += subprocess.run([*words, "--one", part, "--ends", str(until)],
+                                         timeout=max(until - time.time(), 1) + 30).returncode != 0
             except subprocess.TimeoutExpired:
-                print(f"{part}: cut off, {args.minutes} minutes are over", flush=True)
-    for process in beside:
+                print(f"{part}: cut off, its share of {args.minutes} minutes is over", flush=True)
+    if maker:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(ends - time.monotonic(), 1))
-        process.terminate()
+            maker.wait(max(ends - time.time(), 1))
+        maker.terminate()
     return failed
 
 
