@@ -6,42 +6,21 @@ import contextlib
 import itertools
 import math
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 
 import h5py
-import hdf5plugin  # noqa: F401  registers blosc with HDF5
 import numpy as np
 from zlib_ng import zlib_ng
 
 from jetnb.jets import PI
-from jetnb.readers._common import sort_by_pt
-from jetnb.readers._root import explained
+from jetnb.readers._common import CACHE, explained, open_hdf5, shown, sort_by_pt
 
-CACHE = 64 << 20  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
-
-
-def open_file(path) -> h5py.File:
-    """The HDF5 file at `path`; `ValueError` for one that is truncated or not HDF5, saying what it is instead."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as stream:
-            start = stream.read(64)
-        page = start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml")
-        raise ValueError(f"{path} is not HDF5: it starts with {start[:16]!r}"
-                         + (", so it is a web page saved under this name" if page else "")
-                         + "; download the file itself again")
-    try:
-        return h5py.File(path, "r", rdcc_nbytes=CACHE, rdcc_nslots=10_007)
-    except OSError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): download it again") from None
+open_file = open_hdf5  # the one way to open HDF5
 
 
 def keys(path, file: h5py.File) -> list[str]:
     """Names at the top of the file; `ValueError` where its header is damaged."""
     with explained(path):
-        return [name if isinstance(name, str) else repr(name) for name in file]
+        return [shown(name if isinstance(name, str) else repr(name)) for name in file]
 
 
 def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str) -> h5py.Dataset:
@@ -52,7 +31,7 @@ def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: s
         shape, dtype = (data.shape, data.dtype) if isinstance(data, h5py.Dataset) else (None, None)
     if shape is None:
         raise ValueError(f"{path} has no dataset {name!r}, so it is not {what}: at the top it has "
-                         f"{', '.join(found) or 'nothing'}; choose the reader of its format")
+                         f"{shown(', '.join(found)) or 'nothing'}; choose the reader of its format")
     fits = len(shape) == 1 + len(tail) and all(b in (None, a) for a, b in zip(shape[1:], tail, strict=True))
     if not fits or dtype.kind not in kind:
         wanted = ", ".join(["N", *("any" if n is None else str(n) for n in tail)])
