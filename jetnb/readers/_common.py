@@ -58,7 +58,7 @@ def explained(path) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except (FileNotFoundError, FileExistsError, NameError):  # the last is no fault of the file
         raise
     except PermissionError as error:
         raise PermissionError(f"{path} cannot be read ({shown(error.strerror or error)}): change its permissions, or "
