@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import re
+import shutil
 
 import awkward as ak
 import h5py
@@ -231,3 +233,110 @@ def test_flipped_bytes(columns, tmp_path, data):
     except ValueError as error:
         assert path.name in str(error)
     jetnb.check(path)
+
+
+def outside(folder, n: int = 20):
+    """A file that is none of the reader's business, and its bytes."""
+    secret = folder / "secret.txt"
+    secret.write_bytes(bytes(range(65, 65 + n)))
+    return secret
+
+
+def with_external_link(file, name, folder):
+    with h5py.File(folder / "other.h5", "w") as other:
+        file.copy(name, other, name)
+    del file[name]
+    file[name] = h5py.ExternalLink("other.h5", name)
+
+
+def with_external_storage(file, name, folder):
+    data = file[name]
+    shape, dtype = data.shape, data.dtype
+    del file[name]
+    file.create_dataset(name, shape, dtype, external=[(str(outside(folder)), 0, h5py.h5f.UNLIMITED)])
+
+
+def with_waiting_storage(file, name, folder):
+    os.mkfifo(folder / "fifo")
+    shape, dtype = file[name].shape, file[name].dtype
+    del file[name]
+    file.create_dataset(name, shape, dtype, external=[(str(folder / "fifo"), 0, h5py.h5f.UNLIMITED)])
+
+
+def with_virtual(file, name, folder):
+    shape, dtype = file[name].shape, file[name].dtype
+    with_external_link(file, name, folder)
+    del file[name]
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), name, shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def with_soft_link(file, name, folder):
+    file.move(name, "elsewhere")
+    file[name] = h5py.SoftLink("/elsewhere")
+
+
+def with_references(file, name, folder):
+    file.create_dataset("more", data=[file[name].ref], dtype=h5py.ref_dtype)
+
+
+def with_nested_references(file, name, folder):
+    file.create_dataset("more", (1,), np.dtype([("a", "f4"), ("b", h5py.regionref_dtype)]))
+
+
+def with_deep_link(file, name, folder):
+    file.create_group("a/b")["c"] = h5py.ExternalLink(str(folder / "other.h5"), "x")
+
+
+FOLLOWED = {with_external_link: "an external link", with_external_storage: "external raw storage",
+            with_waiting_storage: "external raw storage", with_virtual: "a virtual dataset",
+            with_soft_link: "a soft link", with_references: "a dataset of references",
+            with_nested_references: "a dataset of references", with_deep_link: "'a/b/c' is an external link"}
+HDF5 = ("aspen", "toptagging", "jetnet", "higgstobb", "hh4b", "dumper")
+
+
+@pytest.fixture(scope="module")
+def hdf5_files(tmp_path_factory):
+    """A good file of each HDF5 format: name of the reader -> path."""
+    folder = tmp_path_factory.mktemp("hdf5")
+    return {name: hostile.good_file(folder, name) for name in HDF5}
+
+
+@pytest.mark.parametrize("change", FOLLOWED, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", HDF5)
+def test_nothing_leads_out_of_the_file(hdf5_files, tmp_path, name, change):
+    path = tmp_path / hdf5_files[name].name
+    shutil.copy(hdf5_files[name], path)
+    with h5py.File(path, "r+", libver="latest" if change is with_virtual else None) as file:
+        largest = max((key for key in hostile.datasets(file)), key=lambda key: file[key].nbytes)
+        change(file, largest, tmp_path)
+    reader = identify.reader(name)
+    for use in (lambda: list(reader.read(path)), lambda: reader.count(path), lambda: jetnb.load(path),
+                lambda: jetnb.convert(path, tmp_path / "store")):
+        with pytest.raises(ValueError, match=rf"{path.name}: .*{re.escape(FOLLOWED[change])}.*other files"):
+            use()
+    assert not reader.recognises(path) and not jetnb.check(path).ok
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", (*identify.READERS["HDF5"], *identify.READERS["ROOT"], *identify.READERS["Parquet"]))
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for path, message in ((tmp_path / "fifo", "is a FIFO, not a file|is not a file"),
+                          (tmp_path / "folder", "is a folder, not a file|is not a file"),
+                          ("/dev/zero", "is a device, not a file|is not a file")):
+        with pytest.raises(ValueError, match=f"{path} ({message})"):
+            identify.reader(name).read(path)
+        assert not identify.reader(name).recognises(path)
+
+
+def test_names_in_a_file_do_not_reach_the_terminal_raw(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["\x1b[2J\x1b]0;owned\x07\u202e"] = np.zeros(3)
+    for name in HDF5:
+        with pytest.raises(ValueError, match=r"a.h5") as caught:
+            identify.reader(name).read(path)
+        assert str(caught.value).replace("\n", "").isprintable(), name

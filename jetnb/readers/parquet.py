@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from jetnb import _json, atomic
 from jetnb import jets as J
 from jetnb.names import PARTICLES
+from jetnb.readers import _footer
 from jetnb.readers._common import BLOCK, accepts, counter, explained, explaining, regular, row_range, shown
 
 AGAIN = "fetch or make it again"
@@ -107,12 +108,16 @@ def recognises(path) -> bool:
 def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
     """The file, which claims no more than it can hold, and the provenance of its jets."""
     path = regular(path)
-    with path.open("rb"):  # what may not be read is said so here
-        pass
     try:
+        with path.open("rb") as stream:
+            if stream.read(4) != b"PAR1":
+                raise ValueError("its start is not that of Parquet")
+        _footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
         file = pq.ParquetFile(path, page_checksum_verification=True)
         schema, text = file.schema_arrow, (file.schema_arrow.metadata or {}).get(b"jetnb", b"{}")
-    except (pa.ArrowException, OSError) as error:
+    except PermissionError:
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise ValueError(f"{path} is truncated or not Parquet ({shown(error)}): {AGAIN}") from None
     if b'"format"' not in text:
         raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write; its columns are "
@@ -127,7 +132,11 @@ def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
     _json.parse(text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN)
     with explained(path):
         J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
-    if wrong := _wrong(schema) or _claims(file.metadata, path.stat().st_size):
+    try:
+        wrong = _wrong(schema) or _claims(path)
+    except ValueError as error:
+        wrong = shown(error)
+    if wrong:
         raise ValueError(f"{path} is damaged: {wrong}; {AGAIN}")
     return file, about["provenance"]
 
@@ -150,28 +159,22 @@ def _wrong(schema: pa.Schema) -> str:
     return ""
 
 
-def _claims(about: pq.FileMetaData, size: int) -> str:
-    """What the file claims that it cannot hold or memory should not, in words; "" if nothing."""
-    total = 0
-    for i in range(about.num_row_groups):
-        group = about.row_group(i)
-        total += group.num_rows
-        packed = 0
-        for k in range(group.num_columns):
-            column = group.column(k)
-            name, n = shown(column.path_in_schema), column.num_values
-            packed += column.total_compressed_size
-            is_list = name.startswith("constituent_")
-            if group.num_rows < 0 or n < group.num_rows or (not is_list and n != group.num_rows):
-                return f"column {name!r} has {n:,} values for the {group.num_rows:,} jets of row group {i}"
-            if n > VALUES or column.total_uncompressed_size > BLOCK:
-                return (f"column {name!r} claims {n:,} values of {column.total_uncompressed_size:,} bytes for the "
-                        f"{group.num_rows:,} jets of row group {i}; more than {VALUES:,} are not read at a time")
-            if column.has_dictionary_page:
+def _claims(path: Path) -> str:
+    """What the file claims that memory should not hold, or that is not of our files, in words; "" if nothing."""
+    for i, group in enumerate(_footer.groups(path)):
+        for column in group.columns:
+            name, n = shown(column.name), column.n_values
+            if n < group.n_rows or (not name.startswith("constituent_") and n != group.n_rows):
+                return f"column {name!r} has {n:,} values for the {group.n_rows:,} jets of row group {i}"
+            if n > VALUES or column.unpacked > BLOCK:
+                return (f"column {name!r} claims {n:,} values of {column.unpacked:,} bytes for the {group.n_rows:,} "
+                        f"jets of row group {i}; more than {VALUES:,} are not read at a time")
+            pages = _footer.pages(path, column)
+            if sum(page[1] for page in pages) != n or sum(page[2] for page in pages) > column.unpacked:
+                return f"the pages of column {name!r} of row group {i} hold more or less than is said of it"
+            if column.has_dictionary or any(page[0] == _footer.DICTIONARY for page in pages):
                 return f"column {name!r} has a dictionary, which write never makes"
-        if packed > size:
-            return f"row group {i} claims {packed:,} bytes, the file has {size:,}"
-    return "" if total == about.num_rows else f"it claims {about.num_rows:,} jets, its row groups {total:,}"
+    return ""
 
 
 def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int, start: int, stop: int | None,
