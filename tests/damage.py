@@ -204,15 +204,15 @@ def run(tasks: list[tuple[str, Path, bool]]) -> list[str]:
     return outcomes
 
 
-def trial(folder: Path, formats, n_files: int, *, seed: int = 0) -> list[tuple[str, Path, str]]:
-    """Format, path and outcome of `n_files` damaged files of each format, made in `folder`."""
+def prepare(folder: Path, formats, n_files: int, *, seed: int = 0) -> list[tuple[str, Path, bool]]:
+    """Make `n_files` damaged files of each format in `folder`; the tasks for `run`, every eighth with `check`."""
     tasks = []
     for name in formats:
         (folder / name).mkdir(parents=True)
         good = good_file(folder / name, name)
         tasks += [(name, make(good, good.with_stem(f"{good.stem}_{i}"), f"{name} {seed} {i}"), i % 8 == 0)
                   for i in range(n_files)]
-    return [(name, path, what) for (name, path, _), what in zip(tasks, run(tasks), strict=True)]
+    return tasks
 
 
 def main() -> int:
@@ -224,7 +224,8 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     with tempfile.TemporaryDirectory() as folder:
-        found = trial(arguments.keep or Path(folder), arguments.formats, arguments.files, seed=arguments.seed)
+        tasks = prepare(arguments.keep or Path(folder), arguments.formats, arguments.files, seed=arguments.seed)
+        found = [(name, path, what) for (name, path, _), what in zip(tasks, run(tasks), strict=True)]
     counts = collections.Counter((name, what.partition(":")[0]) for name, _, what in found)
     kinds = sorted({kind for _, kind in counts}, key=lambda kind: (kind not in GOOD, kind))
     print(f"{'format':12}" + "".join(f"{kind:>12}" for kind in kinds))

@@ -133,7 +133,7 @@ def _refuse_elsewhere(path: Path, file) -> None:
     import h5py
 
     def refuse(name: str, what: str):
-        raise ValueError(f"{path}: {shown(name)!r} is {what}, which can lead to other files of this machine, so it is "
+        raise ValueError(f"{path}: {name!r:.200} is {what}, which can lead to other files of this machine, so it is "
                          "not read: ask who made the file for one that holds its own data (h5py's copy of the values "
                          "into a new file makes one)")
 

@@ -71,7 +71,7 @@ def _believe(path, name: str, data: h5py.Dataset) -> None:
     for i in range(made.get_nfilters()):
         code, _, _, words = made.get_filter(i)
         if code not in FILTERS:
-            raise ValueError(f"{path}: dataset {name!r} is compressed by {shown(words.decode(errors='replace'))!r} "
+            raise ValueError(f"{path}: dataset {name!r} is compressed by {words.decode(errors='replace')!r:.80} "
                              f"({code}), which is not read; of {', '.join(FILTERS.values())} make it one: "
                              "`h5repack -f GZIP=4 old.h5 new.h5`")
 
@@ -155,7 +155,10 @@ class Rows:
         """The bytes of a chunk, as many as it should have; of a chunk of blosc nothing but this is known."""
         if self.room is None:  # what is longer, h5py refuses: no filter makes a chunk much longer than it was
             self.room = np.empty(self.n_bytes + self.n_bytes // 16 + 4096, np.uint8)
-        skipped, packed = self.data.id.read_direct_chunk(corner, out=self.room)
+        try:
+            skipped, packed = self.data.id.read_direct_chunk(corner, out=self.room)
+        except ValueError:
+            raise ValueError(f"a chunk of {self.n_bytes} bytes takes more than {self.room.size} in the file") from None
         for i, code in reversed(list(enumerate(self.filters))):
             if skipped >> i & 1:
                 continue

@@ -151,29 +151,30 @@ def _wrong(schema: pa.Schema) -> str:
     for field in schema:
         inside = field.name.startswith("constituent_")
         if not inside and not field.name.startswith("jet_"):
-            return f"it has a column {shown(field.name)!r}"
+            return f"it has a column {field.name!r:.80}"
         number = field.type.value_type if inside and pa.types.is_list(field.type) else field.type
         fits = pa.types.is_integer(number) or number in (pa.float32(), pa.float64(), pa.bool_())
         if not fits or inside != pa.types.is_list(field.type):
-            return f"column {shown(field.name)!r} is {shown(field.type)}"
+            return f"column {field.name!r:.80} is {shown(field.type)}"
     return ""
 
 
 def _claims(path: Path) -> str:
     """What the file claims that memory should not hold, or that is not of our files, in words; "" if nothing."""
-    for i, group in enumerate(_footer.groups(path)):
-        for column in group.columns:
-            name, n = shown(column.name), column.n_values
-            if n < group.n_rows or (not name.startswith("constituent_") and n != group.n_rows):
-                return f"column {name!r} has {n:,} values for the {group.n_rows:,} jets of row group {i}"
-            if n > VALUES or column.unpacked > BLOCK:
-                return (f"column {name!r} claims {n:,} values of {column.unpacked:,} bytes for the {group.n_rows:,} "
-                        f"jets of row group {i}; more than {VALUES:,} are not read at a time")
-            pages = _footer.pages(path, column)
-            if sum(page[1] for page in pages) != n or sum(page[2] for page in pages) > column.unpacked:
-                return f"the pages of column {name!r} of row group {i} hold more or less than is said of it"
-            if column.has_dictionary or any(page[0] == _footer.DICTIONARY for page in pages):
-                return f"column {name!r} has a dictionary, which write never makes"
+    columns = [(i, group.n_rows, column) for i, group in enumerate(_footer.groups(path)) for column in group.columns]
+    for i, n_rows, column in columns:
+        n, what = column.n_values, f"column {column.name!r:.80}"
+        if n < n_rows or (not column.name.startswith("constituent_") and n != n_rows):
+            return f"{what} has {n:,} values for the {n_rows:,} jets of row group {i}"
+        if n > VALUES or column.unpacked > BLOCK:
+            return (f"{what} claims {n:,} values of {column.unpacked:,} bytes for the {n_rows:,} jets of row group {i}; "
+                    f"more than {VALUES:,} are not read at a time")
+    for i, _, column in columns:
+        what, pages = f"column {column.name!r:.80}", _footer.pages(path, column)
+        if column.has_dictionary or any(page[0] == _footer.DICTIONARY for page in pages):
+            return f"{what} has a dictionary, which write never makes"
+        if sum(page[1] for page in pages) != column.n_values or sum(page[2] for page in pages) > column.unpacked:
+            return f"the pages of {what} of row group {i} hold more or less than is said of it"
     return ""
 
 
