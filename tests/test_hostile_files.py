@@ -392,6 +392,9 @@ def bombs(path, kind):
         packed = bytearray(packed)
         packed[4:8] = (100 if "short" in kind else 2**31 - 64).to_bytes(4, "little")
         with_chunk(path, name, bytes(packed))
+    elif kind in ("zstd, too short", "zstd, too long"):
+        rewritten(path, name, np.zeros(shape, np.float32), chunks=shape, **hdf5plugin.Zstd())
+        with_chunk(path, name, pa.Codec("zstd").compress(bytes(100 if "short" in kind else 1 << 26), asbytes=True))
     elif kind == "other filter":
         rewritten(path, name, np.zeros(shape, np.float32), chunks=shape, **hdf5plugin.LZ4())
     else:
@@ -404,6 +407,7 @@ def bombs(path, kind):
     "gzip, too short": "a chunk of 3840 bytes has 100", "checksum, too short": "a chunk of 3840 bytes has 100",
     "gzip of gigabytes": "a chunk of 3840 bytes takes more than", "lzf, too short": "a chunk of 3840 bytes has 265",
     "lzf, too long": "cannot be read", "blosc, too short": "a chunk of 3840 bytes has 100",
+    "zstd, too short": "cannot be read .*ZSTD", "zstd, too long": "cannot be read .*ZSTD",
     "blosc, too long": "a chunk of 3840 bytes has more", "other filter": "is compressed by '.*which is not read",
     "lists": "'particle_features' is object"}.items())
 def test_bombs_in_hdf5(hdf5_files, tmp_path, kind, message):
@@ -437,7 +441,8 @@ def test_padding_that_packs_well_is_read(hdf5_files, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"shuffle": True}, {"fletcher32": True}, {"shuffle": True, "fletcher32": True},
-                                     {"compression": "lzf", "shuffle": True, "fletcher32": True}, {"chunks": (7,)}])
+                                     {"compression": "lzf", "shuffle": True, "fletcher32": True}, {"chunks": (7,)},
+                                     dict(hdf5plugin.Zstd()), dict(hdf5plugin.Blosc())])
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "?", [("a", "<i2"), ("b", "<f4", (3,))]])
 def test_chunks_are_what_hdf5_makes_of_them(tmp_path, options, dtype):
     values = np.frombuffer(np.random.default_rng(1).bytes(2000 * np.dtype(dtype).itemsize), dtype)

@@ -10,14 +10,16 @@ from collections.abc import Mapping, MutableMapping
 
 import h5py
 import numpy as np
+import pyarrow
 from zlib_ng import zlib_ng
 
 from jetnb.jets import PI
 from jetnb.readers._common import AGAIN, BLOCK, CACHE, SLOTS, explained, open_hdf5, shown, sort_by_pt
 
 open_file = open_hdf5  # the one way to open HDF5
-SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC = 2, 3, 1, 32000, 32001  # numbers of filters, of the registry of HDF5
-FILTERS = {SHUFFLE: "shuffle", FLETCHER32: "fletcher32", GZIP: "gzip", LZF: "lzf", BLOSC: "blosc"}
+SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC, ZSTD = 2, 3, 1, 32000, 32001, 32015  # in the registry of filters of HDF5
+FILTERS = {SHUFFLE: "shuffle", FLETCHER32: "fletcher32", GZIP: "gzip", LZF: "lzf", BLOSC: "blosc",
+           ZSTD: "zstd"}
 UNWRITTEN = 256 << 20  # bytes that a dataset may claim beyond what the file can hold
 MOST = 1100  # times its size that a file can hold: gzip, the best of the filters on zeros, has at most 1032
 
@@ -170,6 +172,8 @@ class Rows:
             elif code == LZF:
                 out = np.empty(self.n_bytes, np.uint8)
                 packed = out[:_unpack_lzf()(np.frombuffer(packed, np.uint8), out)]
+            elif code == ZSTD:  # an error unless it has just this length
+                packed = pyarrow.Codec("zstd").decompress(bytes(packed), self.n_bytes, asbytes=True)
             elif code == SHUFFLE and (size := self.data.dtype.itemsize) > 1:
                 packed = np.frombuffer(packed, np.uint8)
                 whole = len(packed) // size * size
