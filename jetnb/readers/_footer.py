@@ -25,7 +25,6 @@ class Column(NamedTuple):
     unpacked: int
     packed: int
     start: int
-    has_dictionary: bool
 
 
 class Group(NamedTuple):
@@ -69,7 +68,7 @@ def _column(chunk: dict) -> Column:
     start = min(about[9], about.get(11) or about[9])
     if not all(isinstance(about[field], int) for field in (5, 6, 7, 9)):
         raise TypeError
-    return Column(name, about[5], about[6], about[7], start, bool(about.get(11)))
+    return Column(name, about[5], about[6], about[7], start)
 
 
 def pages(path, column: Column) -> list[tuple[int, int, int]]:

@@ -102,11 +102,26 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether `write` made the file at `path`; never an exception."""
-    return accepts(_opened, path)
+    return accepts(_about, path)
 
 
 def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
     """The file, which claims no more than it can hold, and the provenance of its jets."""
+    file, text = _about(path)
+    about = _json.parse(text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN)
+    with explained(path):
+        J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
+    try:
+        wrong = _wrong(file.schema_arrow) or _claims(path)
+    except ValueError as error:
+        wrong = shown(error)
+    if wrong:
+        raise ValueError(f"{path} is damaged: {wrong}; {AGAIN}")
+    return file, about["provenance"]
+
+
+def _about(path) -> tuple[pq.ParquetFile, bytes]:
+    """The file, if `write` made it, and what it says of itself."""
     path = regular(path)
     try:
         with path.open("rb") as stream:
@@ -129,16 +144,7 @@ def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
     if about["version"] > VERSION:
         raise ValueError(f"{path} is of version {about['version']}, this jetnb reads up to {VERSION}: "
                          "update jetnb")
-    _json.parse(text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN)
-    with explained(path):
-        J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
-    try:
-        wrong = _wrong(schema) or _claims(path)
-    except ValueError as error:
-        wrong = shown(error)
-    if wrong:
-        raise ValueError(f"{path} is damaged: {wrong}; {AGAIN}")
-    return file, about["provenance"]
+    return file, text
 
 
 def _wrong(schema: pa.Schema) -> str:
@@ -149,12 +155,13 @@ def _wrong(schema: pa.Schema) -> str:
     if len(set(schema.names)) < len(schema.names):
         return "two columns have the same name"
     for field in schema:
-        inside = field.name.startswith("constituent_")
+        inside, is_list = field.name.startswith("constituent_"), pa.types.is_list(field.type)
+        is_list |= pa.types.is_large_list(field.type)
         if not inside and not field.name.startswith("jet_"):
             return f"it has a column {field.name!r:.80}"
-        number = field.type.value_type if inside and pa.types.is_list(field.type) else field.type
+        number = field.type.value_type if is_list else field.type
         fits = pa.types.is_integer(number) or number in (pa.float32(), pa.float64(), pa.bool_())
-        if not fits or inside != pa.types.is_list(field.type):
+        if not fits or inside != is_list:
             return f"column {field.name!r:.80} is {shown(field.type)}"
     return ""
 
@@ -171,9 +178,8 @@ def _claims(path: Path) -> str:
                     f"more than {VALUES:,} are not read at a time")
     for i, _, column in columns:
         what, pages = f"column {column.name!r:.80}", _footer.pages(path, column)
-        if column.has_dictionary or any(page[0] == _footer.DICTIONARY for page in pages):
-            return f"{what} has a dictionary, which write never makes"
-        if sum(page[1] for page in pages) != column.n_values or sum(page[2] for page in pages) > column.unpacked:
+        n_values = sum(n for kind, n, _ in pages if kind != _footer.DICTIONARY)
+        if n_values != column.n_values or sum(unpacked for *_, unpacked in pages) > column.unpacked:
             return f"the pages of {what} of row group {i} hold more or less than is said of it"
     return ""
 
