@@ -15,6 +15,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +24,16 @@ from typing import NamedTuple
 import awkward as ak
 import numpy as np
 
-from jetnb import atomic
+from jetnb import _json, atomic
 from jetnb import jets as J
 
 FORMAT, VERSION = "jetnb store", 1
 HEADER = 128  # bytes of the NumPy header before the values
 PIECE = 65536  # jets looked at and written at a time, whatever the size of a block
 AGAIN = "remove the folder and write the store again"
+META = {"n_jets": int, "n_constituents": int, "provenance": dict, "columns": dict}
+NAME = re.compile(r"offsets|(jet|constituent)_[a-z][a-z0-9_]{0,60}")
+NEEDED = ("offsets", *(f"jet_{name}" for name in J.JETS_NEED), *(f"constituent_{name}" for name in J.CONSTITUENTS_NEED))
 
 
 class StoreError(ValueError):
@@ -104,7 +109,7 @@ class Store:
         """Read every byte and raise `StoreError` naming the first file whose content is not as written."""
         for name, about in self.meta["columns"].items():
             file, digest = self.path / f"{name}.npy", hashlib.sha256()
-            with file.open("rb") as stream:
+            with _column_file(file, HEADER + about["length"] * np.dtype(about["dtype"]).itemsize) as stream:
                 header = stream.read(HEADER)
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
@@ -138,40 +143,126 @@ def _kernel():
 
 
 def open(path) -> Store:
-    """Open the store at `path`: milliseconds and no memory, whatever its size; `Store.verify` checks content.
+    """Open the store at `path`: milliseconds and no memory for 10 million jets, as only `offsets.npy` is read.
 
-    Raises `StoreError` when there is no store, when a file is missing or of the wrong size, and when a newer
-    version of jetnb wrote it. Taught in notebook 16.
+    What the files claim is checked: lengths, sizes, types, and that offsets rise from 0 to the end, so that nothing
+    outside of them is read later. `Store.verify` checks content. Raises `StoreError` when there is no store, when a
+    file is missing, of the wrong size or not a plain file, when `meta.json` is damaged, and when a newer version of
+    jetnb wrote it; `PermissionError` for a file that may not be read. Taught in notebook 16.
     """
     path = Path(path)
-    try:
-        meta = json.loads((path / "meta.json").read_text())
-        if meta["format"] != FORMAT:
-            raise KeyError("format")
-        version, n_jets, n_constituents = meta["version"], meta["n_jets"], meta["n_constituents"]
-        kinds = {name: (np.dtype(about["dtype"]), about["length"]) for name, about in meta["columns"].items()}
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"there is no store at {path} (no file {path / 'meta.json'}): write one with "
-                         "jetnb.store.write, or check the path") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not our keys
-        raise StoreError(f"{path / 'meta.json'} does not describe a store ({error!r}); {AGAIN}") from None
-    if version > VERSION:
-        raise StoreError(f"{path} has schema version {version}, this jetnb reads up to {VERSION}: "
-                         "update jetnb, or write the store again with this one")
+    meta = _meta(path)
+    n_jets, n_constituents = meta["n_jets"], meta["n_constituents"]
     columns = {}
-    for name, (dtype, length) in kinds.items():
-        file = path / f"{name}.npy"
-        expected, size = HEADER + length * dtype.itemsize, file.stat().st_size if file.exists() else 0
-        if size != expected:
-            raise StoreError(f"{file} has {size} bytes instead of {expected}: it is missing, truncated or "
-                             f"of another store; {AGAIN}")
-        mapped = np.memmap(file, dtype, "r", HEADER, (length,)) if length else np.empty(0, dtype)
+    for name, about in meta["columns"].items():
+        dtype, length, file = np.dtype(about["dtype"]), about["length"], path / f"{name}.npy"
+        with _column_file(file, HEADER + length * dtype.itemsize) as stream:
+            if name == "offsets":
+                about = os.fstat(stream.fileno())
+                first, last, fall = _ends(file, about.st_size, about.st_dev, about.st_ino, about.st_mtime_ns)
+                if (first, last, fall) != (0, n_constituents, -1):
+                    where = f", and falls at jet {fall}" if fall >= 0 else ""
+                    raise StoreError(f"{file} runs from {first} to {last}{where}, but meta.json says {n_jets} jets "
+                                     f"with {n_constituents} constituents; {AGAIN}")
+            mapped = np.memmap(stream, dtype, "r", HEADER, (length,)) if length else np.empty(0, dtype)
         columns[name] = np.asarray(mapped)
-    ends = columns["offsets"][[0, -1]].tolist() + [len(columns["offsets"]) - 1]
-    if ends != [0, n_constituents, n_jets]:
-        raise StoreError(f"{path}/offsets.npy runs from {ends[0]} to {ends[1]} for {ends[2]} jets, meta.json "
-                         f"says {n_jets} jets with {n_constituents} constituents; {AGAIN}")
     return Store(path, meta, columns)
+
+
+def _meta(path: Path) -> dict:
+    """What `meta.json` says, every entry of which has been compared with the others."""
+    file, about = path / "meta.json", {"what": "record of a store", "remedy": AGAIN}
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise StoreError(f"{file} is not a plain file: {AGAIN}")
+        meta = _json.read(file, {"format": str, "version": int}, **about)
+        if meta["format"] != FORMAT or meta["version"] < 1:
+            raise StoreError(f"{file} does not describe a store: its format is {meta['format']!r:.80}; {AGAIN}")
+        if meta["version"] > VERSION:
+            raise StoreError(f"{path} has schema version {meta['version']}, this jetnb reads up to {VERSION}: "
+                             "update jetnb, or write the store again with this one")
+        meta = _json.read(file, META, **about)  # of another version it could differ
+        J.provenance(ak.Array([], attrs={"jetnb": meta["provenance"]}))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"there is no store at {path} (no file {file}): write one with "
+                         "jetnb.store.write, or check the path") from None
+    except StoreError:
+        raise
+    except PermissionError as error:
+        raise PermissionError(f"{file} cannot be read ({error.strerror}): change its permissions, or copy the store "
+                              "to where you may read it") from None
+    except (ValueError, TypeError, OSError) as error:
+        raise StoreError(f"{file} does not describe a store ({error}); {AGAIN}") from None
+    if wrong := _wrong(meta):
+        raise StoreError(f"{file} does not describe a store: {wrong}; {AGAIN}")
+    return meta
+
+
+def _wrong(meta: dict) -> str:
+    """What is wrong with the table of columns, in words; "" if nothing is."""
+    for name in NEEDED:
+        if name not in meta["columns"]:
+            return f"it has no column {name!r}"
+    for name, about in meta["columns"].items():
+        if not NAME.fullmatch(name):
+            return f"a column has the name {name!r:.80}"
+        if not (isinstance(about, dict) and isinstance(about.get("dtype"), str) and type(about.get("length")) is int
+                and isinstance(about.get("sha256"), str)):
+            return f"of column {name!r} it says {about!r:.80}, not dtype, length and sha256"
+        if not re.fullmatch(r"[<|][iufb][1248]", about["dtype"]) or about["dtype"][1:] in ("f1", "b2", "b4", "b8"):
+            return f"column {name!r} is of type {about['dtype']!r:.80}"
+        if name == "offsets" and about["dtype"] != "<i8":
+            return f"column 'offsets' is of type {about['dtype']!r}, not '<i8'"
+        length = meta["n_constituents"] if name.startswith("constituent_") else meta["n_jets"] + (name == "offsets")
+        if about["length"] != length or length < 0:
+            return (f"column {name!r} has {about['length']} values, but there are {meta['n_jets']} jets with "
+                    f"{meta['n_constituents']} constituents")
+    return ""
+
+
+@contextlib.contextmanager
+def _column_file(file: Path, expected: int) -> Iterator[io.BufferedReader]:
+    """The column file, which is a plain file of `expected` bytes: no link is followed, nothing is waited for."""
+    try:
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+                         | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise StoreError(f"{file} has 0 bytes instead of {expected}: it is missing; {AGAIN}") from None
+    except PermissionError as error:
+        raise PermissionError(f"{file} cannot be read ({error.strerror}): change its permissions, or copy the store "
+                              "to where you may read it") from None
+    except OSError as error:
+        raise StoreError(f"{file} is not a plain file, perhaps a link ({error.strerror}); {AGAIN}") from None
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{file} is not a plain file; {AGAIN}")
+        if found.st_size != expected:
+            raise StoreError(f"{file} has {found.st_size} bytes instead of {expected}: it is truncated or of another "
+                             f"store; {AGAIN}")
+        with io.open(handle, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(handle)
+
+
+@functools.lru_cache(64)
+def _ends(file: Path, expected: int, *changed) -> tuple[int, int, int]:
+    """First and last offset, and the number of the first that is below the one before, -1 if they rise.
+
+    changed: what differs once the file has been changed, so that each file is read once in a process: stores are
+    opened for each block of jets. Read, not mapped, so that the pages do not count as memory of this process.
+    """
+    last, n_read, first = None, 0, 0
+    with _column_file(file, expected) as stream:
+        stream.seek(HEADER)
+        while data := stream.read(1 << 19):
+            piece = np.frombuffer(data, "<i8")
+            first = int(piece[0]) if last is None else first
+            if (last is not None and piece[0] < last) or (piece[1:] < piece[:-1]).any():
+                return first, int(piece[-1]), n_read + int(np.argmax(np.diff(piece, prepend=last or piece[0]) < 0))
+            last, n_read = piece[-1], n_read + len(piece)
+    return first, int(last), -1
 
 
 def write(path, blocks: Iterable[ak.Array], *, provenance: Mapping | None = None,

@@ -93,7 +93,7 @@ def test_zero_copy(small):
 
 
 def test_opening_is_cheap_whatever_the_size(small, tmp_path):
-    """Tens of GB in sparse files open at once and in no memory: nothing is hashed or read."""
+    """Tens of GB in sparse files open in no memory: nothing is hashed, and only the offsets are read."""
     n_jets, n_constituents = 20_000_000, 1_000_000_000
     meta = json.loads((small.path / "meta.json").read_text())
     meta |= {"n_jets": n_jets, "n_constituents": n_constituents}
@@ -101,18 +101,19 @@ def test_opening_is_cheap_whatever_the_size(small, tmp_path):
         about["length"] = n_constituents if name.startswith("constituent") else n_jets + (name == "offsets")
         os.truncate(small.path / f"{name}.npy", 128 + about["length"] * np.dtype(about["dtype"]).itemsize)
     with (small.path / "offsets.npy").open("r+b") as stream:
+        stream.seek(128)
+        stream.write(bytes(8 * 101))
         stream.seek(-8, os.SEEK_END)
         stream.write(np.int64(n_constituents).tobytes())
     (small.path / "meta.json").write_text(json.dumps(meta))
-    code = ("import sys, time, resource, numpy as np; from jetnb import store; "
+    code = ("import sys, resource, numpy as np; from jetnb import store; "
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
-            "start = time.perf_counter(); s = store.open(sys.argv[1]); jets = s.jets; "
-            "seconds = time.perf_counter() - start; jets[12345].pt; len(jets[5:9].constituents.pt[0]); "
-            "print(len(jets), seconds, peak() - before)")
+            "s = store.open(sys.argv[1]); jets = s.jets; jets[12345].pt; len(jets[5:9].constituents.pt[0]); "
+            "print(len(jets), peak() - before)")
     done = subprocess.run([sys.executable, "-c", code, str(small.path)], env=ENVIRONMENT, capture_output=True,
                           text=True, timeout=60, check=True)
-    length, seconds, kilobytes = map(float, done.stdout.split())
-    assert length == n_jets and seconds < 0.2 and kilobytes < 20_000
+    length, kilobytes = map(float, done.stdout.split())
+    assert length == n_jets and kilobytes < 20_000
 
 
 def test_gather(small):
@@ -137,14 +138,15 @@ def test_gather_small_integers(toy_jets, tmp_path):
 
 
 def test_gather_from_damaged_offsets(small):
-    """A wild offset must not become a read of memory that is not ours."""
+    """A wild offset must not become a read of memory that is not ours, nor one that comes after opening."""
     with (small.path / "offsets.npy").open("r+b") as stream:
         stream.seek(128 + 8 * 50)
         stream.write(np.int64(2**50).tobytes())
-    damaged = store.open(small.path)
     for index in (49, 50):
         with pytest.raises(store.StoreError, match="offsets.npy has been changed or damaged"):
-            damaged.gather([index])
+            small.gather([index])
+    with pytest.raises(store.StoreError, match=r"offsets.npy runs from 0 to \d+, and falls at jet 51, but"):
+        store.open(small.path)
 
 
 @pytest.mark.parametrize("indices, message", [
@@ -227,7 +229,35 @@ def test_failing_or_empty_reader(blocks, tmp_path):
     (lambda p: (p / "meta.json").write_bytes(b"\xff\xfe"), "meta.json does not describe a store"),
     (lambda p: edit(p, format="other"), "does not describe a store"),
     (lambda p: edit(p, version=99), "schema version 99, this jetnb reads up to 1: update jetnb"),
-    (lambda p: edit(p, n_jets=99), "offsets.npy runs from 0 to .* for 100 jets, meta.json says 99"),
+    (lambda p: edit(p, format=["jetnb store"]), "'format' is .*, not str"),
+    (lambda p: edit(p, version=0), "does not describe a store"),
+    (lambda p: edit(p, version=True), "'version' is True, not int"),
+    (lambda p: edit(p, n_jets=99), "has 100 values, but there are 99 jets"),
+    (lambda p: edit(p, n_jets="100"), "'n_jets' is '100', not int"),
+    (lambda p: edit(p, n_jets=-1), "but there are -1 jets"),
+    (lambda p: edit(p, n_constituents=10**30), "but there are 100 jets with 1000000000"),
+    (lambda p: edit(p, n_constituents=0), "has [0-9]* values, but there are 100 jets with 0 constituents"),
+    (lambda p: edit(p, provenance={}), "do not say where they come from"),
+    (lambda p: edit(p, provenance={"sample": "a", "source": "b", "classes": [["QCD"]]}), "does not describe a store"),
+    (lambda p: edit(p, columns={}), "it has no column 'offsets'"),
+    (lambda p: edit(p, columns=[]), "'columns' is .*, not dict"),
+    (lambda p: column(p, "jet_pt", length=99), "column 'jet_pt' has 99 values, but there are 100 jets"),
+    (lambda p: column(p, "jet_pt", length=100.0), "of column 'jet_pt' it says"),
+    (lambda p: column(p, "jet_pt", dtype="|O8"), "column 'jet_pt' is of type '.O8'"),
+    (lambda p: column(p, "offsets", dtype="<f8"), "column 'offsets' is of type '<f8', not '<i8'"),
+    (lambda p: column(p, "jet_pt", sha256=None), "of column 'jet_pt' it says"),
+    (lambda p: edit(p, columns={**columns(p), "/etc/passwd": columns(p)["jet_pt"]}), "has the name '/etc/passwd'"),
+    (lambda p: edit(p, columns={**columns(p), "jet_../../a": columns(p)["jet_pt"]}), "has the name 'jet_../../a'"),
+    (lambda p: renamed(p, "constituent_energy", "constituent_e"), "it has no column 'constituent_energy'"),
+    (lambda p: linked(p / "jet_pt.npy"), "jet_pt.npy is not a plain file, perhaps a link"),
+    (lambda p: linked(p / "meta.json"), "meta.json is not a plain file"),
+    (lambda p: waiting(p / "jet_pt.npy"), "jet_pt.npy is not a plain file"),
+    (lambda p: waiting(p / "meta.json"), "meta.json is not a plain file"),
+    (lambda p: ((p / "jet_pt.npy").unlink(), (p / "jet_pt.npy").mkdir()), "jet_pt.npy is not a plain file"),
+    (lambda p: offset(p, 0, 1), "offsets.npy runs from 1 to"),
+    (lambda p: offset(p, 0, -5), "offsets.npy runs from -5 to"),
+    (lambda p: offset(p, 100, 7), "offsets.npy runs from 0 to 7, and falls at jet 100, but"),
+    (lambda p: offset(p, 40, 2**60), "offsets.npy runs from 0 to .*, and falls at jet 41, but"),
 ])
 def test_damage_seen_on_opening(small, damage, message):
     damage(small.path)
@@ -238,6 +268,56 @@ def test_damage_seen_on_opening(small, damage, message):
 def edit(path, **changes):
     meta = json.loads((path / "meta.json").read_text())
     (path / "meta.json").write_text(json.dumps(meta | changes))
+
+
+def columns(path):
+    return json.loads((path / "meta.json").read_text())["columns"]
+
+
+def column(path, name, **changes):
+    edit(path, columns=columns(path) | {name: columns(path)[name] | changes})
+
+
+def renamed(path, name, other):
+    edit(path, columns={other if key == name else key: about for key, about in columns(path).items()})
+    (path / f"{name}.npy").rename(path / f"{other}.npy")
+
+
+def linked(file):
+    file.rename(file.with_suffix(".moved"))
+    file.symlink_to(file.with_suffix(".moved"))
+
+
+def waiting(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def offset(path, jet, value):
+    with (path / "offsets.npy").open("r+b") as stream:
+        stream.seek(128 + 8 * jet)
+        stream.write(np.int64(value).tobytes())
+
+
+def test_lengths_are_compared_with_the_counts(small):
+    """The values of another column, or more memory than there is, would else be taken for constituents."""
+    short = columns(small.path)["constituent_pt"]["length"] - 60
+    column(small.path, "constituent_pt", length=short)
+    os.truncate(small.path / "constituent_pt.npy", 128 + 4 * short)
+    with pytest.raises(store.StoreError, match=f"column 'constituent_pt' has {short} values, but there are 100 jets"):
+        store.open(small.path)
+
+
+def test_what_may_not_be_read_is_said_by_name(small):
+    def refuse(*args, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PermissionError, match="[.]npy cannot be read .Perm"):
+        patch.setattr(os, "open", refuse)
+        store.open(small.path)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PermissionError, match="meta.json cannot be read .Perm"):
+        patch.setattr(store._json, "read", refuse)
+        store.open(small.path)
 
 
 def test_no_store(tmp_path):

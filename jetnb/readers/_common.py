@@ -1,8 +1,13 @@
-"""What all readers share: the counter they fill, sorting, reading one block ahead."""
+"""What all readers share: how files are opened and refused, the counter they fill, sorting, one block ahead."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import inspect
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +15,156 @@ from pathlib import Path
 import numpy as np
 
 TALLY = ("rows", "jets", "constituents", "tracks", "unsorted")
+AGAIN = "download it again and compare its checksum"
+CACHE = 64 << 20  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
+OBJECTS = 10_000  # in an HDF5 file; the published ones have at most a few hundred
+BLOCK = 1 << 30  # bytes of one column that are in memory at a time
+SLOTS = 10_000  # constituents of one jet; published files have at most a few hundred
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+         stat.S_IFSOCK: "a socket"}
+
+
+def shown(text, limit: int = 400) -> str:
+    """What comes from a file, fit for a terminal: control characters are written as escapes, at most `limit` of it.
+
+    >>> print(shown("pt\\x1b[31m"))
+    pt\\x1b[31m
+    """
+    text = str(text)
+    cut = text[:limit] + ("..." if len(text) > limit else "")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def regular(path) -> Path:
+    """`path`, a plain file or a link to one, which alone can be read without waiting for another process.
+
+    Raises `FileNotFoundError`, and `ValueError` for a folder, a FIFO, a device or a socket, without opening it.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no file {path}") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file: give one file")
+    return path
+
+
+@contextlib.contextmanager
+def explained(path) -> Iterator[None]:
+    """What is raised in this block, of whatever type, as a `ValueError` or an `OSError` that names the file.
+
+    `ValueError`s that name it, `FileNotFoundError` and `FileExistsError` pass as they are.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, NameError):  # the last is no fault of the file
+        raise
+    except PermissionError as error:
+        raise PermissionError(f"{path} cannot be read ({shown(error.strerror or error)}): change its permissions, or "
+                              "copy it to where you may read it") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} does not fit into the memory of this machine ({shown(error) or 'MemoryError'}): read "
+                         "it with a smaller block_size; if it claims more than it can hold, " + AGAIN) from error
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        what = f"{path}: {shown(error)}" if type(error) is ValueError else \
+            f"{path} is truncated or damaged ({type(error).__name__}: {shown(error)}): {AGAIN}"
+        raise ValueError(what) from error
+
+
+def explaining(function: Callable) -> Callable:
+    """Decorator for `read` and `count` of a reader: all that they raise about the file `path` is `explained`."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        path = signature.bind(*args, **kwargs).arguments["path"]  # a wrong call is a TypeError, as ever
+        with explained(path):
+            found = function(*args, **kwargs)
+        return _each(path, found) if isinstance(found, Iterator) else found
+
+    return wrapper
+
+
+def _each(path, blocks: Iterator) -> Iterator:
+    with contextlib.closing(blocks):
+        while True:
+            with explained(path):
+                try:
+                    block = next(blocks)
+                except StopIteration:
+                    return
+            yield block
+
+
+def open_hdf5(path):
+    """The HDF5 file at `path`, an `h5py.File`, in which every name leads to data that lie in this very file.
+
+    Raises `FileNotFoundError`, `PermissionError`, and `ValueError` for what is no HDF5 file or damaged, for links other
+    than hard ones (external, soft, user-defined), virtual datasets, datasets in files of their own (external raw
+    storage) and datasets of references, in whatever group: HDF5 would follow them to any other file of this machine.
+    No attribute is looked at.
+    """
+    import h5py  # here, because not every reader needs them
+    import hdf5plugin  # noqa: F401  registers blosc with HDF5
+
+    path = regular(path)
+    with explained(path):
+        with path.open("rb") as stream:
+            start = stream.read(64)
+        if not h5py.is_hdf5(os.fspath(path)):
+            page = start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml")
+            raise ValueError(f"{path} is not HDF5: it starts with {start[:16]!r}"
+                             + (", so it is a web page saved under this name" if page else "")
+                             + "; download the file itself again")
+        file = h5py.File(path, "r", rdcc_nbytes=CACHE, rdcc_nslots=10_007)
+        try:
+            _refuse_elsewhere(path, file)
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def _refuse_elsewhere(path: Path, file) -> None:
+    """Raise `ValueError` for the first thing in the file that HDF5 would have to look for elsewhere."""
+    import h5py
+
+    def refuse(name: str, what: str):
+        raise ValueError(f"{path}: {name!r:.200} is {what}, which can lead to other files of this machine, so it is "
+                         "not read: ask who made the file for one that holds its own data (h5py's copy of the values "
+                         "into a new file makes one)")
+
+    links = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
+    todo, seen, n = [("", h5py.h5g.open(file.id, b"/"))], set(), 0
+    while todo:
+        where, group = todo.pop()
+        found: list[tuple[bytes, int]] = []
+        group.links.iterate(lambda name, info, found=found: found.append((name, info.type)) or (
+            True if len(found) > OBJECTS else None), info=True)
+        n += len(found)
+        if n > OBJECTS:
+            raise ValueError(f"{path} has more than {OBJECTS} groups and datasets, so it is no file of jets: {AGAIN}")
+        for raw, kind in found:
+            name = where + raw.decode("utf-8", "backslashreplace")
+            if kind != h5py.h5l.TYPE_HARD:
+                refuse(name, links.get(kind, "a user-defined link"))
+            item = h5py.h5o.open(group, raw)
+            if isinstance(item, h5py.h5g.GroupID):
+                address = h5py.h5o.get_info(item).addr
+                if address not in seen:  # hard links can make a circle
+                    seen.add(address)
+                    todo.append((f"{name}/", item))
+            elif isinstance(item, h5py.h5d.DatasetID):
+                made = item.get_create_plist()
+                if made.get_layout() == h5py.h5d.VIRTUAL:
+                    refuse(name, "a virtual dataset")
+                if made.get_external_count():
+                    refuse(name, "a dataset in a file of its own (external raw storage)")
+                if item.get_type().detect_class(h5py.h5t.REFERENCE):
+                    refuse(name, "a dataset of references")
 
 
 def counter(tally: MutableMapping[str, int] | None) -> MutableMapping[str, int]:
@@ -20,11 +175,11 @@ def counter(tally: MutableMapping[str, int] | None) -> MutableMapping[str, int]:
 
 
 def accepts(function: Callable, path) -> bool:
-    """Whether `function(path)` raises none of what readers and their libraries raise at a file of another format."""
+    """Whether `function(path)` raises nothing, whatever readers and their libraries raise at other files."""
     try:
         function(path)
         return True
-    except (ValueError, OSError, RuntimeError, TypeError, KeyError):
+    except Exception:
         return False
 
 

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
 import math
+import os
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 
 import h5py
-import hdf5plugin  # noqa: F401  registers blosc with HDF5
 import numpy as np
+import pyarrow
 from zlib_ng import zlib_ng
 
 from jetnb.jets import PI
-from jetnb.readers._common import sort_by_pt
-from jetnb.readers._root import explained
+from jetnb.readers._common import AGAIN, BLOCK, CACHE, SLOTS, explained, open_hdf5, shown, sort_by_pt
 
-CACHE = 64 << 20  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
-
-
-def open_file(path) -> h5py.File:
-    """The HDF5 file at `path`; `ValueError` for one that is truncated or not HDF5, saying what it is instead."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as stream:
-            start = stream.read(64)
-        page = start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml")
-        raise ValueError(f"{path} is not HDF5: it starts with {start[:16]!r}"
-                         + (", so it is a web page saved under this name" if page else "")
-                         + "; download the file itself again")
-    try:
-        return h5py.File(path, "r", rdcc_nbytes=CACHE, rdcc_nslots=10_007)
-    except OSError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): download it again") from None
+open_file = open_hdf5  # the one way to open HDF5
+SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC, ZSTD = 2, 3, 1, 32000, 32001, 32015  # in the registry of filters of HDF5
+FILTERS = {SHUFFLE: "shuffle", FLETCHER32: "fletcher32", GZIP: "gzip", LZF: "lzf", BLOSC: "blosc",
+           ZSTD: "zstd"}
+UNWRITTEN = 256 << 20  # bytes that a dataset may claim beyond what the file can hold
+MOST = 1100  # times its size that a file can hold: gzip, the best of the filters on zeros, has at most 1032
 
 
 def keys(path, file: h5py.File) -> list[str]:
     """Names at the top of the file; `ValueError` where its header is damaged."""
     with explained(path):
-        return [name if isinstance(name, str) else repr(name) for name in file]
+        return [shown(name if isinstance(name, str) else repr(name)) for name in file]
 
 
 def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str) -> h5py.Dataset:
@@ -52,13 +38,44 @@ def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: s
         shape, dtype = (data.shape, data.dtype) if isinstance(data, h5py.Dataset) else (None, None)
     if shape is None:
         raise ValueError(f"{path} has no dataset {name!r}, so it is not {what}: at the top it has "
-                         f"{', '.join(found) or 'nothing'}; choose the reader of its format")
+                         f"{shown(', '.join(found)) or 'nothing'}; choose the reader of its format")
     fits = len(shape) == 1 + len(tail) and all(b in (None, a) for a, b in zip(shape[1:], tail, strict=True))
     if not fits or dtype.kind not in kind:
         wanted = ", ".join(["N", *("any" if n is None else str(n) for n in tail)])
-        raise ValueError(f"{path}: dataset {name!r} is {dtype} of shape {shape}, but ({wanted}) of kind "
+        raise ValueError(f"{path}: dataset {name!r} is {shown(dtype)} of shape {shape}, but ({wanted}) of kind "
                          f"{kind!r} in {what}: it is another format or version; download the published file")
+    with explained(path):
+        _believe(path, name, data)
     return data
+
+
+def _believe(path, name: str, data: h5py.Dataset) -> None:
+    """Raise `ValueError` for a dataset that claims more than its file can hold, or more than memory should."""
+    shape, chunks, dtype = data.shape, data.chunks, data.dtype
+    row, size = math.prod(shape[1:]) * dtype.itemsize, os.stat(path).st_size
+
+    def refuse(what: str):
+        raise ValueError(f"{path}: dataset {name!r} {what}: the file is damaged or not what it seems; {AGAIN}")
+
+    if max(shape[1:], default=0) > SLOTS or row > BLOCK >> 6:
+        refuse(f"has rows of shape {shape[1:]}, {row:,} bytes each; a jet has at most {SLOTS:,} constituents")
+    if len(shape) and len(data) * max(row, 1) > UNWRITTEN + MOST * size:
+        refuse(f"claims {len(data):,} rows of {row:,} bytes, but the file has {size:,} bytes in all")
+    if data.id.get_type().detect_class(h5py.h5t.VLEN):
+        refuse("has lists or texts of any length, which no format of jets has")
+    made = data.id.get_create_plist()
+    if chunks is None:
+        where, stored = data.id.get_offset(), data.id.get_storage_size()
+        if (where is not None and where + len(data) * row > size) or stored not in (0, len(data) * row):
+            refuse(f"has {len(data) * row:,} bytes, of which the file holds {stored:,}: it was cut")
+    elif math.prod(chunks) * dtype.itemsize > BLOCK:
+        refuse(f"has chunks of {math.prod(chunks) * dtype.itemsize:,} bytes; more than {BLOCK:,} are not read")
+    for i in range(made.get_nfilters()):
+        code, _, _, words = made.get_filter(i)
+        if code not in FILTERS:
+            raise ValueError(f"{path}: dataset {name!r} is compressed by {words.decode(errors='replace')!r:.80} "
+                             f"({code}), which is not read; of {', '.join(FILTERS.values())} make it one: "
+                             "`h5repack -f GZIP=4 old.h5 new.h5`")
 
 
 def blocks(data: h5py.Dataset, block_size: int, start: int = 0, stop: int | None = None) -> list[slice]:
@@ -67,6 +84,7 @@ def blocks(data: h5py.Dataset, block_size: int, start: int = 0, stop: int | None
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     stop = len(data) if stop is None else min(stop, len(data))
     rows = data.chunks[0] if data.chunks else 1
+    block_size = max(1, min(block_size, (BLOCK >> 2) // max(math.prod(data.shape[1:]) * data.dtype.itemsize, 1)))
     step = block_size // rows * rows or block_size
     edges = [max(start, 0), *range((max(start, 0) // step + 1) * step, stop, step), stop]
     return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
@@ -78,49 +96,148 @@ def rows_of(path, data: h5py.Dataset, rows: slice) -> np.ndarray:
 
 
 class Rows:
-    """Rows of a dataset, their chunks decompressed by zlib-ng, several times as fast as by the zlib in HDF5.
+    """Rows of a dataset, their chunks decompressed here: by zlib-ng, several times as fast as by the zlib in HDF5.
 
-    The last axis comes first in memory, so that one field of all slots is contiguous. What is not plainly gzip, has
-    chunks that were never written, or does not decompress to a chunk, is left to HDF5, which reads it or says what is
-    wrong; a `ValueError` then names file, dataset and rows.
+    HDF5 gives a chunk all the memory that it asks for when it is decompressed, and where it is shorter than it should
+    be, the memory behind it. So every chunk must have its length before it becomes values. Blosc alone is left to
+    HDF5, after a look at the length in its header. A chunk that was never written is of the fill value.
+
+    The last axis comes first in memory, so that one field of all slots is contiguous. A `ValueError` names file,
+    dataset and rows.
     """
 
     def __init__(self, path, data: h5py.Dataset):
-        self.path, self.data = path, data
+        self.path, self.data, self.room = path, data, None
         with explained(path):
-            self.plain = not (data.compression == "gzip" and data.ndim > 1 and data.scaleoffset is None
-                              and not data.shuffle and not data.fletcher32)
-            if not self.plain:
-                n_chunks = [-(-size // step) for size, step in zip(data.shape, data.chunks, strict=True)]
-                self.plain = data.id.get_num_chunks() != math.prod(n_chunks)
+            self.chunked = data.chunks is not None
+            if not self.chunked:
+                return
+            made = data.id.get_create_plist()
+            self.filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+            self.n_bytes = math.prod(data.chunks) * data.dtype.itemsize
+            self.by_hdf5 = BLOSC in self.filters or h5py.h5t.py_create(data.dtype, logical=True) != data.id.get_type()
+            n_chunks = math.prod(-(-size // step) for size, step in zip(data.shape, data.chunks, strict=True))
+            self.written = None
+            if data.id.get_num_chunks() != n_chunks:
+                self.written = set()
+                data.id.chunk_iter(lambda info: self.written.add(info.chunk_offset))
 
     def __call__(self, rows: slice) -> np.ndarray:
+        name, rows = self.data.name.lstrip("/"), slice(rows.start, max(rows.start, min(rows.stop, len(self.data))))
+        size = (rows.stop - rows.start) * math.prod(self.data.shape[1:]) * self.data.dtype.itemsize
+        if size > BLOCK:
+            raise ValueError(f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset {name!r} have {size:,} "
+                             f"bytes, more than the {BLOCK:,} that are read at a time: use a smaller block_size")
         try:
-            if not self.plain:
-                with contextlib.suppress(OSError, RuntimeError, ValueError, zlib_ng.error):
-                    return self._inflated(rows)
-            return self.data[rows]
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset "
-                             f"{self.data.name.lstrip('/')!r} cannot be read ({error}): the file is damaged, download "
-                             "it again") from None
+            return self._decoded(rows) if self.chunked else self.data[rows]
+        except (OSError, RuntimeError, ValueError, zlib_ng.error) as error:
+            raise ValueError(f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset {name!r} cannot be read "
+                             f"({shown(error)}): the file is damaged, download it again") from None
 
-    def _inflated(self, rows: slice) -> np.ndarray:
+    def _decoded(self, rows: slice) -> np.ndarray:
         shape, chunks, dtype = self.data.shape, self.data.chunks, self.data.dtype
-        n_bytes, inner = math.prod(chunks) * dtype.itemsize, list(zip(shape[1:], chunks[1:], strict=True))
-        out = np.moveaxis(np.empty((shape[-1], rows.stop - rows.start, *shape[1:-1]), dtype), 0, -1)
+        inner = list(zip(shape[1:], chunks[1:], strict=True))
+        n = rows.stop - rows.start
+        out = np.moveaxis(np.empty((*shape[-1:], n, *shape[1:-1]) if inner else n, dtype), 0, -1 if inner else 0)
         for first in range(rows.start // chunks[0] * chunks[0], rows.stop, chunks[0]):
             low, high = max(rows.start, first), min(rows.stop, first + chunks[0])
             for corner in itertools.product(*(range(0, size, step) for size, step in inner)):
-                skipped, packed = self.data.id.read_direct_chunk((first, *corner))
-                if skipped:
-                    raise ValueError("a chunk that is not compressed")
-                chunk = np.frombuffer(zlib_ng.decompress(packed, bufsize=n_bytes), dtype).reshape(chunks)
                 into = (slice(low - rows.start, high - rows.start),
                         *(slice(c, c + step) for c, (_, step) in zip(corner, inner, strict=True)))
-                out[into] = chunk[low - first:high - first,
-                                  *(slice(size - c) for c, (size, _) in zip(corner, inner, strict=True))]
-        return out
+                if self.written is not None and (first, *corner) not in self.written:
+                    out[into] = self.data.fillvalue
+                    continue
+                chunk = self._chunk((first, *corner))
+                if not self.by_hdf5:
+                    out[into] = np.frombuffer(chunk, dtype).reshape(chunks)[
+                        low - first:high - first, *(slice(size - c) for c, (size, _) in zip(corner, inner, strict=True))]
+        return self.data[rows] if self.by_hdf5 else out
+
+    def _chunk(self, corner: tuple[int, ...]):
+        """The bytes of a chunk, as many as it should have; of a chunk of blosc nothing but this is known."""
+        if self.room is None:  # what is longer, h5py refuses: no filter makes a chunk much longer than it was
+            self.room = np.empty(self.n_bytes + self.n_bytes // 16 + 4096, np.uint8)
+        try:
+            skipped, packed = self.data.id.read_direct_chunk(corner, out=self.room)
+        except ValueError:
+            raise ValueError(f"a chunk of {self.n_bytes} bytes takes more than {self.room.size} in the file") from None
+        for i, code in reversed(list(enumerate(self.filters))):
+            if skipped >> i & 1:
+                continue
+            if code == FLETCHER32:
+                packed = _checked(packed)
+            elif code == GZIP:
+                stream = zlib_ng.decompressobj()
+                packed = stream.decompress(packed, self.n_bytes + 1 + 4 * len(self.filters))
+            elif code == LZF:
+                out = np.empty(self.n_bytes, np.uint8)
+                packed = out[:_unpack_lzf()(np.frombuffer(packed, np.uint8), out)]
+            elif code == ZSTD:  # an error unless it has just this length
+                packed = pyarrow.Codec("zstd").decompress(bytes(packed), self.n_bytes, asbytes=True)
+            elif code == SHUFFLE and (size := self.data.dtype.itemsize) > 1:
+                packed = np.frombuffer(packed, np.uint8)
+                whole = len(packed) // size * size
+                packed = np.concatenate([packed[:whole].reshape(size, -1).T.ravel(), packed[whole:]])
+            elif code == BLOSC:
+                n_bytes = int.from_bytes(bytes(packed[4:8]), "little") if len(packed) >= 16 else -1
+                self._right_length(n_bytes)
+                return None
+        self._right_length(len(packed))
+        return packed
+
+    def _right_length(self, n_bytes: int) -> None:
+        if n_bytes != self.n_bytes:
+            raise ValueError(f"a chunk of {self.n_bytes} bytes has {'more' if n_bytes > self.n_bytes else n_bytes}")
+
+
+def _checked(packed) -> memoryview:
+    """`packed` without the four bytes of Fletcher's checksum at its end; `ValueError` where they do not fit."""
+    packed = memoryview(packed)
+    if len(packed) < 4:
+        raise ValueError("a chunk without its checksum")
+    values, stored = packed[:-4], int.from_bytes(packed[-4:], "little")
+    words = np.frombuffer(bytes(values) + b"\0" * (len(values) % 2), ">u2").astype(np.int64)
+    ones, twos = int(words.sum()), int((words * (np.arange(len(words), 0, -1) % 65535)).sum())
+    if (ones - (stored & 65535)) % 65535 or (twos - (stored >> 16)) % 65535:
+        raise ValueError("the checksum of a chunk does not fit")
+    return values
+
+
+@functools.cache
+def _unpack_lzf():
+    """The decompressor of LZF, compiled once per machine: number of bytes unpacked, -1 for what does not fit."""
+    from numba import njit
+
+    @njit(nogil=True)
+    def unpack(packed, out):
+        i, o = 0, 0
+        while i < len(packed):
+            control = int(packed[i])
+            i += 1
+            if control < 32:  # as many values as they are, and one
+                n = control + 1
+                if i + n > len(packed) or o + n > len(out):
+                    return -1
+                out[o:o + n] = packed[i:i + n]
+                i += n
+            else:  # values that were there before
+                n = control >> 5
+                if i + 1 + (n == 7) > len(packed):
+                    return -1
+                if n == 7:
+                    n += int(packed[i])
+                    i += 1
+                back = o - ((control & 31) << 8) - int(packed[i]) - 1
+                i += 1
+                n += 2
+                if back < 0 or o + n > len(out):
+                    return -1
+                for k in range(n):
+                    out[o + k] = out[back + k]
+            o += n
+        return o
+
+    return unpack
 
 
 def momenta(px, py, pz, energy, tally: MutableMapping[str, int]) -> tuple[dict, np.ndarray, np.ndarray]:

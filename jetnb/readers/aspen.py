@@ -36,7 +36,7 @@ import numpy as np
 from jetnb import atomic
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter
+from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5
 
 WHAT = "Aspen Open Jets"
 SLOTS = 150
@@ -67,17 +67,19 @@ SIMULATED = PROVENANCE | {
     "licence": "of whoever made the file", "citation": "whoever made the file; layout: arXiv:2412.10504"}
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a file in the Aspen Open Jets layout, as `jetnb.readers` says. Taught in notebook 01."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)["PFCands"], block_size, start, stop)
     return _blocks(Path(path), rows, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)["PFCands"])
 
 
@@ -140,7 +142,7 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         data = {name: _padded.Rows(path, values) for name, values in _datasets(path, file).items()}
         about = SIMULATED if (data["event_info"](slice(0, 1))[:, 0] == 1).any() else PROVENANCE
         raw = ((here, {name: values(here) for name, values in data.items()}) for here in rows)

@@ -47,7 +47,7 @@ import numpy as np
 from jetnb import jets as J
 from jetnb.names import PARTICLES
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown, sort_by_pt
 from jetnb.readers.aspen import event_number
 
 WHAT = "the training-dataset-dumper of ATLAS"
@@ -76,6 +76,7 @@ PROVENANCE = {
 }
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a file in the layout of the training-dataset-dumper, as `jetnb.readers` says.
@@ -84,14 +85,15 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     event; constituents pt, eta, phi, energy, charge, has_track, d0, d0_error, z0 (if stored), dz, dz_error,
     from_hard_scatter (if stored).
     """
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)[1], block_size, start, stop)
     return _blocks(Path(path), rows, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)[0])
 
 
@@ -126,8 +128,8 @@ def _fields(path, data: h5py.Dataset, alternatives: tuple[tuple[str, ...], ...])
     chosen = next((fields for fields in alternatives if set(fields) <= set(found)), None)
     if chosen is None:
         wanted = " or ".join(" with ".join(map(repr, fields)) for fields in alternatives)
-        raise ValueError(f"{path}: dataset {name!r} has no field {wanted}, as {WHAT} has, but {', '.join(found)}: "
-                         "choose the reader of its format, or dump the file again with that field")
+        raise ValueError(f"{path}: dataset {name!r} has no field {wanted}, as {WHAT} has, but "
+                         f"{shown(', '.join(found))}: choose the reader of its format, or dump the file again with that field")
     for field in chosen:
         _number(path, data, field)
     return chosen
@@ -140,9 +142,9 @@ def _number(path, data: h5py.Dataset, field: str) -> None:
 
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
-    with _padded.open_file(path) as file:
-        data = _datasets(path, file)
-        for here, (jets, tracks) in ahead((here, [_padded.rows_of(path, one, here) for one in data]) for here in rows):
+    with open_hdf5(path) as file:
+        data = [_padded.Rows(path, one) for one in _datasets(path, file)]
+        for here, (jets, tracks) in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns = _jets(jets, here.start)
                 inside, counts = _tracks(tracks, jets, tally)

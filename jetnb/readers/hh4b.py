@@ -35,7 +35,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb.readers import _deepntuple, _padded, _root
-from jetnb.readers._common import accepts, ahead, counter, first_event
+from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, open_hdf5
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
 WHAT = "X -> HH -> 4b (arXiv:2401.13536)"
@@ -56,6 +56,7 @@ PROVENANCE = {
     "citation": "arXiv:2401.13536, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"}
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a file of X -> HH -> 4b events, as `jetnb.readers` says; rows are events. Taught in notebook 15."""
@@ -66,13 +67,14 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     return _blocks(Path(path), raw(path, block_size, max(start, 0), stop), counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of events in the file, from its header."""
     if _deepntuple.is_root(path):
         with _root.open_tree(path, TREE, WHAT) as tree:
             _nested(path, tree)
             return tree.num_entries
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)["X_jet"])
 
 
@@ -110,10 +112,11 @@ def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[t
 
 
 def _raw_hdf5(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         data = _datasets(path, file)
+        read = {name: _padded.Rows(path, values) for name, values in data.items()}
         for rows in _padded.blocks(data["X_pfo"], min(block_size, EVENTS), start, stop):
-            yield rows, _from_hdf5, ({name: _padded.rows_of(path, values, rows) for name, values in data.items()},)
+            yield rows, _from_hdf5, ({name: values(rows) for name, values in read.items()},)
 
 
 def _from_root(rows: slice, block: ak.Array, nested: dict[str, int]) -> tuple:

@@ -30,7 +30,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb.readers import _deepntuple, _padded, _root
-from jetnb.readers._common import accepts, ahead, counter
+from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
 WHAT = "CMS open data record 12102"
@@ -49,6 +49,7 @@ PROVENANCE = {
     "licence": "CC0-1.0", "citation": "doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"}
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a ROOT or HDF5 file of record 12102, as `jetnb.readers` says. Taught in notebook 15."""
@@ -59,13 +60,14 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     return _blocks(Path(path), raw(path, block_size, max(start, 0), stop), counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
     if _deepntuple.is_root(path):
         with _root.open_tree(path, TREE, WHAT) as tree:
             _nested(path, tree)
             return tree.num_entries
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)["fj_pt"])
 
 
@@ -106,10 +108,11 @@ def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[t
 
 
 def _raw_hdf5(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         data = _datasets(path, file)
+        read = {name: _padded.Rows(path, values) for name, values in data.items()}
         for here in _padded.blocks(data[PARTS[0]], block_size, start, stop):
-            raw = {name: _padded.rows_of(path, values, here) for name, values in data.items()}
+            raw = {name: values(here) for name, values in read.items()}
             n, slots = raw[PARTS[0]].shape
             slot = np.flatnonzero((raw[PREFIX + "ptrel"] != 0) | (raw[PREFIX + "erel"] != 0))
             part = {name.removeprefix(PREFIX): raw.pop(name).ravel().take(slot) for name in list(raw)

@@ -30,7 +30,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, first_event, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, open_hdf5, sort_by_pt
 
 WHAT = "JetNet"
 SLOTS = (30, 150)
@@ -49,6 +49,7 @@ PROVENANCE = {
 }
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a JetNet file, as `jetnb.readers` says.
@@ -56,14 +57,15 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     Fields: pt, eta, phi (0), mass, n_constituents, label (from the name of the file), event; constituents pt, eta, phi,
     energy.
     """
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)["particle_features"], block_size, start, stop)
     return _blocks(Path(path), rows, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)["jet_features"])
 
 
@@ -88,9 +90,9 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
     published = re.fullmatch(r"([gqtwz])(30|150)?", path.stem)
     label = list(CLASSES).index(published[1]) if published else -1
     event = first_event(Path(published[1]) if published else path)
-    with _padded.open_file(path) as file:
-        data = _datasets(path, file)
-        for here, block in ahead((here, [_padded.rows_of(path, one, here) for one in data.values()]) for here in rows):
+    with open_hdf5(path) as file:
+        data = [_padded.Rows(path, one) for one in _datasets(path, file).values()]
+        for here, block in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns, inside, counts = _decode(*block, here.start, tally)
                 columns |= {"label": np.full(len(counts), label), "event": event + np.arange(here.start, here.stop)}

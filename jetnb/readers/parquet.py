@@ -17,13 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jetnb import atomic
+from jetnb import _json, atomic
 from jetnb import jets as J
 from jetnb.names import PARTICLES
-from jetnb.readers._common import accepts, counter, row_range
+from jetnb.readers import _footer
+from jetnb.readers._common import BLOCK, accepts, counter, explained, explaining, regular, row_range, shown
 
+AGAIN = "fetch or make it again"
 FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new version
 ROWS = 16384  # jets compressed together
+VALUES = 8_000_000  # constituents of a row group at most: ten times as many as in ours
 GRID = 13  # constituents: eta in steps of 2^-13, phi in steps of pi 2^-15
 FINE = 3  # jets: as many bits finer
 # Bits after the leading one. Two more for d0 and dz than NanoAOD keeps: 1000 bins then show no teeth.
@@ -83,12 +86,14 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
     return path
 
 
+@explaining
 def read(path, *, block_size: int = ROWS, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a file made by `write`, as `jetnb.readers` says; nothing is ever left out, so `tally` has rows only."""
     return _blocks(Path(path), *_opened(path), block_size, max(start, 0), stop, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
     file, _ = _opened(path)
@@ -97,36 +102,100 @@ def count(path) -> int:
 
 def recognises(path) -> bool:
     """Whether `write` made the file at `path`; never an exception."""
-    return accepts(_opened, path)
+    return accepts(_about, path)
 
 
 def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
-    """The file, and the provenance of its jets."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
+    """The file, which claims no more than it can hold, and the provenance of its jets."""
+    file, text = _about(path)
+    about = _json.parse(text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN)
+    with explained(path):
+        J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
     try:
+        wrong = _wrong(file.schema_arrow) or _claims(path)
+    except ValueError as error:
+        wrong = shown(error)
+    if wrong:
+        raise ValueError(f"{path} is damaged: {wrong}; {AGAIN}")
+    return file, about["provenance"]
+
+
+def _about(path) -> tuple[pq.ParquetFile, bytes]:
+    """The file, if `write` made it, and what it says of itself."""
+    path = regular(path)
+    try:
+        with path.open("rb") as stream:
+            if stream.read(4) != b"PAR1":
+                raise ValueError("its start is not that of Parquet")
+        _footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is truncated or not Parquet ({error}): fetch or make it again") from None
-    about = json.loads((file.schema_arrow.metadata or {}).get(b"jetnb", b"{}"))
-    if about.get("format") != FORMAT:
+        schema, text = file.schema_arrow, (file.schema_arrow.metadata or {}).get(b"jetnb", b"{}")
+    except PermissionError:
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{path} is truncated or not Parquet ({shown(error)}): {AGAIN}") from None
+    if b'"format"' not in text:
         raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write; its columns are "
-                         f"{', '.join(file.schema_arrow.names[:8])} ...")
+                         f"{shown(', '.join(schema.names[:8]))} ...")
+    about = _json.parse(text, {"format": str, "version": int}, source=path, what="Parquet file of jets", remedy=AGAIN)
+    if about["format"] != FORMAT or about["version"] < 1:
+        raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write: its format is "
+                         f"{about['format']!r:.80}, version {about['version']}")
     if about["version"] > VERSION:
         raise ValueError(f"{path} is of version {about['version']}, this jetnb reads up to {VERSION}: "
                          "update jetnb")
-    return file, about["provenance"]
+    return file, text
+
+
+def _wrong(schema: pa.Schema) -> str:
+    """What is wrong with the columns, in words; "" if nothing is."""
+    needed = [f"jet_{name}" for name in J.JETS_NEED] + [f"constituent_{name}" for name in J.CONSTITUENTS_NEED]
+    if missing := [name for name in needed if name not in schema.names]:
+        return f"it has no column {missing[0]!r}"
+    if len(set(schema.names)) < len(schema.names):
+        return "two columns have the same name"
+    for field in schema:
+        inside, is_list = field.name.startswith("constituent_"), pa.types.is_list(field.type)
+        is_list |= pa.types.is_large_list(field.type)
+        if not inside and not field.name.startswith("jet_"):
+            return f"it has a column {field.name!r:.80}"
+        number = field.type.value_type if is_list else field.type
+        fits = pa.types.is_integer(number) or number in (pa.float32(), pa.float64(), pa.bool_())
+        if not fits or inside != is_list:
+            return f"column {field.name!r:.80} is {shown(field.type)}"
+    return ""
+
+
+def _claims(path: Path) -> str:
+    """What the file claims that memory should not hold, or that is not of our files, in words; "" if nothing."""
+    columns = [(i, group.n_rows, column) for i, group in enumerate(_footer.groups(path)) for column in group.columns]
+    for i, n_rows, column in columns:
+        n, what = column.n_values, f"column {column.name!r:.80}"
+        if n < n_rows or (not column.name.startswith("constituent_") and n != n_rows):
+            return f"{what} has {n:,} values for the {n_rows:,} jets of row group {i}"
+        if n > VALUES or column.unpacked > BLOCK:
+            return (f"{what} claims {n:,} values of {column.unpacked:,} bytes for the {n_rows:,} jets of row group {i}; "
+                    f"more than {VALUES:,} are not read at a time")
+    for i, _, column in columns:
+        what, pages = f"column {column.name!r:.80}", _footer.pages(path, column)
+        n_values = sum(n for kind, n, _ in pages if kind != _footer.DICTIONARY)
+        if n_values != column.n_values or sum(unpacked for *_, unpacked in pages) > column.unpacked:
+            return f"the pages of {what} of row group {i} hold more or less than is said of it"
+    return ""
 
 
 def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int, start: int, stop: int | None,
             tally: MutableMapping[str, int]) -> Iterator:
+    wanted = max(0, min(file.metadata.num_rows if stop is None else stop, file.metadata.num_rows) - start)
     try:
         for _, batch in row_range(file, None, block_size, start, stop):
             tally["rows"] += len(batch)
-            yield _decode(batch, provenance)
+            with np.errstate(all="ignore"):  # what comes of wild numbers is refused by jets.build
+                yield _decode(batch, provenance)
     except OSError as error:
-        raise ValueError(f"{path} is damaged ({error}): fetch or make it again") from None
+        raise ValueError(f"{path} is damaged ({shown(error)}): {AGAIN}") from None
+    if tally["rows"] != wanted:
+        raise ValueError(f"{path} is damaged: it has {tally['rows']} of {wanted} jets; {AGAIN}")
 
 
 def _encode(jets: ak.Array) -> pa.Table:
@@ -174,7 +243,15 @@ def _encode(jets: ak.Array) -> pa.Table:
 
 def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
     raw = {name: batch.column(name) for name in batch.schema.names}
+    for name, values in raw.items():
+        if values.null_count or (name.startswith("constituent_") and values.flatten().null_count):
+            raise ValueError(f"column {name!r} has values that are missing; {AGAIN}")
     counts = raw["constituent_pt"].value_lengths().to_numpy().astype(np.int64)
+    of_tracks = J.TRACK_FIELDS if "constituent_has_track" in raw else ()
+    for name, values in raw.items():
+        if name.startswith("constituent_") and name.removeprefix("constituent_") not in of_tracks and not np.array_equal(
+                values.value_lengths().to_numpy(), counts):
+            raise ValueError(f"column {name!r} has other numbers of constituents than 'constituent_pt'; {AGAIN}")
     columns = {name.removeprefix("jet_"): values.to_numpy(zero_copy_only=False)
                for name, values in raw.items() if name.startswith("jet_")}
     inside = {name.removeprefix("constituent_"): values.flatten().to_numpy(zero_copy_only=False)
@@ -190,6 +267,8 @@ def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
         inside[name] = _angle(name, _wrap(code, 1 << (GRID + 2)) if name == "phi" else code, GRID)
         columns[name] = _angle(name, columns[name], GRID + FINE)
     index = inside.get("pdg_id")
+    if index is not None and len(index) and not 0 <= index.min() <= index.max() < len(PDG_IDS):
+        raise ValueError(f"column 'constituent_pdg_id' is not in 0 to {len(PDG_IDS) - 1}; {AGAIN}")
     momentum = inside["pt"].astype(float) * np.cosh(inside["eta"].astype(float))
     energy = np.where(inside["energy"] == PION, _energy(momentum, PION_MASS), inside["energy"])
     inside["energy"] = np.where(energy == MASSLESS_OR_PDG, _energy(momentum, _masses(index)), energy)

@@ -29,7 +29,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter
+from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown
 
 WHAT = "Top Quark Tagging Reference"
 SLOTS = 200
@@ -47,20 +47,22 @@ PROVENANCE = {
 }
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a Top Quark Tagging Reference file, as `jetnb.readers` says.
 
     Fields: pt, eta, phi, mass, n_constituents, label (0 QCD, 1 TTBar), event; constituents pt, eta, phi, energy.
     """
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         rows = _padded.blocks(_table(path, file), block_size, start, stop)
     return _blocks(Path(path), rows, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_table(path, file))
 
 
@@ -73,8 +75,8 @@ def _table(path, file: h5py.File) -> h5py.Dataset:
     table = _padded.need(path, file, "table/table", (), "V", WHAT)
     for name, kind, shape in (("values_block_0", "f", (4 * SLOTS + 4,)), ("values_block_1", "iu", (2,))):
         if name not in (table.dtype.names or ()):
-            raise ValueError(f"{path}: dataset 'table/table' has no column {name!r} but {table.dtype.names}, so it is "
-                             f"another pandas table, not {WHAT}; choose the reader of its format")
+            raise ValueError(f"{path}: dataset 'table/table' has no column {name!r} but {shown(table.dtype.names)}, so "
+                             f"it is another pandas table, not {WHAT}; choose the reader of its format")
         base, found = table.dtype[name].base, table.dtype[name].shape
         if base.kind not in kind or found != shape:
             raise ValueError(f"{path}: column {name!r} of 'table/table' is {base} of shape {found}, but {shape} of "
@@ -83,9 +85,9 @@ def _table(path, file: h5py.File) -> h5py.Dataset:
 
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
-    with _padded.open_file(path) as file:
-        table = _table(path, file)
-        for here, block in ahead((here, _padded.rows_of(path, table, here)) for here in rows):
+    with open_hdf5(path) as file:
+        table = _padded.Rows(path, _table(path, file))
+        for here, block in ahead((here, table(here)) for here in rows):
             label = block["values_block_1"][:, 1]
             if (wrong := ~np.isin(label, (0, 1))).any():
                 at = int(np.argmax(wrong))
