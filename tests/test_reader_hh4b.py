@@ -221,7 +221,7 @@ def test_a_tree_of_jets_is_refused(tmp_path):
     flat |= dict.fromkeys((*LABELS, "sample_isQCD"), "int32")
     with uproot.recreate(tmp_path / "a.root") as file:
         file.mktree("deepntuplizer/tree", flat)
-    with pytest.raises(ValueError, match="a.root: branch fj_pt is float, but a list for each row"):
+    with pytest.raises(ValueError, match="a.root: branch fj_pt is float32, but a list for each row"):
         hh4b.read(tmp_path / "a.root")
     assert not hh4b.recognises(tmp_path / "a.root")
 

@@ -264,7 +264,7 @@ def test_refuses_a_file_without_a_column_before_the_first_block(tmp_path, column
     ("GhostTrack", ak.Array([[[{"m_persKey": 1.5, "m_persIndex": 1}]]] * 2))])
 def test_refuses_a_column_of_another_type_before_the_first_block(tmp_path, column, values):
     path = write_by_hand(tmp_path / "a.root", **{column: values})
-    with pytest.raises(ValueError, match=f"a.root: column .*:{column} is 0 .*Use the published one"):
+    with pytest.raises(ValueError, match=f"a.root: column .*:{column} is .*Use the published one"):
         physlite.read(path)
     assert not physlite.recognises(path)
 

@@ -23,8 +23,7 @@ NUMBER, INTEGER = r"(bool|u?int\d+|float\d+)", r"u?int\d+"
 
 def columns(path, tree, needed: Iterable[str], optional: Iterable[str] = ()) -> list[str]:
     """The branches `needed`, those of `optional` that are there, and both or none of `INDICES`; types are checked."""
-    with _root.explained(path):
-        found = set(tree.keys())
+    found = set(tree.names)
     if found.issuperset(EVENT) and "PFCands_pt" not in found:
         raise ValueError(f"{path} is NanoAOD without particle-flow candidates (no PFCands_*), so its jets have no "
                          "constituents: use PFNano, records 31300 to 31316 of opendata.cern.ch (31308 is JetHT), or "
@@ -32,13 +31,11 @@ def columns(path, tree, needed: Iterable[str], optional: Iterable[str] = ()) -> 
     links = INDICES if found.intersection(INDICES) else ()
     _root.need(path, tree, [*needed, *links], WHAT)
     names = [*needed, *links, *(name for name in optional if name in found)]
-    with _root.explained(path):
-        nothing = tree.arrays(names, entry_stop=0, library="ak")
-    for name in names:
+    for name, found in tree.types(names).items():
         lists, kind = r"var \* " * _jagged(name), INTEGER if name in (*EVENT, *INDICES) else NUMBER
-        if not re.fullmatch(rf"0 \* {lists}{kind}", str(nothing[name].type)):
+        if not re.fullmatch(lists + kind, found):
             what = ("lists of " if lists else "") + ("integers" if kind == INTEGER else "numbers")
-            raise ValueError(f"{path}: branch {name} is {nothing[name].type}, but {what} in {WHAT}: was the file "
+            raise ValueError(f"{path}: branch {name} is {found}, but {what} in {WHAT}: was the file "
                              "converted? Use the published one")
     return names
 

@@ -84,7 +84,7 @@ def _columns(path) -> tuple[list[str], int, bool]:
     """Branches to read, number of events, and whether the file is simulation."""
     with _root.open_tree(path, TREE, WHAT) as tree:
         names = _pfnano.columns(path, tree, NEED, MORE)
-        return names, int(tree.num_entries), any(name in tree.keys() for name in SIMULATED)
+        return names, int(tree.num_entries), any(name in tree.names for name in SIMULATED)
 
 
 def _reconstruction():

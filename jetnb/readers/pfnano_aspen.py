@@ -120,7 +120,7 @@ def _batches(tables: Iterable[dict]) -> Iterator[dict]:
 def _tables(path: Path, good, passed: Counter) -> Iterator[dict]:
     with _root.open_tree(path, TREE, WHAT) as tree:
         _pfnano.columns(path, tree, EVENT)  # says what to do if this is plain NanoAOD
-        if not set(INDICES).issubset(tree.keys()):
+        if not set(INDICES).issubset(tree.names):
             raise ValueError(f"{path} does not say which candidate is in which jet ({', '.join(INDICES)}), so it "
                              "cannot be made into Aspen Open Jets as these were: make PFNano with "
                              "PFnano_customizeData_AK8JetsOnly, or read it with jetnb.readers.pfnano")

@@ -124,24 +124,21 @@ def recognises(path) -> bool:
 
 def _columns(path, tree) -> dict[str, str]:
     """Column of `COLUMNS` -> its name in this file, for those it has, all of the right type."""
-    with _root.explained(path):
-        found = set(tree.keys())
     names = {}
     for column, (container, _, needed) in COLUMNS.items():
         spellings = [s.format(container, PREFIX.sub("", column)) for s in SPELLINGS]
-        names[column] = next((name for name in spellings if name in found), None)
+        names[column] = next((name for name in spellings if name in tree.names), None)
         if needed and names[column] is None:
             _root.need(path, tree, spellings[:1], WHAT)
     names = {column: name for column, name in names.items() if name}
-    with _root.explained(path):
-        nothing = tree.arrays(list(names.values()), entry_stop=0, library="ak")
+    types = tree.types(names.values())
     for column, name in names.items():
         container, depth, _ = COLUMNS[column]
         what, pattern = {EVENT: ("integer", INTEGER)}.get(container, ("number", NUMBER))
         if column == "GhostTrack":
             what, pattern = "link of m_persKey and m_persIndex", LINK
-        if not re.fullmatch(rf"0 \* (var \* ){{{depth}}}{pattern}", str(nothing[name].type)):
-            raise ValueError(f"{path}: column {name} is {nothing[name].type}, but a {what} in {depth} nested lists in "
+        if not re.fullmatch(rf"(var \* ){{{depth}}}{pattern}", types[name]):
+            raise ValueError(f"{path}: column {name} is {types[name]}, but a {what} in {depth} nested lists in "
                              f"{WHAT}: was the file converted? Use the published one")
     return names
 
