@@ -397,7 +397,8 @@ def test_branches_of_std_vector_are_read_as_well(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "fits"), [
-    ("var * float32", True), ("var * int32", True), ("var * bool", True), ("list<item: float not null>", True), ("large_list<element: int32>", True),
+    ("var * float32", True), ("var * int32", True), ("var * bool", True), ("list<item: float not null>", True),
+    ("large_list<element: int32>", True),
     ("float32", False), ("5 * float32", False), ("var * var * float32", False), ("string", False),
     ("var * ?float32", False)])
 def test_types_that_are_taken_for_a_list(kind, fits):

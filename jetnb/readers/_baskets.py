@@ -1,9 +1,9 @@
 """Branches of a TTree as awkward arrays, several times as fast as through uproot, which describes the tree.
 
 A branch lies in the file as baskets: a key, then the values of some rows, usually compressed. For branches of plain
-numbers, std::vector and arrays with a counter the bytes are taken apart here, by the description of the format in ROOT's
-documentation (TKey, TBasket, R__zip). All else is left to uproot, once its baskets are known to unpack to what they
-claim; so is all that is not exactly as expected, which uproot reads or says what is wrong.
+numbers, std::vector and arrays with a counter the bytes are taken apart here, by the description of the format in
+ROOT's documentation (TKey, TBasket, R__zip). All else is left to uproot, once its baskets are known to unpack to what
+they claim; so is all that is not exactly as expected, which uproot reads or says what is wrong.
 """
 
 from __future__ import annotations

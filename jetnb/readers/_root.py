@@ -188,9 +188,9 @@ def open_tree(path, name: str | tuple[str, ...], what: str) -> Iterator[Tree]:
         trees = [tree for one in names if (tree := file.tree(one)) is not None]
         found = [] if trees and isinstance(trees[0], Tree) else file.found()
     if not trees or isinstance(trees[0], str):
-        raise ValueError(f"{path}: {what} has a tree {' or '.join(map(repr, names))}, here is "
-                         f"{f'a {trees[0]}' if trees else 'nothing'}; the file has {', '.join(found[:8]) or 'nothing'}: "
-                         "use the reader of its own format")
+        here = f"a {trees[0]}" if trees else "nothing"
+        raise ValueError(f"{path}: {what} has a tree {' or '.join(map(repr, names))}, here is {here}; the file has "
+                         f"{', '.join(found[:8]) or 'nothing'}: use the reader of its own format")
     yield trees[0]
 
 

@@ -181,7 +181,7 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
     for name, column in (("nn_jvt_pass", "NNJvtPass"), ("label", "isJvtHS")):
         if column in v:
             _refuse(~np.isin(v[column], (0, 1)), first, f"{column} other than 0 and 1", at)
-            columns[name] = v[column]
+            columns[name] = v[column].astype(np.int64)  # -1 does not fit into all types of isJvtHS: 255 as uint8
     columns.setdefault("label", np.full(len(at), -1))
     columns["label"] = np.where(near_electron(v, n_jets, numbers.get(ELECTRONS), numbers.get(TRUTH)), -1,
                                 columns["label"])
@@ -238,7 +238,7 @@ def _tracks(block: dict, v: dict, at, n_tracks, z, first: int, tally: MutableMap
     links = ak.flatten(block["GhostTrack"])
     key, index = (ak.to_numpy(ak.flatten(links[part])).astype(np.int64) for part in ("m_persKey", "m_persIndex"))
     jet = np.repeat(np.arange(len(at)), ak.to_numpy(ak.num(links)))
-    there = (key == KEY) & (index != NULL)
+    there = (key == KEY) & (index != NULL) & (index != -1)  # the same number, as an int32
     jet, index = jet[there], index[there]
     event = at[jet]
     _refuse((index < 0) | (index >= n_tracks[event]), first, "GhostTrack that points beyond the tracks stored", event)
