@@ -57,8 +57,8 @@ def jagged(values, depth, dtype):
     return array
 
 
-def write_by_hand(path, *, tree="EventData", spelling="{0}AuxDyn:{1}", leave_out=OLD, event="EventInfoAuxDyn:{1}",
-                  base=False, types=None, **change):
+def columns_of(*, spelling="{0}AuxDyn:{1}", leave_out=OLD, event="EventInfoAuxDyn:{1}", base=False, types=None,
+               **change):
     """`change`: column -> lists, or an awkward array; `base`: the members of a link are those of its base class."""
     types, data = TYPES | (types or {}), {}
     for column, values in (EVENTS | change).items():
@@ -75,8 +75,12 @@ def write_by_hand(path, *, tree="EventData", spelling="{0}AuxDyn:{1}", leave_out
             values = jagged(values, depth, types.get(column, "f4"))
         name = event if container == "EventInfo" else spelling
         data[name.format(container, physlite.PREFIX.sub("", column))] = values
+    return data
+
+
+def write_by_hand(path, *, tree="EventData", **change):
     with uproot.recreate(path) as file:
-        file[tree] = data
+        file[tree] = columns_of(**change)
     return path
 
 

@@ -29,7 +29,8 @@ def explained(path) -> Iterator[None]:
         raise ValueError(f"{path} claims more than fits in the memory of this machine, or is damaged: take a smaller "
                          f"block_size, or {AGAIN}") from error
     except Exception as error:
-        raise ValueError(f"{path} is truncated or damaged ({type(error).__name__}: {error}): {AGAIN}") from error
+        said = " ".join(str(error).split())[:300]  # uproot shows all that it has read so far
+        raise ValueError(f"{path} is truncated or damaged ({type(error).__name__}: {said}): {AGAIN}") from error
 
 
 def start_of(path) -> bytes:
