@@ -6,6 +6,7 @@ A new format is one line in `FORMATS`: its reader, the name of its tree, and its
 from __future__ import annotations
 
 import contextlib
+import io
 import resource
 import signal
 import struct
@@ -22,6 +23,8 @@ import test_reader_jetclass
 import test_reader_pfnano
 import test_reader_physlite
 import uproot
+import xxhash
+from uproot.models.RNTuple import MetaData
 
 from jetnb import jets as J
 from jetnb.readers import _pages, _root, _unpack, hh4b, higgstobb, identify, jetclass, pfnano, physlite
@@ -44,7 +47,8 @@ FORMATS = {
     "JetClass": Format(jetclass, "tree", lambda: test_reader_jetclass.layout(*test_reader_jetclass.toy(12))),
     "JetClass-II": Format(jetclass, "tree", lambda: test_reader_jetclass.layout(
         *test_reader_jetclass.toy(12, second=True), second=True)),
-    "record 12102": Format(higgstobb, "deepntuplizer/tree", lambda: HIGGS.columns_of(12) | HIGGS.parts_of([HIGGS.JET] * 12)),
+    "record 12102": Format(higgstobb, "deepntuplizer/tree", lambda: (
+        HIGGS.columns_of(12) | HIGGS.parts_of([HIGGS.JET] * 12))),
     "hh4b": Format(hh4b, "deepntuplizer/tree", lambda: test_reader_hh4b.branches_of(
         test_reader_hh4b.EVENTS * 4, test_reader_hh4b.SIGNAL * 4)),
     "PHYSLITE": Format(physlite, "EventData", lambda: test_reader_physlite.columns_of(
@@ -230,8 +234,6 @@ def test_every_encoding_of_a_page_is_read_as_by_uproot(tmp_path, dtype, kinds, p
 
 
 def _pages_copy(page):
-    from uproot.models.RNTuple import MetaData
-
     return MetaData("Page", num_elements=page.num_elements, has_checksum=page.has_checksum,
                     locator=MetaData("Locator", num_bytes=page.locator.num_bytes, offset=page.locator.offset))
 
@@ -283,7 +285,7 @@ def test_claims_are_compared_before_memory_is_taken():
     honest = block(b"ZL", zlib.compress(bytes(100)), 100)
     assert not _unpack.unpack(memoryview(honest), 100).any()
     for packed, claims, says in ((honest, _unpack.LIMIT + 1, "is the most"), (honest, -1, "is the most"),
-                                 (honest, 99, "claim 100 bytes, but their header 99"), (honest[:-1], 100, "is left|are left"),
+                                 (honest, 99, "claim 100 bytes, but their header 99"), (honest[:-1], 100, "are left"),
                                  (honest * 2, 100, "claim 200"), (b"", 7, "claim 0"), (honest[:5], 100, "are left"),
                                  (block(b"QQ", b"12345", 9), 9, "b'QQ' is not known"),
                                  (block(b"ZL", zlib.compress(bytes(100))[:-3], 100), 100, "ends too early")):
@@ -316,7 +318,8 @@ def test_a_tree_with_a_bomb_for_a_basket_or_a_header_is_refused(tmp_path, kind):
         for size in "qi":  # wherever the place is written down
             hurt = hurt.replace(struct.pack(f">{size}", where), struct.pack(f">{size}", len(whole)))
         if old is None:  # the list of what is in the file has a copy of the key
-            hurt = hurt.replace(struct.pack(">ihi", *sizes), struct.pack(">ihi", len(key) + len(packed), sizes[1], claims))
+            hurt = hurt.replace(struct.pack(">ihi", *sizes),
+                                struct.pack(">ihi", len(key) + len(packed), sizes[1], claims))
         else:
             hurt = hurt.replace(struct.pack(">i", old), struct.pack(">i", len(key) + len(packed)))
         path.write_bytes(hurt)
@@ -333,12 +336,12 @@ def test_more_rows_than_there_are_end_in_a_sentence(tmp_path, name):
     while (at := whole.find(number, at + 1)) >= 0:
         places.append(at)
     refused = 0
-    for k, at in enumerate(places[::max(len(places) // 12, 1)]):
+    for k, at in enumerate(places[:4] + places[4::max(len(places) // 8, 1)]):  # that of the tree is an early one
         path = tmp_path / f"b{k}.root"
         path.write_bytes(whole[:at + 4] + b"\x80" + whole[at + 5:])
         with patience(path), memory(2 << 30):
             try:
-                assert sum(map(len, reader.read(path))) <= 48
+                assert reader.count(path) == 12 and sum(map(len, reader.read(path))) <= 48
             except ValueError as error:
                 assert path.name in str(error)
                 refused += 1
@@ -350,10 +353,24 @@ def test_more_rows_than_an_rntuple_has_end_in_a_sentence(tmp_path):
     with uproot.open(path, object_cache=None) as file:
         ntuple = file["tree"]
         ntuple.cluster_summaries[0].num_entries = 2**31 + 12
-        fields = _pages.Fields(ntuple)
-        assert fields.num_entries == 2**31 + 12
-        with pytest.raises(ValueError, match="2147483660 rows are claimed, but the pages of jet_pt hold 12"):
-            fields.check("jet_pt")
+        tree = _root.Tree(path, ntuple)
+        assert tree.num_entries == 2**31 + 12
+        with pytest.raises(ValueError, match="a.root .*2147483660 rows are claimed, but the pages of jet_pt hold 12"):
+            tree.types(["jet_pt"])
+
+
+def test_a_page_that_is_not_that_of_its_checksum_is_refused():
+    """ROOT writes a checksum after each page, uproot none."""
+    values = np.arange(9, dtype="<i4")
+    page = MetaData("Page", num_elements=9, has_checksum=True, locator=MetaData("Locator", num_bytes=36, offset=0))
+    content = bytearray(values.tobytes() + xxhash.xxh3_64_intdigest(values.tobytes()).to_bytes(8, "little"))
+    columns = _pages.Columns(io.BytesIO(content), None, [])
+    assert columns._page(page, 0x07).tolist() == values.tolist()
+    content[5] ^= 1
+    with pytest.raises(ValueError, match="a page is not that of its checksum"):
+        _pages.Columns(io.BytesIO(content), None, [])._page(page, 0x07)
+    with pytest.raises(ValueError, match="44 bytes are claimed at byte 0, beyond the end of the file"):
+        _pages.Columns(io.BytesIO(content[:-1]), None, [])._page(page, 0x07)
 
 
 # ---- damage
@@ -379,8 +396,8 @@ def patience(path, seconds=60):
 def damaged(whole, rng):
     """`whole` with a few bytes changed, or cut; half of the places are near the start or the end, where headers are."""
     hurt, n = bytearray(whole), len(whole)
-    at = int(rng.choice([rng.integers(n), rng.integers(n), rng.integers(min(n, 3000)), n - 1 - rng.integers(min(n, 6000))]))
-    how = rng.integers(5)
+    near = rng.integers(min(n, 3000)), n - 1 - rng.integers(min(n, 6000))
+    at, how = int(rng.choice([rng.integers(n), rng.integers(n), *near])), rng.integers(5)
     if how == 0:
         hurt[at] ^= 1 << int(rng.integers(8))
     elif how == 1:

@@ -57,7 +57,7 @@ def _fill(kind: bytes, block: memoryview, out: np.ndarray) -> int:
     if kind == b"L4":
         if xxhash.xxh64(block[8:]).digest() != bytes(block[:8]):
             raise ValueError("a block of LZ4 is not that of its checksum")
-        return cramjam.lz4.decompress_block_into(bytes(block[8:]), out, output_len=len(out))
+        return cramjam.lz4.decompress_block_into(block[8:], out, output_len=len(out))
     if kind == b"ZS":
         return cramjam.zstd.decompress_into(block, out)
     if kind in (b"ZL", b"XZ"):
