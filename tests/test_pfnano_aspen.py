@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import uproot
-from test_reader_pfnano import ASPEN, EVENT, JETS, LINKS, NO, PION, real, write_by_hand  # noqa: F401
+from test_reader_pfnano import ASPEN, CAND, EVENT, JETS, LINKS, NO, PION, real, write_by_hand  # noqa: F401
 
 from jetnb.readers import aspen, pfnano, pfnano_aspen
 
@@ -187,6 +187,16 @@ def test_aspen_reads_what_pfnano_reads_after_the_same_cuts(tmp_path):
     same_jets(back, jets)
 
 
+def test_candidates_of_2017_become_the_same_aspen_open_jets(tmp_path):
+    events = [(JETS | {"jetId": [6, 6]}, EVENT, LINKS)] * 3
+    made = [read_all(pfnano_aspen.write(tmp_path / f"{layout}.h5", write_pfnano(tmp_path / "in.root", events,
+                                                                               layout=layout)))
+            for layout in ("PFNano", "2017")]
+    assert len(made[0]["PFCands"]) == 6
+    for name, values in made[0].items():
+        np.testing.assert_array_equal(values, made[1][name], err_msg=name)
+
+
 def same_jets(back, jets):
     for name in ("pt", "eta", "phi", "softdrop_mass", "tau1", "tau2", "tau3", "tau4", "event", "label",
                  "n_constituents"):
@@ -234,7 +244,9 @@ def test_real_jets_come_out_as_they_went_in(real, tmp_path):  # noqa: F811
     ({"leave_out": ["Flag_BadPFMuonFilter"]}, "has no branch Flag_BadPFMuonFilter"),
     ({"leave_out": ["HLT_PFJet450"]}, "has none of the 85 triggers"),
     ({"leave_out": ["FatJet_tau4"]}, "has no branch FatJet_tau4"),
-    ({"leave_out": ["PFCands_pt"]}, "NanoAOD without particle-flow candidates"),
+    ({"leave_out": ["PFCands_pt"]}, "has no branch PFCands_pt"),
+    ({"leave_out": [f"PFCands_{name}" for name in CAND], "linked": False}, "no candidates of jets were found"),
+    ({"layout": "v15"}, "candidates that have no PFCands_d0, .*PFCands_puppiWeight, which Aspen Open Jets"),
     ({"fired": False}, "no jet is selected; of 2 events in 1 files, 2 are of good runs, 0 of these triggered, 0 of"),
     ({"change": {"FatJetPFCands_jetIdx": ak.values_astype(ak.Array([[0], [5]]), "i4")}},
      "in.root: events 0 to 1: event 1 has a FatJetPFCands_jetIdx that points to no FatJet")])

@@ -63,8 +63,8 @@ def write_hdf5(path, events=EVENTS, signal=SIGNAL, mass=MASS, *, attribute=False
     return path
 
 
-def write_root(path, events=EVENTS, signal=SIGNAL, mass=None, *, without=(), **replace):
-    """A file with one row per event, without mass; an RNTuple, as uproot cannot write lists of lists to a TTree."""
+def branches_of(events=EVENTS, signal=SIGNAL, **replace):
+    """The branches of one row per event, without mass."""
     jets = [one for event in events for one in event]
     n_jets, n_cands = (np.array(list(map(len, lists)), np.int64) for lists in (events, [one["cands"] for one in jets]))
     with np.errstate(over="ignore"):
@@ -76,7 +76,12 @@ def write_root(path, events=EVENTS, signal=SIGNAL, mass=None, *, without=(), **r
     branches = {name: ak.unflatten(column, n_jets) for name, column in flat.items()}
     branches |= {"pfcand_" + name: ak.unflatten(ak.unflatten(column, n_cands), n_jets)
                  for name, column in zip(NAMES, cands.T, strict=True)}
-    branches |= {"npv": np.full(len(events), 21, np.float32)} | replace
+    return branches | {"npv": np.full(len(events), 21, np.float32)} | replace
+
+
+def write_root(path, events=EVENTS, signal=SIGNAL, mass=None, *, without=(), **replace):
+    """A file with one row per event; an RNTuple, as uproot cannot write lists of lists to a TTree."""
+    branches = branches_of(events, signal, **replace)
     with uproot.recreate(path) as file:
         file["deepntuplizer/tree"] = ak.zip({name: values for name, values in branches.items() if name not in without},
                                             depth_limit=1)
@@ -221,7 +226,7 @@ def test_a_tree_of_jets_is_refused(tmp_path):
     flat |= dict.fromkeys((*LABELS, "sample_isQCD"), "int32")
     with uproot.recreate(tmp_path / "a.root") as file:
         file.mktree("deepntuplizer/tree", flat)
-    with pytest.raises(ValueError, match="a.root: branch fj_pt is float, but a list for each row"):
+    with pytest.raises(ValueError, match="a.root: branch fj_pt is float32, but a list for each row"):
         hh4b.read(tmp_path / "a.root")
     assert not hh4b.recognises(tmp_path / "a.root")
 

@@ -278,7 +278,7 @@ def test_refuses_a_list_in_place_of_a_number(tmp_path):
         types = {name: values.dtype if isinstance(values, np.ndarray) else "var * float32"
                  for name, values in branches.items()}
         file.mktree("deepntuplizer/tree", types).extend(branches)
-    with pytest.raises(ValueError, match=r"a.root: branch fj_pt is float\[\], but a number for each row"):
+    with pytest.raises(ValueError, match=r"a.root: branch fj_pt is var \* float32, but a number for each row"):
         higgstobb.read(tmp_path / "a.root")
 
 

@@ -321,7 +321,7 @@ def test_other_files_are_refused_and_not_recognised(tmp_path):
     for name, message in (("page.root", "web page"), ("noise.root", "neither ROOT nor Parquet"),
                           ("empty.root", "neither ROOT nor Parquet"), ("other.parquet", "has no column part_px"),
                           ("events.root", "has a tree 'tree', here is nothing; the file has Events"),
-                          ("ntuple.root", "has a TTree 'tree', here is a .*RNTuple"), (".", "is not a file")):
+                          ("ntuple.root", "ntuple.root has no column part_px"), (".", "is not a file")):
         with pytest.raises(ValueError, match=message):
             jetclass.read(tmp_path / name)
         assert jetclass.recognises(tmp_path / name) is False
@@ -397,8 +397,9 @@ def test_branches_of_std_vector_are_read_as_well(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "fits"), [
-    ("std::vector<float>", True), ("std::vector<int32_t>", True), ("std::vector<bool>", True), ("float[]", True),
-    ("int32_t[]", True), ("list<item: float not null>", True), ("large_list<element: int32>", True),
-    ("float", False), ("float[5]", False), ("std::vector<std::vector<float>>", False), ("std::string", False)])
+    ("var * float32", True), ("var * int32", True), ("var * bool", True), ("list<item: float not null>", True),
+    ("large_list<element: int32>", True),
+    ("float32", False), ("5 * float32", False), ("var * var * float32", False), ("string", False),
+    ("var * ?float32", False)])
 def test_types_that_are_taken_for_a_list(kind, fits):
     assert bool(jetclass.re.fullmatch(jetclass.LIST, kind)) is fits

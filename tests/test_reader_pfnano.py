@@ -49,26 +49,46 @@ def collection(events, name):
     return ak.unflatten(flat, counts)
 
 
-def write_by_hand(path, events=None, *, linked=True, leave_out=(), change=None, more=None, tree="Events"):
-    """A file as PFNano writes it: `events` are (jets by column, candidates, links). `change`: branch -> values."""
+LAYOUTS = ("PFNano", "2017", "v15")
+
+
+def branches_by_hand(events=None, *, linked=True, layout="PFNano"):
+    """The branches of PFNano: `events` are (jets by column, candidates, links)."""
     events = [(JETS, EVENT, LINKS), (CENTRAL, [PION], [(0, 0)])] if events is None else events
     n = len(events)
     branches = {"run": [280_000] * n, "luminosityBlock": [77] * n, "event": [3_000_000_000 + i for i in range(n)],
                 "PV_npvs": [20 + i for i in range(n)]}
     branches = {name: np.array(values).astype(TYPES[name.removeprefix("PV_")]) for name, values in branches.items()}
     branches |= {f"FatJet_{name}": collection([jets[name] for jets, *_ in events], name) for name in JETS}
+    links = {name: collection([[link[i] for link in links] for *_, links in events], name)
+             for i, name in enumerate(("jetIdx", "pFCandsIdx"))}
+    if layout == "2017":  # a row for each candidate of each jet
+        rows = [[cands[at] for _, at in links] for _, cands, links in events]
+        branches |= {f"FatJetPFCands_{name}": collection([[row[i] for row in one] for one in rows], name)
+                     for i, name in enumerate(CAND)}
+        return branches | {"FatJetPFCands_jetIdx": links["jetIdx"]}
+    if layout == "v15":  # momenta multiplied by the weight, which is not stored
+        for i, name in enumerate(CAND[:4]):
+            branches[f"PFCand_{name}"] = collection([[c[i] * (c[-1] if name in ("pt", "mass") else 1) for c in cands]
+                                                     for _, cands, _ in events], name)
+        branches["PFCand_pdgId"] = collection([[c[9] for c in cands] for _, cands, _ in events], "pdgId")
+        return branches | {"FatJetPFCand_jetIdx": links["jetIdx"], "FatJetPFCand_pfCandIdx": links["pFCandsIdx"]}
     branches |= {f"PFCands_{name}": collection([[c[i] for c in cands] for _, cands, _ in events], name)
                  for i, name in enumerate(CAND)}
-    if linked:
-        branches |= {f"FatJetPFCands_{name}": collection([[link[i] for link in links] for *_, links in events], name)
-                     for i, name in enumerate(("jetIdx", "pFCandsIdx"))}
+    return branches | ({f"FatJetPFCands_{name}": values for name, values in links.items()} if linked else {})
+
+
+def write_by_hand(path, events=None, *, linked=True, layout="PFNano", leave_out=(), change=None, more=None,
+                  tree="Events"):
+    """A file as PFNano writes it. `change`: branch -> values."""
+    branches = branches_by_hand(events, linked=linked, layout=layout)
     branches = {name: values for name, values in (branches | (more or {})).items() if name not in leave_out}
     branches |= change or {}
     # Branches of one collection share a counter, as in NanoAOD, unless their lengths or types were changed.
     grouped = {}
     for name, values in branches.items():
         prefix, _, column = name.partition("_")
-        if prefix in ("FatJet", "PFCands", "FatJetPFCands") and name not in (change or {}):
+        if prefix in ("FatJet", "PFCands", "FatJetPFCands", "PFCand", "FatJetPFCand") and name not in (change or {}):
             grouped.setdefault(prefix, {})[column] = values
         else:
             grouped[name] = values
@@ -164,6 +184,49 @@ def test_provenance_says_data_or_simulation_and_how_constituents_were_found(tmp_
         assert {"selection", "units", "licence", "citation"} <= about.keys()
 
 
+# ---- the layouts of other years
+
+def test_candidates_of_2017_are_those_of_their_jets(tmp_path, jets):
+    (found,) = pfnano.read(write_by_hand(tmp_path / "a.root", layout="2017"))
+    assert ak.array_equal(found, jets, check_parameters=False)
+    assert J.provenance(found)["sample"] == "CMS PFNano"
+
+
+def test_candidates_of_nanoaod_are_weighted_and_have_no_tracks(tmp_path, jets):
+    path = write_by_hand(tmp_path / "a.root", layout="v15")
+    tally = {}
+    (found,) = pfnano.read(path, tally=tally)
+    assert pfnano.recognises(path) and pfnano.count(path) == 2
+    assert set(found.constituents.fields) == {"pt", "eta", "phi", "energy", "charge", "pdg_id"}
+    assert tally["tracks"] == 0 and tally["constituents"] == 1, "a weight of 0 leaves no momentum"
+    weighted = jets.constituents[jets.constituents.puppi_weight > 0]
+    order = ak.argsort(weighted.pt * weighted.puppi_weight, ascending=False)
+    weighted = weighted[order]
+    for name in ("pt", "energy"):
+        assert ak.all(abs(found.constituents[name] / (weighted[name] * weighted.puppi_weight) - 1) < 1e-6), name
+    for name in ("eta", "phi", "charge", "pdg_id"):
+        assert ak.all(found.constituents[name] == weighted[name]), name
+    for name in ("pt", "mass", "raw_pt", "event", "n_vertices"):
+        assert ak.all(found[name] == jets[name]), name
+    about = J.provenance(found)
+    assert about["sample"] == "CMS NanoAOD" and "multiplied by their PUPPI weights" in about["description"]
+
+
+def test_a_missing_branch_is_no_proof_that_there_are_no_candidates(tmp_path):
+    for layout, name in (("PFNano", "PFCands_pt"), ("2017", "FatJetPFCands_pt"), ("2017", "FatJetPFCands_jetIdx"),
+                         ("v15", "PFCand_pt"), ("v15", "FatJetPFCand_pfCandIdx")):
+        path = write_by_hand(tmp_path / "a.root", layout=layout, leave_out=[name])
+        with pytest.raises(ValueError, match=f"has no branch {name}, so it is not CMS PFNano"):
+            pfnano.read(path)
+    ours = {"MyCand_pt": ak.values_astype(ak.Array([[1.0], []]), "f4")}
+    path = write_by_hand(tmp_path / "b.root", linked=False, leave_out=[f"PFCands_{name}" for name in CAND], more=ours)
+    with pytest.raises(ValueError, match="of columns that speak of candidates it has .*MyCand_pt.* NanoAOD from v15"):
+        pfnano.read(path)
+    weight = {"PFCand_puppiWeight": ak.values_astype(ak.Array([[1.0] * 8, [1.0]]), "f4")}
+    with pytest.raises(ValueError, match="has PFCand_puppiWeight.*not known whether PFCand_pt is multiplied by it"):
+        pfnano.read(write_by_hand(tmp_path / "c.root", layout="v15", more=weight))
+
+
 # ---- files without the table of candidates of jets
 
 def test_clustering_finds_the_constituents_of_the_jets_of_cms(tmp_path, jets):
@@ -255,7 +318,8 @@ def test_nanoaod_without_candidates_is_named_as_such(tmp_path):
     gone = [f"PFCands_{name}" for name in CAND]
     path = write_by_hand(tmp_path / "nano.root", linked=False, leave_out=gone)
     for function in (pfnano.read, pfnano.count):
-        with pytest.raises(ValueError, match="nano.root is NanoAOD without particle-flow candidates.*PFNano.*31308"):
+        with pytest.raises(ValueError, match="nano.root has events of CMS.*no candidates of jets were found.*"
+                                             "PFCands_., FatJetPFCands_. and PFCand_. .*it has none.*31308"):
             function(path)
     assert not pfnano.recognises(path)
 
@@ -263,7 +327,7 @@ def test_nanoaod_without_candidates_is_named_as_such(tmp_path):
 def test_the_real_nanoaod_is_refused():
     if not NANO.exists():
         pytest.skip(f"the real file {NANO.name} is not on this machine")
-    with pytest.raises(ValueError, match="ttbar.root is NanoAOD without particle-flow candidates"):
+    with pytest.raises(ValueError, match="ttbar.root has events of CMS, but no candidates"):
         pfnano.read(NANO)
     assert not pfnano.recognises(NANO)
 
@@ -273,9 +337,9 @@ def test_the_real_nanoaod_is_refused():
     ({"leave_out": ["FatJet_eta"]}, "has no branch FatJet_eta"), ({"leave_out": ["event"]}, "has no branch event"),
     ({"leave_out": ["FatJetPFCands_jetIdx"]}, "has no branch FatJetPFCands_jetIdx"),
     ({"tree": "tree"}, "CMS PFNano has a tree 'Events', here is nothing; the file has tree"),
-    ({"change": {"FatJet_pt": np.ones(2, "f4")}}, r"FatJet_pt is 0 \* float32, but lists of numbers in"),
-    ({"change": {"PV_npvs": ak.Array([[1], [2]])}}, r"PV_npvs is 0 \* var \* int64, but numbers in"),
-    ({"change": {"run": np.ones(2, "f8")}}, r"run is 0 \* float64, but integers in"),
+    ({"change": {"FatJet_pt": np.ones(2, "f4")}}, r"FatJet_pt is float32, but lists of numbers in"),
+    ({"change": {"PV_npvs": ak.Array([[1], [2]])}}, r"PV_npvs is var \* int64, but numbers in"),
+    ({"change": {"run": np.ones(2, "f8")}}, r"run is float64, but integers in"),
     ({"change": {"FatJetPFCands_jetIdx": ak.Array([[0.5], [1]])}}, "FatJetPFCands_jetIdx is .* but lists of integers")])
 def test_refuses_another_layout_before_the_first_block(tmp_path, options, says):
     path = write_by_hand(tmp_path / "a.root", **options)

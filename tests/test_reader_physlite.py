@@ -51,14 +51,14 @@ def jagged(values, depth, dtype):
         counts.append(np.array([len(one) for one in values], int))
         values = [x for one in values for x in one]
     with np.errstate(over="ignore"):
-        array = ak.Array(np.array(values, np.float64 if dtype[-2] == "f" else None).astype(dtype))
+        array = ak.Array(np.array(values, np.float64 if np.dtype(dtype).kind == "f" else None).astype(dtype))
     for number in reversed(counts):
         array = ak.unflatten(array, number)
     return array
 
 
-def write_by_hand(path, *, tree="EventData", spelling="{0}AuxDyn:{1}", leave_out=OLD, event="EventInfoAuxDyn:{1}",
-                  base=False, types=None, **change):
+def columns_of(*, spelling="{0}AuxDyn:{1}", leave_out=OLD, event="EventInfoAuxDyn:{1}", base=False, types=None,
+               **change):
     """`change`: column -> lists, or an awkward array; `base`: the members of a link are those of its base class."""
     types, data = TYPES | (types or {}), {}
     for column, values in (EVENTS | change).items():
@@ -75,8 +75,12 @@ def write_by_hand(path, *, tree="EventData", spelling="{0}AuxDyn:{1}", leave_out
             values = jagged(values, depth, types.get(column, "f4"))
         name = event if container == "EventInfo" else spelling
         data[name.format(container, physlite.PREFIX.sub("", column))] = values
+    return data
+
+
+def write_by_hand(path, *, tree="EventData", **change):
     with uproot.recreate(path) as file:
-        file[tree] = data
+        file[tree] = columns_of(**change)
     return path
 
 
@@ -125,6 +129,30 @@ def test_tracks_by_hand(jets):
         "has_track": True, "d0": 0.5, "d0_error": 0.2, "z0": 11, "dz": 1, "dz_error": 0.5}, rel=1e-6, abs=1e-6)
     (last,) = jets.constituents[3].tolist()
     assert (last["pt"], last["z0"], last["dz"], last["dz_error"]) == pytest.approx((30, -40, 1, 2))
+
+
+INTEGERS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+SMALL = {"runNumber": [100, 100], "eventNumber": [7, 8]}  # these fit into all types
+
+
+@pytest.fixture(scope="module")
+def electrons(tmp_path_factory):
+    """Jets with an electron near the second, which is -1."""
+    ((jets,), _) = read(write_by_hand(tmp_path_factory.mktemp("a") / "a.root", **(SMALL | ELECTRONS)))
+    assert jets.label.tolist() == [1, -1, 0, 1]
+    return jets
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "bool"])
+def test_flags_and_numbers_of_every_integer_type_read_the_same(tmp_path, electrons, dtype):
+    """isJvtHS is int8 in published TTrees and uint8 in RNTuples."""
+    flags = ("isJvtHS", "NNJvtPass")
+    numbers = () if dtype == "bool" else ("vertexType", "NumTrkPt500", "runNumber", "eventNumber", "eventTypeBitmask")
+    links = LINK if dtype[1] in "48" else ()  # their numbers do not fit into less
+    path = write_by_hand(tmp_path / "b.root", types=dict.fromkeys((*flags, *numbers, *links), dtype),
+                         **(SMALL | ELECTRONS))
+    (found,), _ = read(path)
+    assert ak.array_equal(found, electrons, check_parameters=False)
 
 
 def test_release_21(tmp_path):
@@ -264,7 +292,7 @@ def test_refuses_a_file_without_a_column_before_the_first_block(tmp_path, column
     ("GhostTrack", ak.Array([[[{"m_persKey": 1.5, "m_persIndex": 1}]]] * 2))])
 def test_refuses_a_column_of_another_type_before_the_first_block(tmp_path, column, values):
     path = write_by_hand(tmp_path / "a.root", **{column: values})
-    with pytest.raises(ValueError, match=f"a.root: column .*:{column} is 0 .*Use the published one"):
+    with pytest.raises(ValueError, match=f"a.root: column .*:{column} is .*Use the published one"):
         physlite.read(path)
     assert not physlite.recognises(path)
 

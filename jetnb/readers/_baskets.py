@@ -1,9 +1,9 @@
-"""Branches of a TTree as flat arrays, several times as fast as through uproot, which describes the tree.
+"""Branches of a TTree as awkward arrays, several times as fast as through uproot, which describes the tree.
 
 A branch lies in the file as baskets: a key, then the values of some rows, usually compressed. For branches of plain
-numbers, std::vector and arrays with a counter, in baskets compressed by LZ4, zlib or zstd or not at all, the bytes
-are taken apart here, by the description of the format in ROOT's documentation (TKey, TBasket, R__zip). All else, and
-all that is not exactly as expected, is left to uproot, which reads it or says what is wrong.
+numbers, std::vector and arrays with a counter the bytes are taken apart here, by the description of the format in
+ROOT's documentation (TKey, TBasket, R__zip). All else is left to uproot, once its baskets are known to unpack to what
+they claim; so is all that is not exactly as expected, which uproot reads or says what is wrong.
 """
 
 from __future__ import annotations
@@ -13,63 +13,83 @@ import math
 import struct
 
 import awkward as ak
-import cramjam
 import numba
 import numpy as np
 import uproot
-import xxhash
-from zlib_ng import zlib_ng
+
+from jetnb.readers._unpack import LIMIT, Budget, unpack
 
 KEY = struct.Struct(">ihiIhh")  # TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle
 BASKET = struct.Struct(">HiiiiB")  # end of the key: version, buffer, size of an offset, rows, end of values, flag
-BLOCK = 9  # bytes before each compressed block: two letters, method, sizes packed and unpacked of 3 bytes each
 
 
 class Unexpected(Exception):
     """A basket that is left to uproot."""
 
 
+def check(branch, size: int, num_entries: int) -> None:
+    """Raise `ValueError` where the baskets of a branch do not hold `num_entries` rows, or not within `size` bytes."""
+    ends = np.asarray(branch.entry_offsets, np.int64)
+    if ends[0] != 0 or ends[-1] != num_entries or (np.diff(ends) < 0).any():
+        raise ValueError(f"{num_entries} rows are claimed, but the baskets of {branch.name} hold {ends[-1]}")
+    n = int(branch.member("fWriteBasket"))
+    seek, n_bytes = (np.asarray(branch.member(name)[:n], np.int64) for name in ("fBasketSeek", "fBasketBytes"))
+    if len(seek) != n or len(n_bytes) != n or (seek < 0).any() or (n_bytes < 0).any() or (seek > size - n_bytes).any():
+        raise ValueError(f"the baskets of {branch.name} are not all within the {size} bytes of the file")
+
+
+def type_of(branch) -> str:
+    """Type of an entry of a branch, as awkward would put it, or its name in C++ where uproot cannot read it."""
+    try:
+        how = branch.interpretation
+        return str(how.awkward_form(branch.file).type)
+    except uproot.interpretation.identify.UnknownInterpretation:
+        return branch.typename
+
+
 class Columns:
-    """The branches `names` of an opened `tree` in the file `stream`."""
+    """The `branches`, by name, of an opened tree in the file `stream`; the last basket of each is kept."""
 
-    def __init__(self, stream: io.BufferedReader, tree, names: list[str]):
-        self._stream, self._branches, self._last = stream, {name: tree[name] for name in names}, {}
+    def __init__(self, stream: io.BufferedReader, branches: dict):
+        self._stream, self._branches, self._last = stream, branches, {}
 
-    def edges(self, start: int, stop: int, block_size: int) -> list[int]:
-        """Ends of blocks of at most `block_size` rows, which do not divide baskets where that can be avoided."""
-        ends = [branch.entry_offsets for branch in self._branches.values()]
-        common = set(ends[0]).intersection(*ends[1:])
-        result = [start]
-        for end in sorted({row for row in common if start < row < stop} | {stop}):
-            parts = math.ceil((end - result[-1]) / block_size)
-            if parts == 1 and len(result) > 1 and end - result[-2] <= block_size:
-                result.pop()
-            result += [end - (end - result[-1]) * k // parts for k in range(parts - 1, -1, -1)]
-        return result
-
-    def read(self, start: int, stop: int) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-        """Name -> (values of the rows `start` to `stop - 1`, how many in each row or None where always one)."""
+    def read(self, start: int, stop: int) -> dict[str, ak.contents.Content]:
+        """Name -> the rows `start` to `stop - 1`."""
+        self._budget = Budget()
         return {name: self._column(name, branch, start, stop) for name, branch in self._branches.items()}
 
-    def _column(self, name: str, branch, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _column(self, name: str, branch, start: int, stop: int) -> ak.contents.Content:
         try:
-            return self._flat(name, branch, start, stop)
-        except (Unexpected, AttributeError, KeyError, IndexError, struct.error, ValueError, OSError,
-                cramjam.DecompressionError, zlib_ng.error):
-            array = branch.array(entry_start=start, entry_stop=stop, library="ak")
-            counts = ak.to_numpy(ak.num(array)) if array.ndim > 1 else None
-            return ak.to_numpy(ak.flatten(array, axis=None)), counts
+            values, counts = self._flat(name, branch, start, stop)
+        except Unexpected:
+            for number in self._numbers(np.asarray(branch.entry_offsets), start, stop):
+                if number < branch.member("fWriteBasket"):
+                    self._raw(branch, number)
+            return branch.array(entry_start=start, entry_stop=stop, library="ak", array_cache=None).layout
+        values = ak.contents.NumpyArray(values)
+        if counts is None:
+            return values
+        return ak.contents.ListOffsetArray(ak.index.Index64(np.append(0, np.cumsum(counts))), values)
+
+    @staticmethod
+    def _numbers(ends: np.ndarray, start: int, stop: int) -> range:
+        """Numbers of the baskets that hold the rows."""
+        first, last = np.searchsorted(ends, [start + 1, stop])
+        return range(int(first) - 1, int(last))
 
     def _flat(self, name: str, branch, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Values of the rows, and how many there are in each row or None where always one."""
         ends = np.asarray(branch.entry_offsets)
         how = branch.interpretation
+        if type(how) not in (uproot.AsDtype, uproot.AsJagged):
+            raise Unexpected
         jagged = isinstance(how, uproot.AsJagged)
         dtype, header = (how.content.from_dtype, how.header_bytes) if jagged else (how.from_dtype, None)
         if (dtype.names or dtype.subdtype or branch.member("fWriteBasket") != len(ends) - 1
                 or header not in (None, 0, 10) or (header and dtype.itemsize not in (1, 4))):
             raise Unexpected
         values, counts = [], []
-        for number in range(*np.searchsorted(ends, [start + 1, stop]) + [-1, 0]):
+        for number in self._numbers(ends, start, stop) if start < stop else ():
             first, last = int(ends[number]), int(ends[number + 1])
             if self._last.get(name, (None,))[0] != number:
                 self._last[name] = number, *self._basket(branch, number, last - first, dtype, header)
@@ -87,31 +107,40 @@ class Columns:
             counts = counts[0] if len(counts) == 1 else np.concatenate(counts or [np.empty(0, np.int64)])
         return flat.astype(native, copy=False), counts if jagged else None
 
+    def _raw(self, branch, number: int) -> tuple[np.ndarray, int, int, int]:
+        """What a basket unpacks to, its rows, where its values end, and the bytes of its key."""
+        n = int(branch.member("fBasketBytes")[number])
+        self._stream.seek(int(branch.member("fBasketSeek")[number]))
+        raw = self._stream.read(n) if 0 <= n <= LIMIT else b""
+        if len(raw) != n or n < KEY.size + BASKET.size:
+            raise ValueError(f"basket {number} of {branch.name} claims {n} bytes, which are not there")
+        n_bytes, _, n_unpacked, _, n_key, _ = KEY.unpack_from(raw)
+        if n_bytes != n or not KEY.size + BASKET.size <= n_key <= n:
+            raise ValueError(f"basket {number} of {branch.name} claims {n_bytes} bytes with a key of {n_key}, but its "
+                             f"tree {n}")
+        _, _, _, rows, last, _ = BASKET.unpack_from(raw, n_key - BASKET.size)
+        self._budget.spend(n_unpacked)
+        return unpack(memoryview(raw)[n_key:], n_unpacked), rows, last - n_key, n_key
+
     def _basket(self, branch, number: int, n_rows: int, dtype: np.dtype, header: int | None) -> tuple:
         """Values and counts of all rows of a basket."""
-        self._stream.seek(int(branch.member("fBasketSeek")[number]))
-        raw = self._stream.read(int(branch.member("fBasketBytes")[number]))
-        n_bytes, _, n_unpacked, _, n_key, _ = KEY.unpack_from(raw)
-        _, _, _, rows, last, _ = BASKET.unpack_from(raw, n_key - BASKET.size)
-        if n_bytes != len(raw) or rows != n_rows:
-            raise Unexpected
-        packed = memoryview(raw)[n_key:]
-        data = np.frombuffer(packed if len(packed) == n_unpacked else _unpack(packed), np.uint8)
-        end = last - n_key
-        if len(data) != n_unpacked or not 0 <= end <= n_unpacked:
-            raise Unexpected
+        data, rows, end, n_key = self._raw(branch, number)
+        if rows != n_rows or not 0 <= end <= len(data):
+            raise ValueError(f"basket {number} of {branch.name} has {rows} rows, but its tree says {n_rows}")
         if header is None:
             if end != rows * dtype.itemsize:
                 raise Unexpected
             return data[:end].view(dtype), None
         if header:
             native = np.uint32 if dtype.itemsize == 4 else np.uint8
-            counts = np.empty(rows, np.int64)
+            counts = np.empty(min(rows, end), np.int64)
             values = np.empty(max(end - header * rows, 0) // dtype.itemsize, native)
-            if not _without_headers(data[:end], counts, values):
+            if len(counts) != rows or not _without_headers(data[:end], counts, values):
                 raise Unexpected
             return values.view(dtype.newbyteorder("=")), counts
-        offsets = data[end + 4:].view(">i4").astype(np.int64) - n_key  # a number of offsets comes before them
+        if (len(data) - end) % 4:
+            raise Unexpected
+        offsets = data[end:].view(">i4")[1:].astype(np.int64) - n_key  # a number of offsets comes before them
         if len(offsets) != rows + 1:
             raise Unexpected
         offsets[-1] = end
@@ -121,28 +150,19 @@ class Columns:
         return data[:end].view(dtype), counts // dtype.itemsize
 
 
-def _unpack(packed: memoryview):
-    """The content of compressed blocks, each with its header; LZ4 has a checksum as well."""
-    parts = []
-    while packed:
-        n_packed, n_unpacked = (int.from_bytes(packed[i:i + 3], "little") for i in (3, 6))
-        kind, block = bytes(packed[:2]), packed[BLOCK:BLOCK + n_packed]
-        if len(block) != n_packed:
-            raise Unexpected
-        if kind == b"L4":
-            if xxhash.xxh64(block[8:]).digest() != bytes(block[:8]):
-                raise Unexpected
-            parts.append(cramjam.lz4.decompress_block(block[8:], output_len=n_unpacked))
-        elif kind == b"ZL":
-            parts.append(zlib_ng.decompress(block, bufsize=max(n_unpacked, 1)))
-        elif kind == b"ZS":
-            parts.append(cramjam.zstd.decompress(block, output_len=n_unpacked))
-        else:
-            raise Unexpected
-        if len(parts[-1]) != n_unpacked:
-            raise Unexpected
-        packed = packed[BLOCK + n_packed:]
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def edges(ends_of_all: list, start: int, stop: int, block_size: int) -> list[int]:
+    """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters where it can be avoided.
+
+    ends_of_all: for each column the rows where its baskets end.
+    """
+    common = set(ends_of_all[0]).intersection(*ends_of_all[1:])
+    result = [start]
+    for end in sorted({row for row in common if start < row < stop} | {stop}):
+        parts = math.ceil((end - result[-1]) / block_size)
+        if parts == 1 and len(result) > 1 and end - result[-2] <= block_size:
+            result.pop()
+        result += [end - (end - result[-1]) * k // parts for k in range(parts - 1, -1, -1)]
+    return result
 
 
 @numba.njit(cache=True, nogil=True)

@@ -27,8 +27,7 @@ PREFIX = "pfcand_"
 AXIS = {"fj_pt": "pt", "fj_eta": "eta", "fj_phi": "phi", "fj_mass": "mass"}
 MORE = {"fj_sdmass": "softdrop_mass", "fj_tau1": "tau1", "fj_tau2": "tau2", "fj_tau3": "tau3",
         "fj_doubleb": "double_b", "npv": "n_vertices", "n_sv": "n_secondary_vertices"}  # taken where there are any
-NUMBER = r"(std::)?(bool|u?int\d+_t|float|double)"
-DEPTHS = (NUMBER, rf"std::vector<{NUMBER}>|{NUMBER}\[\]", rf"std::vector<std::vector<{NUMBER}>>")
+NUMBER = r"(bool|u?int\d+|float\d+)"
 
 
 def is_root(path) -> bool:
@@ -43,11 +42,9 @@ def depths(path, tree, names: Mapping[str, tuple[int, ...]], what: str) -> dict[
     depth or type.
     """
     _root.need(path, tree, names, what)
-    with _root.explained(path):
-        types = tree.typenames()
-    found = {}
+    types, found = tree.types(names), {}
     for name, allowed in names.items():
-        fits = [depth for depth in allowed if re.fullmatch(DEPTHS[depth], types[name])]
+        fits = [depth for depth in allowed if re.fullmatch(r"(var \* )" f"{{{depth}}}{NUMBER}", types[name])]
         if not fits:
             wanted = " or ".join(("a number", "a list", "a list of lists")[depth] for depth in allowed)
             raise ValueError(f"{path}: branch {name} is {types[name]}, but {wanted} for each row in {what}: it is "

@@ -85,9 +85,9 @@ def recognises(path) -> bool:
 
 def _nested(path, tree) -> dict[str, int]:
     per_jet = dict.fromkeys((*AXIS, *LABELS), (1,)) | {"sample_isQCD": (0, 1)}
-    more = {name: (0, 1) for name in MORE if name in set(tree.keys())}
+    more = {name: (0, 1) for name in MORE if name in tree.names}
     part = {PREFIX + name: (2,) for name in PART}
-    if (weight := PREFIX + "puppiw") in tree.keys():
+    if (weight := PREFIX + "puppiw") in tree.names:
         part[weight] = (2,)
     return _deepntuple.depths(path, tree, per_jet | more | part, WHAT)
 

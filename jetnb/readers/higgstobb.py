@@ -83,7 +83,7 @@ def _wanted(found) -> list[str]:
 
 
 def _nested(path, tree) -> dict[str, int]:
-    names = _wanted(set(tree.keys()))
+    names = _wanted(tree.names)
     return _deepntuple.depths(path, tree, {name: (int(name.startswith(PREFIX)),) for name in names}, WHAT)
 
 

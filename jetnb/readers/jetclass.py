@@ -32,7 +32,6 @@ jet-universe/jetclass2; the order of its classes is that of the outputs of its S
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -42,7 +41,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers._common import accepts, ahead, counter, first_event, row_range, sort_by_pt
-from jetnb.readers._root import AGAIN, explained, open_tree, start_of
+from jetnb.readers._root import AGAIN, blocks, explained, open_tree, start_of
 
 LABELS = {"label_QCD": "QCD", "label_Hbb": "HToBB", "label_Hcc": "HToCC", "label_Hgg": "HToGG",
           "label_H4q": "HToWW4Q", "label_Hqql": "HToWW2Q1L", "label_Zqq": "ZToQQ", "label_Wqq": "WToQQ",
@@ -55,8 +54,8 @@ PART = ["part_px", "part_py", "part_pz", "part_energy", "part_charge", *TRACK.va
 JET = ["jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", *(f"jet_tau{i}" for i in range(1, 5))]
 AXIS = ["part_deta", "part_dphi"]
 WHAT, TREE = "JetClass", "tree"
-NUMBER = r"(bool|u?int\d+(_t)?|float|double)"
-LIST = rf"std::vector<{NUMBER}>|{NUMBER}\[\]|(large_)?list<\w+: {NUMBER}( not null)?>"
+NUMBER = r"(bool|u?int\d+|float\d*|halffloat|double)"
+LIST = rf"var \* {NUMBER}|(large_)?list<\w+: {NUMBER}( not null)?>"
 AGREE = 1e-3  # constituents must be where deta and dphi say, to this
 
 PROVENANCE = {
@@ -121,12 +120,9 @@ def _layout(path: Path, start: bytes, stamp: tuple) -> tuple:
 
 
 def _header_root(path: Path) -> tuple[dict[str, str], int]:
-    import uproot  # here, because it takes a second
-
     with open_tree(path, TREE, WHAT) as tree:
-        if isinstance(tree, uproot.TTree):
-            return tree.typenames(), int(tree.num_entries)
-    raise ValueError(f"{path}: {WHAT} has a TTree {TREE!r}, here is a {type(tree).__name__}: use the published file")
+        wanted = [name for name in (*PART, *AXIS, *JET, "jet_label", *LABELS) if name in tree.names]
+        return dict.fromkeys(tree.names, "") | tree.types(wanted), tree.num_entries
 
 
 def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
@@ -142,13 +138,11 @@ def _raw_root(path: Path, names: list[str], also: list[str], block_size: int, st
 
     The columns `also` are read for the first block only.
     """
-    from jetnb.readers import _baskets
-
-    with open_tree(path, TREE, WHAT) as tree, path.open("rb") as stream, explained(path):
-        columns, extra = _baskets.Columns(stream, tree, names), _baskets.Columns(stream, tree, also)
-        stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
-        for low, high in itertools.pairwise(columns.edges(start, stop, block_size) if start < stop else []):
-            yield low, columns.read(low, high) | (extra.read(low, high) if low == start else {})
+    with open_tree(path, TREE, WHAT) as tree:
+        for low, block in blocks(path, tree, names, block_size=block_size, start=start, stop=stop, whole=True,
+                                 first_only=also):
+            yield low, {name: (ak.to_numpy(ak.flatten(block[name])), ak.to_numpy(ak.num(block[name])))
+                        if block[name].ndim > 1 else (ak.to_numpy(block[name]), None) for name in block.fields}
 
 
 def _raw_parquet(path: Path, names: list[str], also: list[str], block_size: int, start: int,

@@ -1,11 +1,15 @@
-"""CMS PFNano: NanoAOD with particle-flow candidates, as in the CMS open data records 31300 to 31316 (JetHT is 31308).
+"""CMS NanoAOD with particle-flow candidates: PFNano, as in open data records 31300 to 31316 (JetHT is 31308), and v15.
 
-Layout: a TTree `Events`; rows are events. Lists have a counter (nFatJet and so on), which is not needed.
+Layout: a TTree or RNTuple `Events`; rows are events. Lists have a counter (nFatJet and so on), which is not needed.
     run, luminosityBlock, event, PV_npvs
     FatJet         AK8 jets with PUPPI: pt, eta, phi, mass, msoftdrop, tau1..tau4, rawFactor, jetId; in simulation
                    nBHadrons, nCHadrons
     PFCands        candidates: pt, eta, phi, mass, d0, d0Err, dz, dzErr, charge, pdgId, puppiWeight
     FatJetPFCands  jetIdx, pFCandsIdx: which candidate is in which jet. Not in the public records
+In PFNano of 2017 FatJetPFCands has the candidates themselves, a row for each in each jet, and there is no PFCands.
+NanoAOD of CMS has them from v15 on: PFCand (pt, eta, phi, mass, pdgId) and FatJetPFCand (jetIdx, pfCandIdx); there pt
+and mass are multiplied by the PUPPI weight, so no puppi_weight is known and constituents sum to raw_pt as they are,
+there are no tracks, and the charge is that of the pdgId.
 What becomes of them:
 - Every row of FatJet is a jet; CMS stores those of corrected pt above 170 GeV. No trigger and no filter is applied.
 - With FatJetPFCands, the constituents of a jet are the candidates it lists, those of PUPPI weight 0 too.
@@ -37,7 +41,7 @@ from jetnb.readers._common import accepts, ahead, counter, sort_by_pt
 from jetnb.readers._pfnano import CAND, CANDS, EVENT, EVENTS, INDICES, JETS, TRACK, TREE, WHAT
 from jetnb.readers.aspen import CM, event_number
 
-NEED = (*EVENT, *(f"FatJet_{name}" for name in ("pt", "eta", "phi", "mass")), *CAND)
+NEED = (*EVENT, *(f"FatJet_{name}" for name in ("pt", "eta", "phi", "mass")))
 MORE = {"FatJet_msoftdrop": "softdrop_mass", **{f"FatJet_tau{i}": f"tau{i}" for i in range(1, 5)},
         "FatJet_rawFactor": "raw_pt", "FatJet_jetId": "jet_id", "FatJet_nBHadrons": "n_b_hadrons",
         "FatJet_nCHadrons": "n_c_hadrons", "PV_npvs": "n_vertices"}
@@ -54,6 +58,10 @@ PROVENANCE = {
     "licence": "CC0-1.0 for the public records",
     "citation": "CMS collaboration, CERN Open Data Portal, records 31300 to 31316",
 }
+WEIGHTED = {
+    "sample": "CMS NanoAOD",
+    "description": "AK8 jets of CMS, constituents multiplied by their PUPPI weights, unlabelled",
+    "units": "GeV as in the file", "licence": "that of the file", "citation": "CMS collaboration"}
 CLUSTERED = "anti-kT R=0.8 of the PUPPI-weighted candidates, clustered again and matched within 0.4"
 
 
@@ -65,7 +73,7 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    if not set(INDICES).issubset(_columns(path)[0]):
+    if INDICES[0] not in _columns(path)[0]:
         _reconstruction()
     return _blocks(Path(path), min(block_size, EVENTS), max(start, 0), stop, counter(tally))
 
@@ -80,11 +88,11 @@ def recognises(path) -> bool:
     return accepts(count, path)
 
 
-def _columns(path) -> tuple[list[str], int, bool]:
-    """Branches to read, number of events, and whether the file is simulation."""
+def _columns(path) -> tuple[dict[str, str], int, bool]:
+    """Names in PFNano -> columns to read, number of events, and whether the file is simulation."""
     with _root.open_tree(path, TREE, WHAT) as tree:
         names = _pfnano.columns(path, tree, NEED, MORE)
-        return names, int(tree.num_entries), any(name in tree.keys() for name in SIMULATED)
+        return names, int(tree.num_entries), any(name in tree.names for name in SIMULATED)
 
 
 def _reconstruction():
@@ -102,9 +110,11 @@ def _blocks(path: Path, block_size: int, start: int, stop: int | None,
             tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     names, _, simulated = _columns(path)
     how = "as listed in the file" if INDICES[0] in names else CLUSTERED
-    about = PROVENANCE | {"constituents": how, "file": path.name} | ({"source": "simulation"} if simulated else {})
+    about = PROVENANCE | ({} if "PFCands_puppiWeight" in names else WEIGHTED) | {
+        "constituents": how, "file": path.name} | ({"source": "simulation"} if simulated else {})
     with _root.open_tree(path, TREE, WHAT) as tree:
-        for first, block in ahead(_root.blocks(path, tree, names, block_size=block_size, start=start, stop=stop)):
+        for first, block in ahead(_root.blocks(path, tree, list(names.values()), block_size=block_size,
+                                               start=start, stop=stop)):
             try:
                 columns, inside, counts = _decode(block, names, first, tally)
                 tally["rows"] += len(block)
@@ -113,7 +123,7 @@ def _blocks(path: Path, block_size: int, start: int, stop: int | None,
                 raise ValueError(f"{path}: events {first} to {first + len(block) - 1}: {error}") from None
 
 
-def _decode(block: ak.Array, names: list[str], first: int, tally: MutableMapping[str, int]) -> tuple:
+def _decode(block: ak.Array, names: Mapping[str, str], first: int, tally: MutableMapping[str, int]) -> tuple:
     v, numbers = _pfnano.flat(block, names, first)
     at = np.repeat(np.arange(len(block)), numbers[JETS])  # (N,) the event of each jet
     columns = {name: v[f"FatJet_{name}"] for name in ("pt", "eta", "phi", "mass")}
@@ -157,20 +167,27 @@ def _clustered(v: Mapping, numbers: Mapping, at: np.ndarray) -> tuple[np.ndarray
 
 def _constituents(v: Mapping, candidate: np.ndarray, counts: np.ndarray, tally: MutableMapping[str, int]) -> tuple:
     """Fields (T,) and numbers (N,) of the constituents, by falling pt."""
-    pt, eta, phi, mass, *track, charge, code, weight = (v[name][candidate] for name in CAND)
+    pt, eta, phi, mass, *track, charge, code, weight = (
+        v[name][candidate] if name in v else None for name in CAND)
+    lost = 0
     with np.errstate(over="ignore", invalid="ignore"):
         energy = np.hypot(pt * np.cosh(eta, dtype=float), np.maximum(mass, 0))
-        lengths = [values * np.float32(CM) for values in track]
         inside = {name: np.asarray(values, np.float32) for name, values in
-                  (("pt", pt), ("eta", eta), ("energy", energy), *zip(TRACK, lengths, strict=True))}
-    finite = np.isfinite([inside[name] for name in TRACK]).all(axis=0)
-    has_track = finite & (inside["d0_error"] >= 0) & (inside["dz_error"] >= 0)
-    inside |= {name: np.where(has_track, inside[name], np.float32(0)) for name in TRACK}
-    inside |= {"phi": _padded.wrap_phi(phi), "charge": charge, "pdg_id": code, "has_track": has_track,
-               "puppi_weight": weight}
+                  (("pt", pt), ("eta", eta), ("energy", energy))}
+        if track[0] is not None:
+            inside |= {name: np.asarray(values * np.float32(CM), np.float32)
+                       for name, values in zip(TRACK, track, strict=True)}
+    if track[0] is not None:
+        finite = np.isfinite([inside[name] for name in TRACK]).all(axis=0)
+        has_track = finite & (inside["d0_error"] >= 0) & (inside["dz_error"] >= 0)
+        inside |= {name: np.where(has_track, inside[name], np.float32(0)) for name in TRACK} | {"has_track": has_track}
+        lost = ~finite
+    inside |= {"phi": _padded.wrap_phi(phi), "charge": charge, "pdg_id": code}
+    if weight is not None:
+        inside["puppi_weight"] = weight
     good = np.isfinite([inside[name] for name in ("pt", "eta", "phi", "energy")]).all(axis=0) & (inside["pt"] > 0)
     tally["constituents"] += int((~good).sum())
-    tally["tracks"] += int((good & ~finite).sum())
+    tally["tracks"] += int((good & lost).sum())
     jet = np.repeat(np.arange(len(counts)), counts)[good]
     inside = {name: values[good] for name, values in inside.items()}
     sort_by_pt(inside, jet, tally)

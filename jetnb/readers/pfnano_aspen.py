@@ -57,7 +57,7 @@ SUBJETS = tuple(f"FatJet_{name}" for name in TAUS)
 NUMBER = "FatJet_nConstituents"
 SCORES = tuple(f"FatJet_particleNet_{name}" for name in
                ("H4qvsQCD", "HbbvsQCD", "HccvsQCD", "QCD", "TvsQCD", "WvsQCD", "ZvsQCD", "mass"))
-NEED = (*EVENT, *KINEMATICS, *SUBJETS, "FatJet_jetId", *CAND, *FILTERS)
+NEED = (*EVENT, *KINEMATICS, *SUBJETS, "FatJet_jetId", *FILTERS)
 
 
 def write(path, files: str | os.PathLike | Iterable, *, good_runs: str | os.PathLike | Mapping | None = None,
@@ -119,8 +119,11 @@ def _batches(tables: Iterable[dict]) -> Iterator[dict]:
 
 def _tables(path: Path, good, passed: Counter) -> Iterator[dict]:
     with _root.open_tree(path, TREE, WHAT) as tree:
-        _pfnano.columns(path, tree, EVENT)  # says what to do if this is plain NanoAOD
-        if not set(INDICES).issubset(tree.keys()):
+        layout = _pfnano.layout(path, tree)  # says what there is if there are no candidates
+        if lacks := [name for name in CAND if name not in layout]:
+            raise ValueError(f"{path} is NanoAOD with candidates that have no {', '.join(lacks)}, which Aspen Open "
+                             "Jets have: read it with jetnb.readers.pfnano, or make PFNano")
+        if INDICES[0] not in layout:
             raise ValueError(f"{path} does not say which candidate is in which jet ({', '.join(INDICES)}), so it "
                              "cannot be made into Aspen Open Jets as these were: make PFNano with "
                              "PFnano_customizeData_AK8JetsOnly, or read it with jetnb.readers.pfnano")
@@ -128,7 +131,7 @@ def _tables(path: Path, good, passed: Counter) -> Iterator[dict]:
         if not set(names).intersection(TRIGGERS):
             raise ValueError(f"{path} has none of the {len(TRIGGERS)} triggers of Aspen Open Jets (HLT_PFJet450, "
                              "...), so no event can be selected: is it of 2016?")
-        for first, block in ahead(_root.blocks(path, tree, names, block_size=EVENTS)):
+        for first, block in ahead(_root.blocks(path, tree, list(names.values()), block_size=EVENTS)):
             try:
                 table = _select(*_pfnano.flat(block, names, first), first, good, passed)
             except ValueError as error:

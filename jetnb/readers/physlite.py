@@ -124,24 +124,21 @@ def recognises(path) -> bool:
 
 def _columns(path, tree) -> dict[str, str]:
     """Column of `COLUMNS` -> its name in this file, for those it has, all of the right type."""
-    with _root.explained(path):
-        found = set(tree.keys())
     names = {}
     for column, (container, _, needed) in COLUMNS.items():
         spellings = [s.format(container, PREFIX.sub("", column)) for s in SPELLINGS]
-        names[column] = next((name for name in spellings if name in found), None)
+        names[column] = next((name for name in spellings if name in tree.names), None)
         if needed and names[column] is None:
             _root.need(path, tree, spellings[:1], WHAT)
     names = {column: name for column, name in names.items() if name}
-    with _root.explained(path):
-        nothing = tree.arrays(list(names.values()), entry_stop=0, library="ak")
+    types = tree.types(names.values())
     for column, name in names.items():
         container, depth, _ = COLUMNS[column]
         what, pattern = {EVENT: ("integer", INTEGER)}.get(container, ("number", NUMBER))
         if column == "GhostTrack":
             what, pattern = "link of m_persKey and m_persIndex", LINK
-        if not re.fullmatch(rf"0 \* (var \* ){{{depth}}}{pattern}", str(nothing[name].type)):
-            raise ValueError(f"{path}: column {name} is {nothing[name].type}, but a {what} in {depth} nested lists in "
+        if not re.fullmatch(rf"(var \* ){{{depth}}}{pattern}", types[name]):
+            raise ValueError(f"{path}: column {name} is {types[name]}, but a {what} in {depth} nested lists in "
                              f"{WHAT}: was the file converted? Use the published one")
     return names
 
@@ -184,7 +181,7 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
     for name, column in (("nn_jvt_pass", "NNJvtPass"), ("label", "isJvtHS")):
         if column in v:
             _refuse(~np.isin(v[column], (0, 1)), first, f"{column} other than 0 and 1", at)
-            columns[name] = v[column]
+            columns[name] = v[column].astype(np.int64)  # -1 does not fit into all types of isJvtHS: 255 as uint8
     columns.setdefault("label", np.full(len(at), -1))
     columns["label"] = np.where(near_electron(v, n_jets, numbers.get(ELECTRONS), numbers.get(TRUTH)), -1,
                                 columns["label"])
@@ -241,7 +238,7 @@ def _tracks(block: dict, v: dict, at, n_tracks, z, first: int, tally: MutableMap
     links = ak.flatten(block["GhostTrack"])
     key, index = (ak.to_numpy(ak.flatten(links[part])).astype(np.int64) for part in ("m_persKey", "m_persIndex"))
     jet = np.repeat(np.arange(len(at)), ak.to_numpy(ak.num(links)))
-    there = (key == KEY) & (index != NULL)
+    there = (key == KEY) & (index != NULL) & (index != -1)  # the same number, as an int32
     jet, index = jet[there], index[there]
     event = at[jet]
     _refuse((index < 0) | (index >= n_tracks[event]), first, "GhostTrack that points beyond the tracks stored", event)
