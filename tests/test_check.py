@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from test_reader_pfnano import write_by_hand
 
 import jetnb
 from jetnb import jets as J
 from jetnb import store
 from jetnb.__main__ import main
-from jetnb.readers import aspen, parquet
+from jetnb.catalogue import Source
+from jetnb.readers import aspen, check, parquet
 from jetnb.readers.identify import identify
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
@@ -182,8 +185,8 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     refused(tmp_path / "histograms.root", "of no dataset", "it has h")
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
     refused(tmp_path / "other.parquet", "of no dataset", "columns x")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        jetnb.check(tmp_path / "nowhere.h5")
+    report = jetnb.check(tmp_path / "nowhere.h5")
+    assert not report.ok and "there is no file" in str(report) and "nowhere.h5" in str(report)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="there is no store at"):
         jetnb.load(tmp_path / "folder")
@@ -222,11 +225,53 @@ def test_the_command_line(good, tmp_path, capsys):
     good.write_bytes(good.read_bytes()[:2000])
     assert main(["data", "check", str(good)]) == 1
     assert "truncated" in capsys.readouterr().out
-    assert main(["data", "check", str(tmp_path / "nowhere")]) == 2
+    assert main(["data", "check", str(tmp_path / "nowhere")]) == 1
+    assert f"there is no file {tmp_path / 'nowhere'}" in capsys.readouterr().out
     assert main(["data", "list"]) == 0 and main(["data", "info", "jetnet"]) == 0
     assert "arXiv:2106.11535" in capsys.readouterr().out
     assert main(["data", "download", "aoj", "--into", str(tmp_path)]) == 2
     assert "say which files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "level", "words"), [
+    (ModuleNotFoundError("jets must be clustered, which needs FastJet: pip install fastjet"), "NOT READ", "FastJet"),
+    (MemoryError("Unable to allocate 80 GiB"), "NOT READ", "not enough memory (Unable to allocate 80 GiB)"),
+    (PermissionError(13, "Permission denied"), "PROBLEM", "Permission denied"),
+    (ValueError("row 7 is odd"), "PROBLEM", "row 7 is odd")])
+def test_what_stops_a_reader_is_a_finding(good, monkeypatch, error, level, words):
+    def blocks(*_, **__):
+        yield from itertools.islice(aspen.read(good, block_size=100), 2)
+        raise error
+
+    monkeypatch.setattr(Source, "blocks", blocks)
+    report = jetnb.check(good)
+    assert not report.ok and report.n_jets == 200 and report.format == "aspen" and levels(report, words) == [level]
+    assert str(report).startswith(f"{good}: aspen, 200 jets; "), "it names its file"
+    assert ("not judged" in str(report)) == (level == "NOT READ"), "a file is not blamed for what is missing here"
+
+
+def test_without_fastjet_a_file_that_needs_it_is_not_judged(tmp_path, monkeypatch):
+    path = write_by_hand(tmp_path / "a.root", linked=False)
+    monkeypatch.setitem(sys.modules, "fastjet", None)
+    report = jetnb.check(path)
+    assert not report.ok and levels(report, "pip install fastjet") == ["NOT READ"] and "not judged" in str(report)
+
+
+def test_reports_are_printed_as_they_are_made_whatever_comes_after(good, tmp_path, capsys, monkeypatch):
+    """Each file has its report before the next is opened, and a file that cannot be read costs no other its own."""
+    second, printed = tmp_path / "second.h5", []
+    second.write_bytes(good.read_bytes())
+    real = check.check
+
+    def watched(path):
+        printed.append(capsys.readouterr().out)
+        return real(path)
+
+    monkeypatch.setattr(check, "check", watched)
+    assert main(["data", "check", str(good), str(tmp_path / "nowhere"), str(second)]) == 1
+    printed.append(capsys.readouterr().out)
+    assert [text.strip().partition(":")[0] for text in printed] == ["", str(good), str(tmp_path / "nowhere"), str(second)]
+    assert "400 jets; can be used" in printed[1] and "400 jets; can be used" in printed[3]
 
 
 MEMORY = """
