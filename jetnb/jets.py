@@ -186,8 +186,9 @@ def describe(jets: ak.Array) -> str:
         lines.append(about["description"])
     if "label" in jets.fields:
         label = ak.to_numpy(jets.label)
-        per_class = [f"{name} {np.sum(label == i):,}" for i, name in enumerate(about["classes"])]
-        lines.append(", ".join(["classes: " + ", ".join(per_class), f"unlabelled {np.sum(label < 0):,}"]))
+        number = [*(np.sum(label == i) for i in range(len(about["classes"]))), np.sum(label < 0)]
+        lines.append("classes: " + ", ".join(f"{name} {n:,} ({n / max(len(label), 1):.1%})" for name, n in zip(
+            (*about["classes"], "unlabelled"), number, strict=True)))
     lines += [f"jet fields: {', '.join(f for f in jets.fields if f != 'constituents')}",
               f"constituent fields: {', '.join(jets.constituents.fields)}"]
     for key, value in about.items():
