@@ -24,6 +24,7 @@ from jetnb.readers.identify import folder, identify, no_path, reader
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 PIECES = 32  # blocks of rows that a random part of files comes from, at least
+DRAW = 0x647261  # says that a seed is used for drawing
 SPARE = 4  # times as many jets are looked at as are drawn, so that neighbours in a file are not drawn together
 CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:1111.6097, as well"
 
@@ -112,8 +113,8 @@ def load(name_or_path, files=None, *, n_jets: int | None = None, seed: int | Non
 
     BEWARE of the first jets of a file: they need not be like the rest. Top-tagging files have runs of ten jets of one
     class, JetNet and JetClass a file for each class, and data follow the run. With ``seed=1`` the `n_jets` are drawn at
-    random over the whole length of all files, whole events but for the last, in random order, the same for the same
-    seed, files and `n_jets`. Files are not read to the end for it: blocks of rows are drawn first, 32 or more with
+    random over the whole length of all files, in random order, the same for the same seed, files and `n_jets`; jets of
+    one event are drawn together. Files are not read to the end for it: blocks of rows are drawn first, 32 or more with
     four times as many rows as jets, then events in them; memory is that of twice the jets and a block.
     describe(jets) says which part it is.
 
@@ -140,7 +141,7 @@ def load(name_or_path, files=None, *, n_jets: int | None = None, seed: int | Non
         return opened.jets
     if seed is None:
         return _noted(opened.jets[:n_jets], f"the first {n_jets:,} of {len(opened):,} jets")
-    chosen = np.argsort(_keys(opened.jets, np.random.default_rng(seed)), kind="stable")[:n_jets]
+    chosen = np.argsort(_keys(opened.jets, seed, np.random.default_rng(seed)), kind="stable")[:n_jets]
     return _noted(opened.jets[chosen], f"{n_jets:,} of {len(opened):,} jets drawn at random, seed {seed}")
 
 
@@ -173,7 +174,7 @@ def _drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arr
     for one, first in (pieces[i] for i in rng.permutation(len(pieces))):
         looked_at += 1
         for block in one.blocks(first, first + step, block_size=step):
-            fresh = _keys(block, rng)
+            fresh = _keys(block, seed, rng)
             seen += len(block)
             blocks.append(block[fresh < highest])
             keys.append(fresh[fresh < highest])
@@ -188,12 +189,12 @@ def _drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arr
                         f"of {step:,} rows, of {n_rows:,} rows in {len(files)} file{'s'[:len(files) > 1]}")
 
 
-def _keys(jets: ak.Array, rng: np.random.Generator) -> np.ndarray:
-    """A random number for each jet, the same for all jets of an event."""
-    if "event" not in jets.fields or not len(jets):
-        return rng.random(len(jets))
-    _, event = np.unique(ak.to_numpy(jets.event), return_inverse=True)
-    return rng.random(event.max() + 1)[event]
+def _keys(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:
+    """A random number for each jet, the same for all jets of an event, in whichever blocks they are.
+
+    Not those of `jets.split` with this seed: what is drawn by them would all be in its first part.
+    """
+    return J.uniform(ak.to_numpy(jets.event), (seed, DRAW)) if "event" in jets.fields else rng.random(len(jets))
 
 
 def _lowest(blocks: list[ak.Array], keys: list[np.ndarray], n: int) -> tuple[list, list]:

@@ -161,7 +161,7 @@ def _quark_gluon() -> Iterable[Dataset]:
             f"quarkgluon{end}", f"EnergyFlow quark and gluon jets, {generator}, {quarks}", "energyflow",
             f"2 million simulated jets, half of them quarks ({quarks}), half gluons: R=0.4, pt 500 to 550 GeV, "
             "|rapidity| < 1.7, all particles of the generator with their PDG ids, no detector. 100 000 jets a file. "
-            f"Usual: the first 16 files, from {names[0]} on, for training, two for validation, the last two for testing.",
+            f"Usual: the first 16 files, from {names[0]} on, for training, two for validation, two for testing.",
             "see the record", f"arXiv:1810.05165; data doi:10.5281/zenodo.{record}",
             f"https://zenodo.org/records/{record}", tuple(_zenodo(record, *(
                 (name, None, f"md5:{sums[20 * kind + i]}") for i, name in enumerate(names)))))

@@ -212,7 +212,7 @@ def split(jets: ak.Array, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed:
     if "event" not in jets.fields:
         raise ValueError("a split needs the field 'event', one integer per collision; these jets have none")
     edges = np.cumsum(fractions)[:-1]
-    part = np.searchsorted(edges, _uniform(ak.to_numpy(jets.event), seed), side="right")
+    part = np.searchsorted(edges, uniform(ak.to_numpy(jets.event), seed), side="right")
     sizes = np.bincount(part, minlength=len(fractions))
     for i, fraction in enumerate(fractions):
         if fraction > 0 and sizes[i] == 0:
@@ -246,8 +246,8 @@ def label_budgets(jets: ak.Array, budgets: Iterable[int], *, seed: int) -> dict[
     return {n: order[:n] for n in budgets}
 
 
-def _uniform(event: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each event number, by the splitmix64 hash."""
+def uniform(event: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
+    """A number in [0, 1) for each event number (N,), by the splitmix64 hash: what `split` goes by."""
     key = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
     z = event.astype(np.int64).view(np.uint64) + key
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import awkward as ak
@@ -173,7 +174,8 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     for name, content, words in (
             ("a.h5", b"<!DOCTYPE html><html>404 Not Found</html>", "web page"), ("b.root", b"", "empty"),
             ("c.h5", b"\x1f\x8b" + bytes(50), "gzip"), ("f.csv", b"pt,eta\n1,2\n", "neither HDF5, ROOT"),
-            ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"),
+            ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"), ("g.npy", b"\x93NUMPY\x01\x00", "single array"),
+            ("h.pkl", b"\x80\x04\x95", "pickle"), ("i.root", b"\xfd7zXZ\x00", "unxz"), ("j.zip", b"PK\x05\x06", "empty zip"),
             ("e.tar", bytes(257) + b"ustar" + bytes(250), "tar -xf")):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, words)
@@ -182,7 +184,8 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     refused(tmp_path / "other.h5", "of no dataset", "weights (3, 2)")
     with uproot.recreate(tmp_path / "histograms.root") as file:
         file["h"] = np.histogram([1, 2, 3])
-    refused(tmp_path / "histograms.root", "of no dataset", "it has h")
+        file["deeper/p"] = np.histogram([1, 2, 3])
+    refused(tmp_path / "histograms.root", "of no dataset", "histograms alone, h")
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
     refused(tmp_path / "other.parquet", "of no dataset", "columns x")
     report = jetnb.check(tmp_path / "nowhere.h5")
@@ -193,12 +196,99 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     assert not jetnb.check(tmp_path / "folder").ok
 
 
+def hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name.replace("__", "/")] = values
+    return path
+
+
+def test_one_name_alone_makes_no_file_that_of_a_format(tmp_path):
+    """Each of these has a name of a known format by chance: what is there is listed, and no format is named."""
+    for name in ("PFCands", "particle_features", "X_pfo", "fj_pt", "jets", "data"):
+        path = hdf5(tmp_path / f"{name}.h5", **{name: np.zeros((3, 2)), "mine": np.zeros(4)})
+        refused(path, "of no dataset", f"{name} (3, 2)", "mine (4,)")
+    for tree, branches in (("tree", ("part_px", "x")), ("Events", ("FatJet_pt", "x")), ("CollectionTree", ("x", "y"))):
+        path = tmp_path / f"{tree}.root"
+        with uproot.recreate(path) as file:
+            file.mktree(tree, dict.fromkeys(branches, "f4")).extend({name: np.zeros(7, "f4") for name in branches})
+        refused(path, "of no dataset", f"{tree} (TTree of 7 rows: {', '.join(branches)})")
+    pq.write_table(pa.table({"part_px": [1.0], "x": [1]}), tmp_path / "one.parquet")
+    refused(tmp_path / "one.parquet", "of no dataset", "columns part_px, x")
+
+
+def test_known_layouts_that_are_not_read_are_named(tmp_path):
+    names = ("jetConstituentList", "jetFeatureNames", "jetImage", "jetImageECAL", "jetImageHCAL", "jets",
+             "particleFeatureNames")
+    refused(hdf5(tmp_path / "jetImage_7_150p_0_10000.h5", **{name: np.zeros((2, 3)) for name in names}), "hls4ml")
+    with uproot.recreate(tmp_path / "delphes.root") as file:
+        file["ProcessID0"] = np.histogram([1, 2])
+        branches = ("Event", "Particle", "Track", "Tower", "Jet")
+        file.mktree("Delphes", dict.fromkeys(branches, "f4")).extend({name: np.zeros(2, "f4") for name in branches})
+    refused(tmp_path / "delphes.root", "events of Delphes", "Particle")
+    np.savez(tmp_path / "mine.npz", weights=np.zeros(3), bias=np.zeros(1))
+    refused(tmp_path / "mine.npz", "NumPy archive", "arrays weights, bias")
+    np.savez(tmp_path / "qg.npz", X=np.zeros((3, 2)), y=np.zeros(3))
+    refused(tmp_path / "qg.npz", "array 'X' is float64 of shape (3, 2)", "EnergyFlow")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("a.root", b"root")
+    refused(tmp_path / "more.zip", "zip archive of a.root", "unzip")
+    torch = pytest.importorskip("torch")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pt")
+    refused(tmp_path / "net.pt", "torch.save", "load_public")
+
+
+def test_the_key_of_a_table_of_pandas_is_looked_into(tmp_path):
+    def table(*shapes):
+        kinds = [("index", "i8"), *((f"values_block_{i}", kind, shape) for i, (kind, shape) in enumerate(shapes))]
+        return np.zeros(2, kinds)
+
+    refused(hdf5(tmp_path / "key.h5", df__table=table(("f4", (804,)), ("i8", (2,)))), "key 'df'", "key='table'",
+            "Top Quark Tagging Reference")
+    refused(hdf5(tmp_path / "other.h5", df__table=table(("f8", (5,)))), "key 'df'", "values_block_0 float64 (5,)",
+            "of no dataset")
+    refused(hdf5(tmp_path / "fixed.h5", data__axis0=np.zeros(806, "S5"), data__axis1=np.zeros(9),
+                 data__block0_values=np.zeros((9, 804))), "key 'data'", "block0_values (9, 804)")
+    refused(hdf5(tmp_path / "table.h5", table__table=table(("f8", (5,)))), "values_block_0", "Top Quark Tagging")
+    refused(hdf5(tmp_path / "none.h5", table=np.zeros(3)), "of no dataset", "table (3,)")
+
+
+def test_folders_addresses_and_patterns(good, tmp_path):
+    refused(tmp_path, "there is no store at", "folder of data files (good.h5)", f"jetnb data convert {tmp_path}/*.h5")
+    refused(tmp_path / "*.h5", "is a pattern", "fits 1 files", "sorted(glob.glob(")
+    refused(tmp_path / "*.root", "is a pattern", "fits 0 files")
+    for address in ("https://zenodo.org/records/2603256/files/train.h5", "root://eospublic.cern.ch//eos/a.root", "s3://b/c.h5"):
+        refused(address, "is an address", "xrdcp" if address.startswith("root") else "jetnb data download")
+        with pytest.raises(ValueError, match="is an address"):
+            jetnb.load("toptagging", address)
+    odd = tmp_path / "run[1].h5"
+    odd.write_bytes(good.read_bytes())
+    assert jetnb.check(odd).ok, "a file may have such a name"
+
+
+def test_a_file_without_rows_says_so(good):
+    change_length(good, 0)
+    with pytest.raises(ValueError, match="good.h5: there are no rows, so no jets"):
+        jetnb.load(good)
+    report = jetnb.check(good)
+    assert not report.ok and "there are no jets (0 of 0 rows read)" in str(report)
+
+
+def change_length(path, n):
+    with h5py.File(path, "r+") as file:
+        for name in list(file):
+            values = file[name][:n]
+            del file[name]
+            file[name] = values
+
+
 def test_a_file_of_a_known_dataset_that_lacks_a_part_says_which(good, tmp_path):
     with h5py.File(good, "r+") as file:
         del file["jet_tagging"]
     refused(good, "no dataset 'jet_tagging'")
     with uproot.recreate(tmp_path / "part.root") as file:
-        file.mktree("tree", {"part_px": "var * float32"}).extend({"part_px": ak.Array([[1.0]])})
+        both = ("part_px", "part_pz")
+        file.mktree("tree", dict.fromkeys(both, "var * float32")).extend(dict.fromkeys(both, ak.Array([[1.0]])))
     refused(tmp_path / "part.root", "no column part_py")
 
 

@@ -18,7 +18,8 @@ EXPECTED = (ValueError, OSError, ImportError, MemoryError)  # what readers raise
 BEAM = 6500.0  # GeV: no jet of the LHC so far has more
 # What the selection of a published dataset allows: by its name in the provenance, field -> range, GeV and 1.
 SELECTION = {"aspen": {"pt": (300, BEAM), "eta": (-2.5, 2.5)}, "JetClass": {"pt": (500, 1000), "eta": (-2, 2)},
-             "toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)}, "higgstobb": {"eta": (-2.4, 2.4)}}
+             "toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)}, "higgstobb": {"eta": (-2.4, 2.4)},
+             "EnergyFlow quark/gluon": {"pt": (500, 550), "eta": (-2.2, 2.2)}}
 EDGE = 1e-3  # relative: a cut at 500 GeV lets 499.9 pass, as it was made with other digits
 INCOMPLETE = ("ATLAS PHYSLITE", "ATLAS JetSet")  # samples whose constituents are not meant to add up
 SLOTS = (30, 100, 128, 150, 200)  # at which formats cut off the constituents of a jet

@@ -208,7 +208,7 @@ def _decode(particles: np.ndarray, first: int, tally: MutableMapping[str, int]) 
     with np.errstate(over="ignore"):  # left out next
         pz, energy = transverse * np.sinh(rapidity), transverse * np.cosh(rapidity)
         eta = np.arcsinh(pz / pt)
-    finite = np.isfinite(eta) & np.isfinite(energy.astype(np.float32))
+        finite = np.isfinite(eta) & np.isfinite(energy.astype(np.float32))
     tally["constituents"] += int((~finite).sum())
     lepton = np.isin(CODES[at], (11, 13))
     kind = np.where(lepton | (code == 22), code, np.where(charge == 0, 130, 211 * charge))

@@ -39,7 +39,7 @@ TREES = (("pfnano", "Events", ("FatJet_", "PFCands_", "PFCand_", "Jet_")), ("jet
          ("higgstobb", "deepntuplizer/tree", ("fj_", "pfcand_")))
 # Layouts that are known and not read: names, all of which are there, and what they are.
 FOREIGN = (({"jets", "jetConstituentList", "particleFeatureNames"},
-            "the layout of the hls4ml jet files (jetImage_*.h5, doi:10.5281/zenodo.3602260), which jetnb does not read"),)
+            "the layout of the hls4ml jet files (jetImage_*.h5, doi:10.5281/zenodo.3602260): jetnb does not read it"),)
 DELPHES = {"Event", "Particle", "Track", "Tower", "EFlowTrack", "Jet", "FatJet", "MissingET"}
 
 
@@ -179,6 +179,7 @@ def _why_root(path: Path) -> str:
     if len(DELPHES & set(branches.get("Delphes", ()))) > 1:
         return (f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
                 "their constituents, so write those as JetClass does (see jetnb.readers.jetclass)")
+    kinds = {name: kind for name, kind in kinds.items() if not kind.startswith("TDirectory")}
     if kinds and all(kind.startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in kinds.values()):
         some = ", ".join(list(kinds)[:8])
         return f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, {some}"
