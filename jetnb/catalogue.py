@@ -24,6 +24,7 @@ from jetnb.readers.identify import folder, identify, no_path, reader
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 PIECES = 32  # blocks of rows that a random part of files comes from, at least
+FEW = 2_000  # rows that are read to the end all the same
 DRAW = 0x647261  # says that a seed is used for drawing
 SPARE = 4  # times as many jets are looked at as are drawn, so that neighbours in a file are not drawn together
 CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:1111.6097, as well"
@@ -114,8 +115,8 @@ def load(name_or_path, files=None, *, n_jets: int | None = None, seed: int | Non
     BEWARE of the first jets of a file: they need not be like the rest. Top-tagging files have runs of ten jets of one
     class, JetNet and JetClass a file for each class, and data follow the run. With ``seed=1`` the `n_jets` are drawn at
     random over the whole length of all files, in random order, the same for the same seed, files and `n_jets`; jets of
-    one event are drawn together. Files are not read to the end for it: blocks of rows are drawn first, 32 or more with
-    four times as many rows as jets, then events in them; memory is that of twice the jets and a block.
+    one event are drawn together. Long files are not read to the end for it: blocks of rows are drawn first,
+    32 or more with four times as many jets, then events in them; memory is that of twice the jets and a block.
     describe(jets) says which part it is.
 
     Raises `ValueError` for an unknown name, more jets than there are, or a file that is not of the dataset, and
@@ -166,27 +167,36 @@ def _first(sources: Iterable[Source], files: list, n_jets: int | None) -> ak.Arr
 
 
 def _drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Array:
-    """`n_jets` of the jets in random blocks of rows: in these, the events with the lowest random numbers."""
+    """`n_jets` of the jets in random blocks of rows, of all rows where these are few: the events of lowest keys."""
     rng, n_rows = np.random.default_rng(seed), sum(one.n_rows for one in sources)
-    step = min(-(-SPARE * n_jets // PIECES), 10_000)
-    pieces = [(one, first) for one in sources for first in range(0, one.n_rows, step)]
-    blocks, keys, highest, seen, looked_at = [], [], np.inf, 0, 0
-    for one, first in (pieces[i] for i in rng.permutation(len(pieces))):
-        looked_at += 1
-        for block in one.blocks(first, first + step, block_size=step):
+    to_the_end = n_rows <= max(2 * SPARE * n_jets, FEW)
+    size = n_rows if to_the_end else min(-(-SPARE * n_jets // PIECES), 10_000)  # rows to read at a time
+    stride = max(size, n_rows // 100_000, 1)
+    pieces = [(one, first, min(first + stride, one.n_rows)) for one in sources
+              for first in range(0, one.n_rows, stride)]
+    pieces = pieces if to_the_end else [pieces[i] for i in rng.permutation(len(pieces))]
+    blocks, keys, highest, seen, n_read, places = [], [], np.inf, 0, 0, 0
+    for one, first, stop in pieces:
+        if seen >= SPARE * n_jets and not to_the_end:
+            break
+        want = -(-size * n_read // seen) if seen > n_read else size  # fewer where rows are events of several jets
+        if stop - first > want and not to_the_end:
+            pieces.append((one, first + want, stop))  # its turn comes when all others were not enough
+            stop = first + want
+        places, n_read = places + 1, n_read + stop - first
+        for block in one.blocks(first, stop):
             fresh = _keys(block, seed, rng)
             seen += len(block)
             blocks.append(block[fresh < highest])
             keys.append(fresh[fresh < highest])
-        if sum(map(len, keys)) > 2 * n_jets:  # what cannot be drawn any more leaves the memory
-            blocks, keys = _lowest(blocks, keys, n_jets)
-            highest = keys[0][-1]
-        if seen >= SPARE * n_jets:
-            break
+            if sum(map(len, keys)) > 2 * n_jets:  # what cannot be drawn any more leaves the memory
+                blocks, keys = _lowest(blocks, keys, n_jets)
+                highest = keys[0][-1]
     _enough(files, n_rows, seen, n_jets)
     (jets,), _ = _lowest(blocks, keys, n_jets)
-    return _noted(jets, f"{n_jets:,} jets drawn at random, seed {seed}, from {looked_at:,} of {len(pieces):,} blocks "
-                        f"of {step:,} rows, of {n_rows:,} rows in {len(files)} file{'s'[:len(files) > 1]}")
+    where = f"{n_rows:,} rows in {len(files)} file{'s'[:len(files) > 1]}"
+    return _noted(jets, f"{n_jets:,} jets drawn at random, seed {seed}, from {seen:,} jets of "
+                        + (f"all {where}" if n_read >= n_rows else f"{places:,} blocks of rows, of {where}"))
 
 
 def _keys(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:

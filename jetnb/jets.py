@@ -85,8 +85,8 @@ def to_columns(jets: ak.Array) -> tuple[dict, dict, np.ndarray]:
                          "jets with jetnb.jets.build, or ak.zip the columns")
     counts = ak.to_numpy(ak.num(jets.constituents)).astype(np.int64)
     flat = ak.flatten(jets.constituents)
-    return ({name: _plain(name, jets[name]) for name in ak.fields(jets) if name != "constituents"},
-            {name: _plain(f"constituents.{name}", flat[name]) for name in ak.fields(flat)}, counts)
+    return ({name: plain(name, jets[name]) for name in ak.fields(jets) if name != "constituents"},
+            {name: plain(f"constituents.{name}", flat[name]) for name in ak.fields(flat)}, counts)
 
 
 def check(jets: ak.Array) -> None:
@@ -276,10 +276,12 @@ def _closest(name: str, table: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _plain(name: str, values: ak.Array) -> np.ndarray:
+def plain(name: str, values: ak.Array) -> np.ndarray:
+    """One number in every row, (N,); `ValueError` that names what has missing values (option type) or lists."""
     if not isinstance(ak.type(values[:0]).content, ak.types.NumpyType):
         raise ValueError(f"{name} is of type {ak.type(values[:0]).content}, but must be one plain number "
-                         "in every row: fill or drop missing values")
+                         "in every row: where values are missing, as after jets.mask[...], select with jets[...] or "
+                         "use ak.drop_none or ak.fill_none")
     return ak.to_numpy(values)
 
 

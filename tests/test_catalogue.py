@@ -130,15 +130,17 @@ def rows(jets):
     return list(zip(jets.event.to_list(), jets.pt.to_list(), strict=True))
 
 
+@pytest.mark.parametrize("few", [2_000, 10])
 @pytest.mark.parametrize("as_file", [True, False])
-def test_a_seed_draws_over_the_whole_length(runs, as_file):
+def test_a_seed_draws_over_the_whole_length(runs, as_file, few, monkeypatch):
+    monkeypatch.setattr(catalogue, "FEW", few)
     load = functools.partial(jetnb.load, *(("aoj", [runs, runs]) if as_file else (runs,)))  # a store is a source, too
     whole = jetnb.load(runs)
     first = load(n_jets=40)
     assert rows(first) == rows(whole[:40]) and np.mean(first.label) == 0.5
     assert "the first 40" in jetnb.describe(first)
+    assert rows(load(n_jets=100, seed=1)) == rows(load(n_jets=100, seed=1)) != rows(load(n_jets=100, seed=2))
     drawn = load(n_jets=400, seed=1)
-    assert len(drawn) == 400 and rows(drawn) == rows(load(n_jets=400, seed=1)) != rows(load(n_jets=400, seed=2))
     assert "drawn at random, seed 1" in jetnb.describe(drawn)
     assert set(rows(drawn)) <= set(rows(whole)) and (as_file or len(set(rows(drawn))) == 400)
     place = np.sort(ak.to_numpy(drawn.event)) - 10**9
@@ -163,17 +165,26 @@ def test_a_part_that_was_drawn_can_be_split_with_the_same_seed(runs):
     assert all(40 < len(part) < 320 for part in parts)
 
 
-def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, monkeypatch):
+@pytest.mark.parametrize("jets_in_a_row", [1, 4])
+def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, monkeypatch, jets_in_a_row):
+    """Rows are jets, or events of four; the blocks that are read are short, many, and hold four times what is drawn."""
     read, real = [], catalogue.Source.blocks
+    whole = catalogue.Source(runs, "", 2000 // jets_in_a_row)
 
     def counted(self, start=0, stop=None, **options):
-        read.append((start, min(stop, self.n_rows)))
-        return real(self, start, stop, **options)
+        stop = min(stop, self.n_rows)
+        read.append((start, stop))
+        return real(self._replace(n_rows=2000), jets_in_a_row * start, jets_in_a_row * stop, **options)
 
+    monkeypatch.setattr(catalogue, "FEW", 100)
     monkeypatch.setattr(catalogue.Source, "blocks", counted)
-    drawn = catalogue.load("aoj", runs, n_jets=32, seed=3)
-    assert len(read) >= 32 and sum(stop - start for start, stop in read) <= 4 * 32 + 4
-    assert len(set((ak.to_numpy(drawn.event) - 10**9) // 25)) > 5, "of 20 parts of the file"
+    drawn = catalogue._drawn([whole], [runs], 32, 3)
+    n_read = sum(stop - start for start, stop in read)
+    assert len(read) >= 25 and 100 <= n_read * jets_in_a_row <= 150
+    assert len({row for start, stop in read for row in range(start, stop)}) == n_read, "none twice"
+    assert len(drawn) == 32 and len(set((ak.to_numpy(drawn.event) - 10**9) // 25)) > 4, "of 20 parts of the file"
+    said = f"from {n_read * jets_in_a_row} jets of {len(read)} blocks of rows, of {whole.n_rows:,} rows in 1 file"
+    assert J.provenance(drawn)["part"].endswith(said)
 
 
 def test_all_of_a_file_drawn_is_all_of_it_and_more_is_refused(runs):

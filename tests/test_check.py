@@ -174,8 +174,9 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     for name, content, words in (
             ("a.h5", b"<!DOCTYPE html><html>404 Not Found</html>", "web page"), ("b.root", b"", "empty"),
             ("c.h5", b"\x1f\x8b" + bytes(50), "gzip"), ("f.csv", b"pt,eta\n1,2\n", "neither HDF5, ROOT"),
-            ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"), ("g.npy", b"\x93NUMPY\x01\x00", "single array"),
-            ("h.pkl", b"\x80\x04\x95", "pickle"), ("i.root", b"\xfd7zXZ\x00", "unxz"), ("j.zip", b"PK\x05\x06", "empty zip"),
+            ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"),
+            ("g.npy", b"\x93NUMPY\x01\x00", "single array"), ("h.pkl", b"\x80\x04\x95", "pickle"),
+            ("i.root", b"\xfd7zXZ\x00", "unxz"), ("j.zip", b"PK\x05\x06", "empty zip"),
             ("e.tar", bytes(257) + b"ustar" + bytes(250), "tar -xf")):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, words)
@@ -257,7 +258,8 @@ def test_folders_addresses_and_patterns(good, tmp_path):
     refused(tmp_path, "there is no store at", "folder of data files (good.h5)", f"jetnb data convert {tmp_path}/*.h5")
     refused(tmp_path / "*.h5", "is a pattern", "fits 1 files", "sorted(glob.glob(")
     refused(tmp_path / "*.root", "is a pattern", "fits 0 files")
-    for address in ("https://zenodo.org/records/2603256/files/train.h5", "root://eospublic.cern.ch//eos/a.root", "s3://b/c.h5"):
+    for address in ("https://zenodo.org/records/2603256/files/train.h5", "root://eospublic.cern.ch//eos/a.root",
+                    "s3://bucket/c.h5"):
         refused(address, "is an address", "xrdcp" if address.startswith("root") else "jetnb data download")
         with pytest.raises(ValueError, match="is an address"):
             jetnb.load("toptagging", address)
@@ -270,6 +272,8 @@ def test_a_file_without_rows_says_so(good):
     change_length(good, 0)
     with pytest.raises(ValueError, match="good.h5: there are no rows, so no jets"):
         jetnb.load(good)
+    with pytest.raises(ValueError, match="good.h5: there are no rows, so no jets"):
+        jetnb.load(good, n_jets=3, seed=1)
     report = jetnb.check(good)
     assert not report.ok and "there are no jets (0 of 0 rows read)" in str(report)
 
@@ -360,7 +364,8 @@ def test_reports_are_printed_as_they_are_made_whatever_comes_after(good, tmp_pat
     monkeypatch.setattr(check, "check", watched)
     assert main(["data", "check", str(good), str(tmp_path / "nowhere"), str(second)]) == 1
     printed.append(capsys.readouterr().out)
-    assert [text.strip().partition(":")[0] for text in printed] == ["", str(good), str(tmp_path / "nowhere"), str(second)]
+    expected = ["", str(good), str(tmp_path / "nowhere"), str(second)]
+    assert [text.strip().partition(":")[0] for text in printed] == expected
     assert "400 jets; can be used" in printed[1] and "400 jets; can be used" in printed[3]
 
 
