@@ -61,6 +61,9 @@ def identify(path) -> str:
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir():
         raise ValueError(folder(path))
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a file nor a folder, but a pipe or a device: copy what comes out of it into "
+                         "a file")
     with path.open("rb") as stream:
         start = stream.read(512)
     kind = STARTS.get(start[:4])
