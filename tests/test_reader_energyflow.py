@@ -12,6 +12,8 @@ import awkward as ak
 import numpy as np
 import pytest
 import vector
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import jetnb
 from jetnb import jets as J
@@ -219,3 +221,25 @@ def test_refuses_what_is_missing_cut_or_damaged(tmp_path):
 def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(energyflow, "BLOCK", 24 * 32 * 5)
     assert [len(block) for block in energyflow.read(write(tmp_path / "a.npz"))] == [4, 5, 5, 5, 5, 5]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
+       compressed=st.booleans(), cut=st.floats(0.5, 3))
+def test_any_damaged_bytes_give_valid_jets_or_a_value_error_naming_the_file(tmp_path, flips, compressed, cut):
+    path = write(tmp_path / "QG_jets_2.npz", arrays(6, 5), compressed=compressed)
+    raw = bytearray(path.read_bytes())
+    for where, byte in flips:
+        raw[int(where * len(raw))] = byte
+    path.write_bytes(raw[:int(cut * len(raw))])
+    try:
+        for block in energyflow.read(path, block_size=4):
+            J.check(block)
+    except ValueError as error:
+        assert path.name in str(error)
+    jetnb.check(path)
+    try:
+        identify(path)
+    except ValueError as error:
+        assert path.name in str(error)

@@ -6,6 +6,8 @@ import awkward as ak
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import jetnb
 from jetnb import jets as J
@@ -133,3 +135,22 @@ def test_what_is_not_finite_is_left_out(jets, tmp_path):
     found = everything(write(tmp_path / "train_qg.h5", made), tally=tally)
     assert tally["jets"] == 1 and len(found) == 49 and tally["constituents"] >= 2
     J.check(found)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_values_give_valid_jets_or_a_value_error_naming_the_file(jets, tmp_path, data):
+    made = columns(jets[:6], slots=8)
+    for _ in range(data.draw(st.integers(1, 3))):
+        values = made[data.draw(st.sampled_from(sorted(made)))].reshape(-1)
+        with np.errstate(all="ignore"):
+            values[data.draw(st.integers(0, len(values) - 1))] = data.draw(st.sampled_from(
+                [0, 1, -1, 7, *([1e30, np.nan, -np.inf] if values.dtype.kind == "f" else [])]))
+    path = write(tmp_path / "train_qg.h5", made)
+    try:
+        for block in omnilearn.read(path, block_size=4):
+            J.check(block)
+    except ValueError as error:
+        assert path.name in str(error)
+    jetnb.check(path)

@@ -136,8 +136,9 @@ class _Totals:
             self.keys.append(np.stack([columns[name] for name in ("pt", "eta", "phi")], axis=1))
         if (counts > 0).any():
             pt, some = inside["pt"] * inside.get("puppi_weight", np.float32(1)), counts > 0
-            total = _padded.total(pt * np.cos(inside["phi"]), pt * np.sin(inside["phi"]), pt * np.sinh(inside["eta"]),
-                                  pt, counts)
+            with np.errstate(over="ignore", invalid="ignore"):  # absurd directions are for the findings
+                total = _padded.total(pt * np.cos(inside["phi"]), pt * np.sin(inside["phi"]),
+                                      pt * np.sinh(inside["eta"]), pt, counts)
             self.ratios.append((total["pt"][some] / columns["pt"][some]).astype(np.float32))
             off = [total["eta"] - columns["eta"], _padded.wrap_phi(total["phi"].astype(float) - columns["phi"])]
             self.angles.append(np.hypot(*off)[some].astype(np.float32))
