@@ -187,6 +187,23 @@ def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, 
     assert J.provenance(drawn)["part"].endswith(said)
 
 
+def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs, monkeypatch):
+    """Thirty jets in the first block that is drawn, two at the end of the next, none elsewhere: all 32 are found."""
+    order, jets, where = [], jetnb.load(runs), {}
+
+    def blocks(self, start=0, stop=None, **options):
+        order.append(start)
+        yield jets[[i for row in range(start, stop) for i in where.get(row, ())]]
+
+    monkeypatch.setattr(catalogue, "FEW", 10)
+    monkeypatch.setattr(catalogue.Source, "blocks", blocks)
+    with pytest.raises(ValueError, match="none of 300 rows holds a jet that can be used"):
+        catalogue._drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
+    where.update({order[0]: range(30), order[1] + 3: range(30, 32)})
+    drawn = catalogue._drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
+    assert sorted(rows(drawn)) == sorted(rows(jets[:32]))
+
+
 def test_all_of_a_file_drawn_is_all_of_it_and_more_is_refused(runs):
     whole, drawn = jetnb.load(runs), catalogue.load("aoj", runs, n_jets=2000, seed=1)
     assert sorted(rows(drawn)) == sorted(rows(whole)) and rows(drawn) != rows(whole)

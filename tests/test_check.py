@@ -262,6 +262,8 @@ def test_folders_addresses_and_patterns(good, tmp_path):
                     "s3://bucket/c.h5"):
         refused(address, "is an address", "xrdcp" if address.startswith("root") else "jetnb data download")
         with pytest.raises(ValueError, match="is an address"):
+            identify(address)
+        with pytest.raises(ValueError, match="is an address"):
             jetnb.load("toptagging", address)
     odd = tmp_path / "run[1].h5"
     odd.write_bytes(good.read_bytes())

@@ -216,6 +216,11 @@ def test_refuses_what_is_missing_cut_or_damaged(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match="a.npz is truncated or damaged .*CRC"):
         everything(path)
+    damaged = bytearray(write(path, compressed=True).read_bytes())
+    damaged[damaged.index(b"PK\x01\x02") + 16] ^= 1  # the checksum that the directory has of X
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="a.npz is truncated or damaged .*CRC"):
+        everything(path)
 
 
 def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
