@@ -169,8 +169,6 @@ def _raw(path: Path, x: _Array, y: _Array, rows: list[slice]) -> Iterator[tuple]
                 size = (here.stop - here.start) * _row(one)
                 with explained(path):
                     data = stream.read(size)
-                    if here.stop == one.shape[0]:
-                        stream.read(1)  # at its end the checksum is compared
                 if len(data) != size:
                     raise ValueError(f"{path}: array {one.name!r} ends before row {here.stop}: it is truncated; "
                                      f"{AGAIN}")
