@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import awkward as ak
+import numpy as np
 
 from jetnb import datasets, store
+from jetnb import jets as J
 from jetnb.readers import parquet
-from jetnb.readers.identify import identify, reader
+from jetnb.readers.identify import folder, identify, no_path, reader
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+PIECES = 32  # blocks of rows that a random part of files comes from, at least
+FEW = 2_000  # rows that are read to the end all the same
+DRAW = 0x647261  # says that a seed is used for drawing
+SPARE = 4  # times as many jets are looked at as are drawn, so that neighbours in a file are not drawn together
 CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:1111.6097, as well"
 
 
@@ -86,9 +92,11 @@ def source(path, dataset: str | None = None) -> Source:
     Raises `FileNotFoundError`, and `ValueError` for an unknown name and for a file of no known format, saying what it
     is instead.
     """
+    if reason := no_path(path):
+        raise ValueError(reason)
     path = Path(path)
     if path.is_dir():
-        return Source(path, "", len(store.open(path)))
+        return Source(path, "", len(_store(path)))
     if dataset is None:
         name = identify(path)
     else:
@@ -96,39 +104,129 @@ def source(path, dataset: str | None = None) -> Source:
     return Source(path, name, reader(name).count(path))
 
 
-def load(name_or_path, files=None, *, n_jets: int | None = None) -> ak.Array:
-    """Jets of a sample of `SAMPLES`, a store folder, or a file; the first `n_jets` if given.
+def load(name_or_path, files=None, *, n_jets: int | None = None, seed: int | None = None) -> ak.Array:
+    """Jets of a sample of `SAMPLES`, a store folder, or a file: all, the first `n_jets`, or with `seed` some at random.
 
     `files`: one or several files of a published dataset (a name of `jetnb.datasets.DATASETS`); their jets are then
     read into memory, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A file is also known by its content:
     ``load("RunG_batch0.h5")``. For more than memory holds, `convert` them once. Samples and stores are not read until
-    they are used. Raises `ValueError` for an unknown name, more jets than there are, or a file that is not of the
-    dataset, and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
+    they are used.
+
+    BEWARE of the first jets of a file: they need not be like the rest. Top-tagging files have runs of ten jets of one
+    class, JetNet and JetClass a file for each class, and data follow the run. With ``seed=1`` the `n_jets` are drawn at
+    random over the whole length of all files, in random order, the same for the same seed, files and `n_jets`; jets of
+    one event are drawn together. Long files are not read to the end for it: blocks of rows are drawn first,
+    32 or more with four times as many jets, then events in them; memory is that of twice the jets and a block.
+    describe(jets) says which part it is.
+
+    Raises `ValueError` for an unknown name, more jets than there are, or a file that is not of the dataset, and
+    `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
     """
     if n_jets is not None and n_jets < 1:
         raise ValueError(f"n_jets={n_jets} was asked for: ask for at least one jet")
+    if seed is not None and n_jets is None:
+        raise ValueError(f"seed={seed} draws n_jets at random, but n_jets was not given: say how many")
     path = Path(name_or_path)
-    if files is not None:
-        return _in_memory(read(files, str(name_or_path)), files, n_jets)
-    if str(name_or_path) not in SAMPLES and path.is_file() and identify(path) != "parquet":
-        return _in_memory(read(path), path, n_jets)
+    if files is not None or (str(name_or_path) not in SAMPLES and path.is_file() and identify(path) != "parquet"):
+        dataset, files = (None, path) if files is None else (str(name_or_path), files)
+        files = [files] if isinstance(files, (str, Path)) else list(files)
+        if not files:
+            raise ValueError("files is an empty list: name at least one file")
+        sources = (source(file, dataset) for file in files)  # opened when it is their turn
+        return _first(sources, files, n_jets) if seed is None else _drawn(list(sources), files, n_jets, seed)
     opened = open_store(name_or_path)
     if n_jets is not None and n_jets > len(opened):
         raise ValueError(f"{name_or_path} has {len(opened)} jets, n_jets={n_jets} was asked for: ask for 1 "
                          f"to {len(opened)}, or make more with `python -m jetnb simulate`")
-    return opened.jets[:n_jets]
+    if n_jets is None or n_jets == len(opened) and seed is None:
+        return opened.jets
+    if seed is None:
+        return _noted(opened.jets[:n_jets], f"the first {n_jets:,} of {len(opened):,} jets")
+    chosen = np.argsort(_keys(opened.jets, seed, np.random.default_rng(seed)), kind="stable")[:n_jets]
+    return _noted(opened.jets[chosen], f"{n_jets:,} of {len(opened):,} jets drawn at random, seed {seed}")
 
 
-def _in_memory(blocks: Iterable[ak.Array], files, n_jets: int | None) -> ak.Array:
-    jets, taken = [], 0
-    for block in blocks:
-        jets.append(block[:None if n_jets is None else n_jets - taken])
-        taken += len(jets[-1])
-        if taken == n_jets:
+def _first(sources: Iterable[Source], files: list, n_jets: int | None) -> ak.Array:
+    """All jets of the sources, or the first `n_jets`."""
+    blocks, taken, n_rows = [], 0, 0
+    for number, one in enumerate(sources, start=1):
+        n_rows += one.n_rows
+        tally = {}
+        for block in one.blocks(tally=tally):
+            blocks.append(block[:None if n_jets is None else n_jets - taken])
+            taken += len(blocks[-1])
+            if taken == n_jets:
+                jets = ak.Array(ak.concatenate(blocks), attrs=blocks[0].attrs)
+                if number == len(files) and len(block) == len(blocks[-1]) and tally.get("rows") == one.n_rows:
+                    return jets  # there are no more
+                where = (f"{one.n_rows:,} rows of {one.path.name}" if len(files) == 1 else
+                         f"{len(files)} files, of which {number} {'were' if number > 1 else 'was'} opened")
+                return _noted(jets, f"the first {taken:,} jets of {where}; seed=1 in load draws over the whole length")
+    _enough(files, n_rows, taken, n_jets)
+    return ak.Array(ak.concatenate(blocks), attrs=blocks[0].attrs)
+
+
+def _drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Array:
+    """`n_jets` of the jets in random blocks of rows, of all rows where these are few: the events of lowest keys."""
+    rng, n_rows = np.random.default_rng(seed), sum(one.n_rows for one in sources)
+    to_the_end = n_rows <= max(2 * SPARE * n_jets, FEW)
+    size = n_rows if to_the_end else min(-(-SPARE * n_jets // PIECES), 10_000)  # rows to read at a time
+    stride = max(size, n_rows // 100_000, 1)
+    pieces = [(one, first, min(first + stride, one.n_rows)) for one in sources
+              for first in range(0, one.n_rows, stride)]
+    pieces = pieces if to_the_end else [pieces[i] for i in rng.permutation(len(pieces))]
+    blocks, keys, highest, seen, n_read, places = [], [], np.inf, 0, 0, 0
+    for one, first, stop in pieces:
+        if seen >= SPARE * n_jets and not to_the_end:
             break
-    if not taken or (n_jets is not None and taken < n_jets):
-        raise ValueError(f"{files} hold {taken} jets, fewer than the {n_jets or 1} asked for: name more files")
-    return ak.Array(ak.concatenate(jets), attrs=jets[0].attrs)
+        want = -(-size * n_read // seen) if seen > n_read else size  # fewer where rows are events of several jets
+        if stop - first > want and not to_the_end:
+            pieces.append((one, first + want, stop))  # its turn comes when all others were not enough
+            stop = first + want
+        places, n_read = places + 1, n_read + stop - first
+        for block in one.blocks(first, stop):
+            fresh = _keys(block, seed, rng)
+            seen += len(block)
+            blocks.append(block[fresh < highest])
+            keys.append(fresh[fresh < highest])
+            if sum(map(len, keys)) > 2 * n_jets:  # what cannot be drawn any more leaves the memory
+                blocks, keys = _lowest(blocks, keys, n_jets)
+                highest = keys[0][-1]
+    _enough(files, n_rows, seen, n_jets)
+    (jets,), _ = _lowest(blocks, keys, n_jets)
+    where = f"{n_rows:,} rows in {len(files)} file{'s'[:len(files) > 1]}"
+    return _noted(jets, f"{n_jets:,} jets drawn at random, seed {seed}, from {seen:,} jets of "
+                        + (f"all {where}" if n_read >= n_rows else f"{places:,} blocks of rows, of {where}"))
+
+
+def _keys(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:
+    """A random number for each jet, the same for all jets of an event, in whichever blocks they are.
+
+    Not those of `jets.split` with this seed: what is drawn by them would all be in its first part.
+    """
+    return J.uniform(ak.to_numpy(jets.event), (seed, DRAW)) if "event" in jets.fields else rng.random(len(jets))
+
+
+def _lowest(blocks: list[ak.Array], keys: list[np.ndarray], n: int) -> tuple[list, list]:
+    """The `n` jets with the lowest keys, in one block by rising keys, jets of one event in their order."""
+    together = np.concatenate(keys)
+    order = np.argsort(together, kind="stable")[:n]
+    return [ak.Array(ak.to_packed(ak.concatenate(blocks)[order]), attrs=blocks[0].attrs)], [together[order]]
+
+
+def _enough(files: list, n_rows: int, n_found: int, n_jets: int | None) -> None:
+    names = ", ".join(map(str, files[:3])) + (" ..." if len(files) > 3 else "")
+    if not n_rows:
+        raise ValueError(f"{names}: there are no rows, so no jets, as where a job selected nothing: get another file")
+    if not n_found:
+        raise ValueError(f"{names}: none of {n_rows:,} rows holds a jet that can be used: `jetnb data check` says why")
+    if n_jets is not None and n_found < n_jets:
+        raise ValueError(f"{names} hold {n_found} jets, fewer than the {n_jets} asked for: name more files")
+
+
+def _noted(jets: ak.Array, part: str) -> ak.Array:
+    """The same jets, with the part that they are in their provenance."""
+    return ak.Array(jets, attrs={"jetnb": {**J.provenance(jets), "part": part}})
 
 
 def read(files, dataset: str | None = None) -> Iterator[ak.Array]:
@@ -159,13 +257,15 @@ def open_store(name_or_path) -> store.Store:
                 f"the shipped file {path} is missing: fetch it with `git checkout -- {path.name}` in {DATA}, "
                 f"or make it again with `python -m jetnb simulate {sample.name} --jets {sample.n_jets} "
                 f"--seed 1 --out {path}`")
+    elif reason := no_path(name_or_path):
+        raise ValueError(reason)
     elif not path.exists():
         close = difflib.get_close_matches(str(name_or_path), SAMPLES, 1)
         raise ValueError(f"{name_or_path!r} is neither a sample nor a file"
                          + (f": did you mean {close[0]!r}?" if close else ";")
                          + f" The samples are {', '.join(SAMPLES)}")
     if path.is_dir():
-        return store.open(path)
+        return _store(path)
     target = derived() / "stores" / f"{path.stem}-{_sha256(path)[:12]}"
     if not target.exists():
         try:
@@ -173,6 +273,12 @@ def open_store(name_or_path) -> store.Store:
         except store.StoreExistsError:
             pass  # another process has just made the same store
     return store.open(target)
+
+
+def _store(path: Path) -> store.Store:
+    if not (path / "meta.json").exists():
+        raise store.StoreError(f"there is no store at {path}: {folder(path)}")
+    return store.open(path)
 
 
 def derived() -> Path:

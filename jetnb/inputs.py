@@ -235,10 +235,10 @@ def _fold(phi: np.ndarray) -> np.ndarray:
 def _packed(jets: ak.Array, fields: Sequence[str], features: Sequence[str]) -> Batch:
     """Constituent `fields` as packed batch."""
     _need(features, jets.constituents.fields)
-    offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(jets.constituents)))])
+    offsets = np.concatenate([[0], np.cumsum(J.plain("the number of constituents", ak.num(jets.constituents)))])
     x = np.empty((offsets[-1], len(fields)), np.float32)
     for i, field in enumerate(fields):
-        x[:, i] = ak.to_numpy(ak.flatten(jets.constituents[field]))
+        x[:, i] = J.plain(f"constituents.{field}", ak.flatten(jets.constituents[field]))
     return Batch(x, offsets)
 
 
@@ -248,7 +248,8 @@ def _axis(jets: ak.Array | Mapping) -> list[np.ndarray]:
     if missing := [name for name in AXIS if name not in have]:
         raise ValueError(f"jets: {missing[0]!r} is missing, there are only {', '.join(have)}: the jet axis needs "
                          f"{', '.join(AXIS)}")
-    return [np.asarray(jets[name], np.float64) for name in AXIS]
+    return [np.asarray(jets[name] if isinstance(jets, Mapping) else J.plain(name, jets[name]), np.float64)
+            for name in AXIS]
 
 
 def _known(features: Iterable[str]) -> tuple[str, ...]:

@@ -85,8 +85,8 @@ def to_columns(jets: ak.Array) -> tuple[dict, dict, np.ndarray]:
                          "jets with jetnb.jets.build, or ak.zip the columns")
     counts = ak.to_numpy(ak.num(jets.constituents)).astype(np.int64)
     flat = ak.flatten(jets.constituents)
-    return ({name: _plain(name, jets[name]) for name in ak.fields(jets) if name != "constituents"},
-            {name: _plain(f"constituents.{name}", flat[name]) for name in ak.fields(flat)}, counts)
+    return ({name: plain(name, jets[name]) for name in ak.fields(jets) if name != "constituents"},
+            {name: plain(f"constituents.{name}", flat[name]) for name in ak.fields(flat)}, counts)
 
 
 def check(jets: ak.Array) -> None:
@@ -186,8 +186,9 @@ def describe(jets: ak.Array) -> str:
         lines.append(about["description"])
     if "label" in jets.fields:
         label = ak.to_numpy(jets.label)
-        per_class = [f"{name} {np.sum(label == i):,}" for i, name in enumerate(about["classes"])]
-        lines.append(", ".join(["classes: " + ", ".join(per_class), f"unlabelled {np.sum(label < 0):,}"]))
+        number = [*(np.sum(label == i) for i in range(len(about["classes"]))), np.sum(label < 0)]
+        lines.append("classes: " + ", ".join(f"{name} {n:,} ({n / max(len(label), 1):.1%})" for name, n in zip(
+            (*about["classes"], "unlabelled"), number, strict=True)))
     lines += [f"jet fields: {', '.join(f for f in jets.fields if f != 'constituents')}",
               f"constituent fields: {', '.join(jets.constituents.fields)}"]
     for key, value in about.items():
@@ -211,7 +212,7 @@ def split(jets: ak.Array, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed:
     if "event" not in jets.fields:
         raise ValueError("a split needs the field 'event', one integer per collision; these jets have none")
     edges = np.cumsum(fractions)[:-1]
-    part = np.searchsorted(edges, _uniform(ak.to_numpy(jets.event), seed), side="right")
+    part = np.searchsorted(edges, uniform(ak.to_numpy(jets.event), seed), side="right")
     sizes = np.bincount(part, minlength=len(fractions))
     for i, fraction in enumerate(fractions):
         if fraction > 0 and sizes[i] == 0:
@@ -245,8 +246,8 @@ def label_budgets(jets: ak.Array, budgets: Iterable[int], *, seed: int) -> dict[
     return {n: order[:n] for n in budgets}
 
 
-def _uniform(event: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each event number, by the splitmix64 hash."""
+def uniform(event: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
+    """A number in [0, 1) for each event number (N,), by the splitmix64 hash: what `split` goes by."""
     key = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
     z = event.astype(np.int64).view(np.uint64) + key
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -275,10 +276,12 @@ def _closest(name: str, table: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _plain(name: str, values: ak.Array) -> np.ndarray:
+def plain(name: str, values: ak.Array) -> np.ndarray:
+    """One number in every row, (N,); `ValueError` that names what has missing values (option type) or lists."""
     if not isinstance(ak.type(values[:0]).content, ak.types.NumpyType):
         raise ValueError(f"{name} is of type {ak.type(values[:0]).content}, but must be one plain number "
-                         "in every row: fill or drop missing values")
+                         "in every row: where values are missing, as after jets.mask[...], select with jets[...] or "
+                         "use ak.drop_none or ak.fill_none")
     return ak.to_numpy(values)
 
 

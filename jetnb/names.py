@@ -145,6 +145,7 @@ CLASSES = {c.name: c for c in (
     Class("QCD_others", r"light $q/g$", GREY),
     Class("gluon", r"$g$", GREY),
     Class("light_quark", r"$q$", BLUE),
+    Class("quark", r"$q$", BLUE),
     Class("pile_up", "pile-up", ORANGE),
     Class("hard_scatter", "hard scatter", BLUE),
 )}

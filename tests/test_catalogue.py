@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import multiprocessing
 
 import awkward as ak
+import numpy as np
 import pytest
 
 import jetnb
 from jetnb import catalogue, store
+from jetnb import jets as J
 from jetnb.__main__ import main
 from jetnb.readers import aspen, parquet
 
@@ -108,6 +111,121 @@ def test_files_of_a_published_dataset(tmp_path):
     with pytest.raises(ValueError, match="batch1.h5"):
         catalogue.convert(files, tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A store of 2000 jets, four in each event, in the order of top-tagging files: ten of one class after the other."""
+    jets = jetnb.load("jetclass", n_jets=2000)
+    folder = tmp_path_factory.mktemp("runs")
+    jets["label"] = (np.arange(2000) // 10 % 2).astype(np.int16)
+    jets["event"] = np.arange(2000) // 4 + 10**9
+    columns, inside, counts = J.to_columns(jets)
+    about = {key: value for key, value in J.provenance(jets).items() if key != "part"}
+    return store.write(folder / "store", J.build(columns, inside, counts, provenance=about)).path
+
+
+def rows(jets):
+    """What tells one jet from another."""
+    return list(zip(jets.event.to_list(), jets.pt.to_list(), strict=True))
+
+
+@pytest.mark.parametrize("few", [2_000, 10])
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_seed_draws_over_the_whole_length(runs, as_file, few, monkeypatch):
+    monkeypatch.setattr(catalogue, "FEW", few)
+    load = functools.partial(jetnb.load, *(("aoj", [runs, runs]) if as_file else (runs,)))  # a store is a source, too
+    whole = jetnb.load(runs)
+    first = load(n_jets=40)
+    assert rows(first) == rows(whole[:40]) and np.mean(first.label) == 0.5
+    assert "the first 40" in jetnb.describe(first)
+    assert rows(load(n_jets=100, seed=1)) == rows(load(n_jets=100, seed=1)) != rows(load(n_jets=100, seed=2))
+    drawn = load(n_jets=400, seed=1)
+    assert "drawn at random, seed 1" in jetnb.describe(drawn)
+    assert set(rows(drawn)) <= set(rows(whole)) and (as_file or len(set(rows(drawn))) == 400)
+    place = np.sort(ak.to_numpy(drawn.event)) - 10**9
+    assert place[0] < 50 and place[-1] >= 450 and abs(place.mean() - 250) < 40, "from end to end"
+    assert np.abs(np.corrcoef(drawn.event, np.arange(400))[0, 1]) < 0.2, "in no order"
+    assert abs(np.mean(drawn.label) - 0.5) < 0.1
+
+
+def test_events_are_drawn_whole_and_equally_often(runs):
+    counts = np.zeros(500)
+    for seed in range(40):
+        drawn = catalogue.load("aoj", runs, n_jets=400, seed=seed)
+        event = ak.to_numpy(drawn.event)
+        _, starts, sizes = np.unique(event, return_index=True, return_counts=True)
+        assert np.mean(sizes == 4) > 0.95 and np.count_nonzero(np.diff(event)) == len(starts) - 1, "not torn"
+        counts += np.bincount(event - 10**9, minlength=500) / 4
+    assert abs(counts.mean() - 8) < 1e-9 and counts.max() < 22 and (counts == 0).sum() < 5  # 40 times 100 of 500
+
+
+def test_a_part_that_was_drawn_can_be_split_with_the_same_seed(runs):
+    parts = J.split(catalogue.load("aoj", runs, n_jets=400, seed=5), seed=5)
+    assert all(40 < len(part) < 320 for part in parts)
+
+
+@pytest.mark.parametrize("jets_in_a_row", [1, 4])
+def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, monkeypatch, jets_in_a_row):
+    """Rows are jets, or events of four; the blocks that are read are short, many, and hold four times what is drawn."""
+    read, real = [], catalogue.Source.blocks
+    whole = catalogue.Source(runs, "", 2000 // jets_in_a_row)
+
+    def counted(self, start=0, stop=None, **options):
+        stop = min(stop, self.n_rows)
+        read.append((start, stop))
+        return real(self._replace(n_rows=2000), jets_in_a_row * start, jets_in_a_row * stop, **options)
+
+    monkeypatch.setattr(catalogue, "FEW", 100)
+    monkeypatch.setattr(catalogue.Source, "blocks", counted)
+    drawn = catalogue._drawn([whole], [runs], 32, 3)
+    n_read = sum(stop - start for start, stop in read)
+    assert len(read) >= 25 and 100 <= n_read * jets_in_a_row <= 150
+    assert len({row for start, stop in read for row in range(start, stop)}) == n_read, "none twice"
+    assert len(drawn) == 32 and len(set((ak.to_numpy(drawn.event) - 10**9) // 25)) > 4, "of 20 parts of the file"
+    said = f"from {n_read * jets_in_a_row} jets of {len(read)} blocks of rows, of {whole.n_rows:,} rows in 1 file"
+    assert J.provenance(drawn)["part"].endswith(said)
+
+
+def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs, monkeypatch):
+    """Thirty jets in the first block that is drawn, two at the end of the next, none elsewhere: all 32 are found."""
+    order, jets, where = [], jetnb.load(runs), {}
+
+    def blocks(self, start=0, stop=None, **options):
+        order.append(start)
+        yield jets[[i for row in range(start, stop) for i in where.get(row, ())]]
+
+    monkeypatch.setattr(catalogue, "FEW", 10)
+    monkeypatch.setattr(catalogue.Source, "blocks", blocks)
+    with pytest.raises(ValueError, match="none of 300 rows holds a jet that can be used"):
+        catalogue._drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
+    where.update({order[0]: range(30), order[1] + 3: range(30, 32)})
+    drawn = catalogue._drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
+    assert sorted(rows(drawn)) == sorted(rows(jets[:32]))
+
+
+def test_all_of_a_file_drawn_is_all_of_it_and_more_is_refused(runs):
+    whole, drawn = jetnb.load(runs), catalogue.load("aoj", runs, n_jets=2000, seed=1)
+    assert sorted(rows(drawn)) == sorted(rows(whole)) and rows(drawn) != rows(whole)
+    with pytest.raises(ValueError, match="hold 2000 jets, fewer than the 2001 asked for: name more files"):
+        catalogue.load("aoj", runs, n_jets=2001, seed=1)
+    with pytest.raises(ValueError, match="seed=1 draws n_jets at random, but n_jets was not given"):
+        jetnb.load(runs, seed=1)
+    with pytest.raises(ValueError, match="files is an empty list"):
+        jetnb.load("aoj", [])
+    assert "part" not in J.provenance(jetnb.load(runs)) and "part" not in J.provenance(jetnb.load(runs, n_jets=2000))
+
+
+def test_one_class_a_file_is_mixed_by_a_seed_and_said_without(tmp_path):
+    jets = jetnb.load("aoj", n_jets=60)
+    files = [aspen.write(tmp_path / f"{i}.h5", jets[30 * i:30 * i + 30]) for i in range(2)]
+    first = jetnb.load("aoj", files, n_jets=20)
+    assert "the first 20 jets of 2 files, of which 1 was opened; seed=1 in load draws" in jetnb.describe(first)
+    assert "the first 20 jets of 30 rows of 0.h5; seed" in jetnb.describe(jetnb.load(files[0], n_jets=20))
+    drawn = jetnb.load("aoj", files, n_jets=20, seed=1)
+    both = [set(jetnb.load(file).pt.to_list()) for file in files]
+    assert all(4 < len(one & set(drawn.pt.to_list())) < 16 for one in both)
+    assert "part" not in J.provenance(jetnb.load("aoj", files, n_jets=60))
 
 
 def test_convert_from_the_command_line(tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import awkward as ak
@@ -14,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from test_reader_pfnano import write_by_hand
 
 import jetnb
 from jetnb import jets as J
 from jetnb import store
 from jetnb.__main__ import main
-from jetnb.readers import aspen, parquet
+from jetnb.catalogue import Source
+from jetnb.readers import aspen, check, parquet
 from jetnb.readers.identify import identify
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
@@ -171,6 +175,8 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
             ("a.h5", b"<!DOCTYPE html><html>404 Not Found</html>", "web page"), ("b.root", b"", "empty"),
             ("c.h5", b"\x1f\x8b" + bytes(50), "gzip"), ("f.csv", b"pt,eta\n1,2\n", "neither HDF5, ROOT"),
             ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"),
+            ("g.npy", b"\x93NUMPY\x01\x00", "single array"), ("h.pkl", b"\x80\x04\x95", "pickle"),
+            ("i.root", b"\xfd7zXZ\x00", "unxz"), ("j.zip", b"PK\x05\x06", "empty zip"),
             ("e.tar", bytes(257) + b"ustar" + bytes(250), "tar -xf")):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, words)
@@ -179,15 +185,107 @@ def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     refused(tmp_path / "other.h5", "of no dataset", "weights (3, 2)")
     with uproot.recreate(tmp_path / "histograms.root") as file:
         file["h"] = np.histogram([1, 2, 3])
-    refused(tmp_path / "histograms.root", "of no dataset", "it has h")
+        file["deeper/p"] = np.histogram([1, 2, 3])
+    refused(tmp_path / "histograms.root", "of no dataset", "histograms alone, h")
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
     refused(tmp_path / "other.parquet", "of no dataset", "columns x")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        jetnb.check(tmp_path / "nowhere.h5")
+    report = jetnb.check(tmp_path / "nowhere.h5")
+    assert not report.ok and "there is no file" in str(report) and "nowhere.h5" in str(report)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="there is no store at"):
         jetnb.load(tmp_path / "folder")
     assert not jetnb.check(tmp_path / "folder").ok
+
+
+def hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name.replace("__", "/")] = values
+    return path
+
+
+def test_one_name_alone_makes_no_file_that_of_a_format(tmp_path):
+    """Each of these has a name of a known format by chance: what is there is listed, and no format is named."""
+    for name in ("PFCands", "particle_features", "X_pfo", "fj_pt", "jets", "data"):
+        path = hdf5(tmp_path / f"{name}.h5", **{name: np.zeros((3, 2)), "mine": np.zeros(4)})
+        refused(path, "of no dataset", f"{name} (3, 2)", "mine (4,)")
+    for tree, branches in (("tree", ("part_px", "x")), ("Events", ("FatJet_pt", "x")), ("CollectionTree", ("x", "y"))):
+        path = tmp_path / f"{tree}.root"
+        with uproot.recreate(path) as file:
+            file.mktree(tree, dict.fromkeys(branches, "f4")).extend({name: np.zeros(7, "f4") for name in branches})
+        refused(path, "of no dataset", f"{tree} (TTree of 7 rows: {', '.join(branches)})")
+    pq.write_table(pa.table({"part_px": [1.0], "x": [1]}), tmp_path / "one.parquet")
+    refused(tmp_path / "one.parquet", "of no dataset", "columns part_px, x")
+
+
+def test_known_layouts_that_are_not_read_are_named(tmp_path):
+    names = ("jetConstituentList", "jetFeatureNames", "jetImage", "jetImageECAL", "jetImageHCAL", "jets",
+             "particleFeatureNames")
+    refused(hdf5(tmp_path / "jetImage_7_150p_0_10000.h5", **{name: np.zeros((2, 3)) for name in names}), "hls4ml")
+    with uproot.recreate(tmp_path / "delphes.root") as file:
+        file["ProcessID0"] = np.histogram([1, 2])
+        branches = ("Event", "Particle", "Track", "Tower", "Jet")
+        file.mktree("Delphes", dict.fromkeys(branches, "f4")).extend({name: np.zeros(2, "f4") for name in branches})
+    refused(tmp_path / "delphes.root", "events of Delphes", "Particle")
+    np.savez(tmp_path / "mine.npz", weights=np.zeros(3), bias=np.zeros(1))
+    refused(tmp_path / "mine.npz", "NumPy archive", "arrays weights, bias")
+    np.savez(tmp_path / "qg.npz", X=np.zeros((3, 2)), y=np.zeros(3))
+    refused(tmp_path / "qg.npz", "array 'X' is float64 of shape (3, 2)", "EnergyFlow")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("a.root", b"root")
+    refused(tmp_path / "more.zip", "zip archive of a.root", "unzip")
+    torch = pytest.importorskip("torch")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pt")
+    refused(tmp_path / "net.pt", "torch.save", "load_public")
+
+
+def test_the_key_of_a_table_of_pandas_is_looked_into(tmp_path):
+    def table(*shapes):
+        kinds = [("index", "i8"), *((f"values_block_{i}", kind, shape) for i, (kind, shape) in enumerate(shapes))]
+        return np.zeros(2, kinds)
+
+    refused(hdf5(tmp_path / "key.h5", df__table=table(("f4", (804,)), ("i8", (2,)))), "key 'df'", "key='table'",
+            "Top Quark Tagging Reference")
+    refused(hdf5(tmp_path / "other.h5", df__table=table(("f8", (5,)))), "key 'df'", "values_block_0 float64 (5,)",
+            "of no dataset")
+    refused(hdf5(tmp_path / "fixed.h5", data__axis0=np.zeros(806, "S5"), data__axis1=np.zeros(9),
+                 data__block0_values=np.zeros((9, 804))), "key 'data'", "block0_values (9, 804)")
+    refused(hdf5(tmp_path / "table.h5", table__table=table(("f8", (5,)))), "values_block_0", "Top Quark Tagging")
+    refused(hdf5(tmp_path / "none.h5", table=np.zeros(3)), "of no dataset", "table (3,)")
+
+
+def test_folders_addresses_and_patterns(good, tmp_path):
+    refused(tmp_path, "there is no store at", "folder of data files (good.h5)", f"jetnb data convert {tmp_path}/*.h5")
+    refused(tmp_path / "*.h5", "is a pattern", "fits 1 files", "sorted(glob.glob(")
+    refused(tmp_path / "*.root", "is a pattern", "fits 0 files")
+    for address in ("https://zenodo.org/records/2603256/files/train.h5", "root://eospublic.cern.ch//eos/a.root",
+                    "s3://bucket/c.h5"):
+        refused(address, "is an address", "xrdcp" if address.startswith("root") else "jetnb data download")
+        with pytest.raises(ValueError, match="is an address"):
+            identify(address)
+        with pytest.raises(ValueError, match="is an address"):
+            jetnb.load("toptagging", address)
+    odd = tmp_path / "run[1].h5"
+    odd.write_bytes(good.read_bytes())
+    assert jetnb.check(odd).ok, "a file may have such a name"
+
+
+def test_a_file_without_rows_says_so(good):
+    change_length(good, 0)
+    with pytest.raises(ValueError, match="good.h5: there are no rows, so no jets"):
+        jetnb.load(good)
+    with pytest.raises(ValueError, match="good.h5: there are no rows, so no jets"):
+        jetnb.load(good, n_jets=3, seed=1)
+    report = jetnb.check(good)
+    assert not report.ok and "there are no jets (0 of 0 rows read)" in str(report)
+
+
+def change_length(path, n):
+    with h5py.File(path, "r+") as file:
+        for name in list(file):
+            values = file[name][:n]
+            del file[name]
+            file[name] = values
 
 
 def test_a_file_of_a_known_dataset_that_lacks_a_part_says_which(good, tmp_path):
@@ -195,7 +293,8 @@ def test_a_file_of_a_known_dataset_that_lacks_a_part_says_which(good, tmp_path):
         del file["jet_tagging"]
     refused(good, "no dataset 'jet_tagging'")
     with uproot.recreate(tmp_path / "part.root") as file:
-        file.mktree("tree", {"part_px": "var * float32"}).extend({"part_px": ak.Array([[1.0]])})
+        both = ("part_px", "part_pz")
+        file.mktree("tree", dict.fromkeys(both, "var * float32")).extend(dict.fromkeys(both, ak.Array([[1.0]])))
     refused(tmp_path / "part.root", "no column part_py")
 
 
@@ -222,11 +321,54 @@ def test_the_command_line(good, tmp_path, capsys):
     good.write_bytes(good.read_bytes()[:2000])
     assert main(["data", "check", str(good)]) == 1
     assert "truncated" in capsys.readouterr().out
-    assert main(["data", "check", str(tmp_path / "nowhere")]) == 2
+    assert main(["data", "check", str(tmp_path / "nowhere")]) == 1
+    assert f"there is no file {tmp_path / 'nowhere'}" in capsys.readouterr().out
     assert main(["data", "list"]) == 0 and main(["data", "info", "jetnet"]) == 0
     assert "arXiv:2106.11535" in capsys.readouterr().out
     assert main(["data", "download", "aoj", "--into", str(tmp_path)]) == 2
     assert "say which files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "level", "words"), [
+    (ModuleNotFoundError("jets must be clustered, which needs FastJet: pip install fastjet"), "NOT READ", "FastJet"),
+    (MemoryError("Unable to allocate 80 GiB"), "NOT READ", "not enough memory (Unable to allocate 80 GiB)"),
+    (PermissionError(13, "Permission denied"), "PROBLEM", "Permission denied"),
+    (ValueError("row 7 is odd"), "PROBLEM", "row 7 is odd")])
+def test_what_stops_a_reader_is_a_finding(good, monkeypatch, error, level, words):
+    def blocks(*_, **__):
+        yield from itertools.islice(aspen.read(good, block_size=100), 2)
+        raise error
+
+    monkeypatch.setattr(Source, "blocks", blocks)
+    report = jetnb.check(good)
+    assert not report.ok and report.n_jets == 200 and report.format == "aspen" and levels(report, words) == [level]
+    assert str(report).startswith(f"{good}: aspen, 200 jets; "), "it names its file"
+    assert ("not judged" in str(report)) == (level == "NOT READ"), "a file is not blamed for what is missing here"
+
+
+def test_without_fastjet_a_file_that_needs_it_is_not_judged(tmp_path, monkeypatch):
+    path = write_by_hand(tmp_path / "a.root", linked=False)
+    monkeypatch.setitem(sys.modules, "fastjet", None)
+    report = jetnb.check(path)
+    assert not report.ok and levels(report, "pip install fastjet") == ["NOT READ"] and "not judged" in str(report)
+
+
+def test_reports_are_printed_as_they_are_made_whatever_comes_after(good, tmp_path, capsys, monkeypatch):
+    """Each file has its report before the next is opened, and a file that cannot be read costs no other its own."""
+    second, printed = tmp_path / "second.h5", []
+    second.write_bytes(good.read_bytes())
+    real = check.check
+
+    def watched(path):
+        printed.append(capsys.readouterr().out)
+        return real(path)
+
+    monkeypatch.setattr(check, "check", watched)
+    assert main(["data", "check", str(good), str(tmp_path / "nowhere"), str(second)]) == 1
+    printed.append(capsys.readouterr().out)
+    expected = ["", str(good), str(tmp_path / "nowhere"), str(second)]
+    assert [text.strip().partition(":")[0] for text in printed] == expected
+    assert "400 jets; can be used" in printed[1] and "400 jets; can be used" in printed[3]
 
 
 MEMORY = """

@@ -14,12 +14,14 @@ from jetnb import datasets
 from jetnb.datasets import DATASETS, RemoteFile
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "PHYSLITE_example.root"
-READERS = {"aspen", "jetclass", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite", "dumper", "jetnet"}
+READERS = {"aspen", "jetclass", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite", "dumper", "jetnet",
+           "energyflow", "omnilearn"}
 
 
 def test_every_row_is_complete():
-    assert list(DATASETS) == ["aoj", "jetclass", "jetclass2", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite",
-                              "jetset", "jetnet", "jetnet150"]
+    assert list(DATASETS) == ["aoj", "jetclass", "jetclass2", "toptagging", "quarkgluon", "quarkgluon_withbc",
+                              "quarkgluon_herwig", "quarkgluon_herwig_withbc", "higgstobb", "hh4b", "pfnano",
+                              "physlite", "jetset", "jetnet", "jetnet150", "omnilearn"]
     assert {dataset.reader for dataset in DATASETS.values()} == READERS
     for name, dataset in DATASETS.items():
         assert dataset.name == name and dataset.title and dataset.licence and dataset.description.endswith(".")
@@ -30,14 +32,14 @@ def test_every_row_is_complete():
         assert len({file.name for file in dataset.files}) == len(dataset.files)
         for file in dataset.files:
             assert file.address.startswith("https://") and f"/{file.name}" in file.address
-            assert re.fullmatch(r"[\w.-]+\.(h5|hdf5|root|parquet|tar)", file.name)
+            assert re.fullmatch(r"[\w.-]+\.(h5|hdf5|root|parquet|tar|npz)", file.name)
             assert re.fullmatch(r"(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|)", file.checksum)
             assert file.n_bytes is None or file.n_bytes > 1e6
 
 
 def test_no_two_files_are_said_to_have_the_same_content():
     sums = [file.checksum for dataset in DATASETS.values() for file in dataset.files if file.checksum]
-    assert len(sums) == len(set(sums)) == 80 + 13 + 3 + 1 + 5
+    assert len(sums) == len(set(sums)) == 80 + 13 + 3 + 1 + 5 + 80
 
 
 def test_aspen_open_jets_is_as_large_as_its_record_says():
@@ -55,6 +57,23 @@ def test_jetnet_files_hold_the_jets_of_the_record(kind, n_jets):
     """30 constituents and the jet itself, four float32 each, and 2 kB of HDF5."""
     file = next(file for file in DATASETS["jetnet"].files if file.name == f"{kind}.hdf5")
     assert file.n_bytes == n_jets * 31 * 4 * 4 + 2048
+
+
+def test_quark_and_gluon_files_are_those_that_energyflow_fetches():
+    files = []
+    for end in ("", "_withbc", "_herwig", "_herwig_withbc"):
+        mine = DATASETS[f"quarkgluon{end}"].files
+        assert [file.name for file in mine] == [f"QG_jets{end}{f'_{i}' if i or end else ''}.npz" for i in range(20)]
+        assert len({file.address.rpartition("/")[0] for file in mine}) == 1
+        assert len(datasets.choose(f"quarkgluon{end}", "QG_jets*")) == 20, "a pattern fits one of the kinds alone"
+        files += mine
+    known = {"QG_jets.npz": "f5d052f10a79c6e8b9382637aca0ef52", "QG_jets_19.npz": "6753508e34014cc69714a01fca20ec38",
+             "QG_jets_withbc_0.npz": "e9ac4044a07f56a919a96e2b30c15fed",
+             "QG_jets_withbc_11.npz": "d7731f5abdf7d3e0c17eca846c25eff3",
+             "QG_jets_herwig_0.npz": "a9de310c35c5a83ea592ef93070ff2f3",
+             "QG_jets_herwig_withbc_19.npz": "185902f2aba6c7c1b79dea24d9997146"}
+    for file in files:
+        assert file.checksum == f"md5:{known.get(file.name, file.checksum[4:])}" and file.n_bytes is None
 
 
 def test_higgstobb_files_are_those_of_the_published_index_files():

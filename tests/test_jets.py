@@ -58,7 +58,7 @@ def test_provenance_survives(toy_jets):
 
 def test_describe(toy_jets):
     text = J.describe(toy_jets(40))
-    for expected in ("toy (simulation)", "40 jets", "20 events", "QCD 20, TTBar 20", "hand-made", "seed: 0",
+    for expected in ("toy (simulation)", "40 jets", "20 events", "QCD 20 (50.0%), TTBar 20 (50.0%), unlabelled 0 (0.0%)", "hand-made", "seed: 0",
                      "d0_error"):
         assert expected in text
     with pytest.raises(ValueError, match="do not say where they come from"):

@@ -2,6 +2,7 @@
 
 import math
 
+import awkward as ak
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 import jetnb
 from jetnb import inputs as features
 from jetnb.models._fast import drop, linear
-from jetnb.models._pairs import pair_features
+from jetnb.models._pairs import _rapidity, pair_features
 from jetnb.models.encoder import pad, select
 from jetnb.models.heads import Classifier
 from jetnb.models.heads import linear as linear_head
@@ -336,3 +337,61 @@ def test_what_does_not_fit_is_refused(jets, batch):
     del state["blocks.1.fc1.bias"]
     with pytest.raises(ValueError, match="blocks.1.fc1.bias"):
         load_public(state)
+
+
+@pytest.mark.parametrize("eta", [-40, -20, -12, -9, -8.5, 8.5, 9, 12, 20, 40])
+def test_pairs_far_forward_are_finite(eta):
+    """Massless constituents whose energy and |pz| are the same number in float32, with each other and a central one."""
+    pt, eta, phi = (torch.tensor(values) for values in ([3.0, 2.0, 1.0], [eta, eta + 0.1, 0.2], [0.0, 0.1, 0.2]))
+    momenta = torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], 1)
+    first, second = torch.tril_indices(3, 3)
+    found = pair_features(momenta, first, second)
+    assert found.isfinite().all()
+    mirrored = pair_features(momenta * torch.tensor([1, 1, -1, 1]), first, second)
+    torch.testing.assert_close(found[:, :3].exp(), mirrored[:, :3].exp(), rtol=1, atol=0.5)
+
+
+def test_rapidity_is_the_published_one_to_the_last_bit_where_that_is_finite():
+    generator = torch.Generator().manual_seed(5)
+    eta, pt = 24 * torch.rand(2, 4000, generator=generator) - 12
+    pt = pt.abs() * 40 + 0.1
+    pz, energy = pt * eta.sinh(), pt * eta.cosh() * (1 + 1e-4 * (torch.arange(4000) % 2))
+    published = 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
+    found, finite = _rapidity(pz, energy), published.isfinite()
+    assert 100 < (~finite).sum() < 2000 and found.isfinite().all()
+    assert torch.equal(found[finite], published[finite]) and (found[~finite] < -5).all()
+
+
+def test_a_jet_with_forward_constituents_has_finite_outputs(encoder):
+    eta = torch.tensor([-9.0, -9.3, 0.1, 10.0])
+    momenta = torch.stack([eta.cos(), eta.sin(), eta.sinh(), eta.cosh()], 1)
+    x = torch.cat([torch.zeros(4, 6), momenta], 1)
+    for values in encoder.float()(x, torch.tensor([0, 4])):
+        assert values.isfinite().all()
+
+
+def test_missing_values_are_named(jets):
+    for masked, name in ((ak.mask(jets, jets.pt > 600), "the number of constituents"),
+                         (ak.with_field(jets, ak.mask(jets.pt, jets.pt > 600), "pt"), "pt"),
+                         (ak.with_field(jets, ak.mask(jets.constituents, jets.constituents.pt > 1), "constituents"),
+                          "constituents.pt")):
+        with pytest.raises(ValueError, match=f"^{name} is of type .*ak.drop_none"):
+            inputs(masked, KIN)
+    some = ak.drop_none(ak.mask(jets, jets.pt > 600))
+    assert np.array_equal(inputs(some, KIN).x, inputs(jets[jets.pt > 600], KIN).x)
+
+
+def test_what_is_no_file_of_weights_gets_a_sentence(tmp_path):
+    path = tmp_path / "net.pt"
+    for content in (b"", b"<html>404</html>", b"PK\x03\x04junk", b"\x80\x04junk", b"\x89HDF\r\n"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="net.pt is no file of weights that torch.save wrote"):
+            load_public(path)
+    for saved, words in ((torch.zeros(3), "holds a Tensor, not a state dict"), ([0, 1, 2], "holds a list"),
+                         ({"model": {}, "epoch": 3}, "model, epoch"), ({}, "but nothing"),
+                         ({"weight": torch.zeros(3)}, "no weights of version 1")):
+        torch.save(saved, path)
+        with pytest.raises(ValueError, match=words):
+            load_public(path)
+    with pytest.raises(FileNotFoundError, match="there is no file .*nowhere.pt"):
+        load_public(tmp_path / "nowhere.pt")

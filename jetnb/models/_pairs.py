@@ -59,7 +59,7 @@ def pair_features(momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """
     px, py, pz, energy = momenta.unbind(1)
     pt, phi = (px.square() + py.square()).sqrt(), torch.atan2(py, px)
-    rapidity = 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
+    rapidity = _rapidity(pz, energy)
     columns = torch.stack([pt, rapidity, phi, px, py, pz, energy])  # (7, T)
     (pt, rapidity, phi, *a), (other_pt, other_rapidity, other_phi, *b) = columns[:, first], columns[:, second]
     dphi = (phi - other_phi + math.pi) % (2 * math.pi) - math.pi
@@ -68,6 +68,19 @@ def pair_features(momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
     x2, y2, z2, energy2 = ((one + other).square() for one, other in zip(a, b, strict=True))
     share = softer / (pt + other_pt).clamp(min=SMALLEST)
     return torch.stack([softer * delta, share, delta, energy2 - (x2 + y2 + z2)], 1).clamp(min=SMALLEST).log()
+
+
+def _rapidity(pz: Tensor, energy: Tensor) -> Tensor:
+    """Rapidity (T,) as the public code has it, where that is finite.
+
+    In float32 it is infinite, or not a number, for what is massless beyond |eta| of some 8 in negative direction, where
+    energy and -pz are the same number; there it is that of the mirrored momentum, with the other sign.
+    """
+    def published(pz):
+        return 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
+
+    found = published(pz)
+    return torch.where(found.isfinite(), found, -published(-pz))
 
 
 class Pairs(NamedTuple):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb.inputs import TRACK, UNSCALED, Batch, Scaler, compute
+from jetnb.jets import plain
 from jetnb.models import _packed
 from jetnb.models._attention import arrange, attend, plan, restore
 from jetnb.models._fast import Linear, drop, linear
@@ -73,7 +74,7 @@ def inputs(jets: ak.Array, features: Iterable[str] = FULL, *, scaler: Scaler | N
         if PUBLISHED[name]:
             shift, scale, low, high = PUBLISHED[name]
             x[:, i] = np.clip((x[:, i] - shift) * scale, low, high)
-    pt, eta, phi, energy = (np.asarray(ak.flatten(jets.constituents[name]), np.float64)
+    pt, eta, phi, energy = (plain(f"constituents.{name}", ak.flatten(jets.constituents[name])).astype(np.float64)
                             for name in ("pt", "eta", "phi", "energy"))
     momenta = np.column_stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), energy]) * factor[:, None]
     return Batch(np.column_stack([scaler.transform(x) if scaler else x, momenta.astype(np.float32)]), offsets)
@@ -216,11 +217,17 @@ def load_public(source: str | Path | Mapping[str, Tensor]) -> tuple[ParticleTran
     github.com/jet-universe/particle_transformer or sophon (names with "mod.", attention of either age of weaver-core),
     or from weaver's ParticleTransformer itself. Returns encoder, and head (B, D) -> (B, C) or None where there is
     none; `Classifier(encoder, head)` trains both. 10 classes of JetClass for ParT, 188 of JetClass-II for Sophon.
-    Raises `ValueError` naming what is missing, left over, or of another shape.
+    Raises `FileNotFoundError`, and `ValueError` for what is no file of weights, naming the file, and naming what is
+    missing, left over, or of another shape.
 
     arXiv:2202.03772, 2405.12972.
     """
-    state = source if isinstance(source, Mapping) else torch.load(source, map_location="cpu", weights_only=True)
+    state = source if isinstance(source, Mapping) else _weights(Path(source))
+    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        where = "source" if source is state else source
+        inside = ", ".join(map(str, list(state)[:5])) or "nothing"
+        raise ValueError(f"{where} holds no state dict, from names to tensors, but {inside}: give the state dict "
+                         "itself, for example torch.load(FILE)['model']")
     state = {name.removeprefix("module.").removeprefix("mod.").replace("in_proj_", "in_proj."): value
              for name, value in state.items()}
     layers = [name for name in state if name.startswith("fc.") and name.endswith("weight")]
@@ -241,6 +248,24 @@ def load_public(source: str | Path | Mapping[str, Tensor]) -> tuple[ParticleTran
             layer = nn.Linear(n_in, n_out)
             head.append(layer if name.count(".") == 2 else nn.Sequential(layer, nn.ReLU(), nn.Dropout(0.1)))
         head.load_state_dict(fc)
-    except (KeyError, IndexError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"these are no weights of version 1 of weaver's ParticleTransformer: {error}") from error
     return encoder, head if layers else None
+
+
+def _weights(path: Path) -> Mapping[str, Tensor]:
+    """What torch.save wrote to `path`, without running what may be in it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: give the .pt file of the weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # of many types, from torch, zipfile and pickle
+        reason = str(error).strip().partition(". ")[0][:200]
+        raise ValueError(f"{path} is no file of weights that torch.save wrote, it is damaged, or it holds more than "
+                         f"tensors ({type(error).__name__}: {reason}): download it again") from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict, from names to tensors: it is of "
+                         "another model, or a part of one")
+    return state

@@ -13,11 +13,13 @@ from jetnb import names, store
 from jetnb.catalogue import Source, source
 from jetnb.readers import _padded
 
-OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+OK, NOTE, PROBLEM, UNREAD = "ok", "note", "PROBLEM", "NOT READ"
+EXPECTED = (ValueError, OSError, ImportError, MemoryError)  # what readers raise at a file, or at what this place lacks
 BEAM = 6500.0  # GeV: no jet of the LHC so far has more
 # What the selection of a published dataset allows: by its name in the provenance, field -> range, GeV and 1.
 SELECTION = {"aspen": {"pt": (300, BEAM), "eta": (-2.5, 2.5)}, "JetClass": {"pt": (500, 1000), "eta": (-2, 2)},
-             "toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)}, "higgstobb": {"eta": (-2.4, 2.4)}}
+             "toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)}, "higgstobb": {"eta": (-2.4, 2.4)},
+             "EnergyFlow quark/gluon": {"pt": (500, 550), "eta": (-2.2, 2.2)}}
 EDGE = 1e-3  # relative: a cut at 500 GeV lets 499.9 pass, as it was made with other digits
 INCOMPLETE = ("ATLAS PHYSLITE", "ATLAS JetSet")  # samples whose constituents are not meant to add up
 SLOTS = (30, 100, 128, 150, 200)  # at which formats cut off the constituents of a jet
@@ -35,7 +37,7 @@ TALLIED = {
 
 
 class Finding(NamedTuple):
-    """One thing found: "ok", "note" or "PROBLEM", what it is, what it means, what to do."""
+    """One thing found: "ok", "note", "PROBLEM" or "NOT READ", what it is, what it means, what to do."""
 
     level: str
     what: str
@@ -50,7 +52,7 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `check` found; `print` it. `ok` is False where the file should not be used as it is."""
+    """What `check` found; `print` it. `ok` is False where the file should not be used as it is, or was not read."""
 
     path: str
     format: str
@@ -59,11 +61,12 @@ class Report(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem."""
-        return all(finding.level != PROBLEM for finding in self.findings)
+        """Whether there is no problem, and the file could be read."""
+        return all(finding.level not in (PROBLEM, UNREAD) for finding in self.findings)
 
     def __str__(self) -> str:
-        verdict = "can be used" if self.ok else "should not be used as it is"
+        unread = any(finding.level == UNREAD for finding in self.findings)
+        verdict = "can be used" if self.ok else "not judged" if unread else "should not be used as it is"
         return "\n".join([f"{self.path}: {self.format}, {self.n_jets:,} jets; {verdict}", *map(str, self.findings)])
 
 
@@ -71,22 +74,31 @@ def check(path, *, stop: int | None = None) -> Report:
     """Read the file or store at `path`, to row `stop` if given, and report on it: `print(jetnb.check(path))`.
 
     Looks for: format, truncation, damage, values that are not finite, sortedness, ranges and units, sentinels, tracks,
-    labels, duplicates, and constituents that do not add up to their jet. Memory: 40 bytes per jet. Raises
-    `FileNotFoundError` only: what else is wrong is in the report. Taught in notebook 16.
+    labels, duplicates, and constituents that do not add up to their jet. Memory: 40 bytes per jet. What is wrong is
+    in the report, and so it is where there is no such file, or where FastJet or memory is missing to read it. Taught
+    in notebook 16.
     """
-    totals, tally = _Totals(), {}
+    totals, tally, form = _Totals(), {}, "cannot be read"
     try:
         found = source(path)
+        form = found.reader or "store of jetnb"
         if not found.reader:
             store.open(path).verify()
         for block in found.blocks(0, stop, tally=tally):
             totals.add(block)
-    except ValueError as error:
-        done = f"after {totals.n_jets:,} jets that were" if totals.n_jets else "before any jet was"
-        return Report(str(path), "cannot be read", totals.n_jets,
-                      [Finding(PROBLEM, str(error), f"reading stopped {done} read")])
-    findings = list(_findings(found, stop, totals, tally))
-    return Report(str(path), found.reader or "store of jetnb", totals.n_jets, findings)
+        findings = list(_findings(found, stop, totals, tally))
+    except EXPECTED as error:
+        findings = [_stopped(error, totals.n_jets)]
+    return Report(str(path), form, totals.n_jets, findings)
+
+
+def _stopped(error: Exception, n_jets: int) -> Finding:
+    """Why the file was not read to its end: for what is in it, or for what is not here."""
+    here = isinstance(error, (ImportError, MemoryError))
+    what = f"not enough memory ({error})" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+    done = f"after {n_jets:,} jets that were" if n_jets else "before any jet was"
+    return Finding(UNREAD if here else PROBLEM, what, f"reading stopped {done} read"
+                   + ("; the file itself may be good" if here else ""))
 
 
 class _Totals:
@@ -124,8 +136,9 @@ class _Totals:
             self.keys.append(np.stack([columns[name] for name in ("pt", "eta", "phi")], axis=1))
         if (counts > 0).any():
             pt, some = inside["pt"] * inside.get("puppi_weight", np.float32(1)), counts > 0
-            total = _padded.total(pt * np.cos(inside["phi"]), pt * np.sin(inside["phi"]), pt * np.sinh(inside["eta"]),
-                                  pt, counts)
+            with np.errstate(over="ignore", invalid="ignore"):  # absurd directions are for the findings
+                total = _padded.total(pt * np.cos(inside["phi"]), pt * np.sin(inside["phi"]),
+                                      pt * np.sinh(inside["eta"]), pt, counts)
             self.ratios.append((total["pt"][some] / columns["pt"][some]).astype(np.float32))
             off = [total["eta"] - columns["eta"], _padded.wrap_phi(total["phi"].astype(float) - columns["phi"])]
             self.angles.append(np.hypot(*off)[some].astype(np.float32))
@@ -142,7 +155,7 @@ def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _findings(found: Source, stop: int | None, totals: _Totals, tally: dict) -> Iterator[Finding]:
     about = totals.provenance
-    rows = f"{min(stop or found.n_rows, found.n_rows):,} of {found.n_rows:,} rows read"
+    rows = f"{found.n_rows if stop is None else min(stop, found.n_rows):,} of {found.n_rows:,} rows read"
     if not totals.n_jets:
         yield Finding(PROBLEM, f"there are no jets ({rows})", "nothing passed the selection, or the file is a stub",
                       "get another file")

@@ -42,7 +42,7 @@ WHAT = "X -> HH -> 4b (arXiv:2401.13536)"
 JET = ("pt", "eta", "double_b", "phi", "mass", "softdrop_mass")
 SLOT = (*PART[:8], "deltaR", *PART[8:])
 LAYOUT = {"X_jet": ((None, len(JET)), "f"), "X_pfo": ((None, None, len(SLOT)), "f"),
-          "X_label": ((None, len(LABELS)), "iuf"), "jet_mask": ((None,), "iufb"), "labels": ((), "iufb"),
+          "X_label": ((None, len(LABELS)), "iufb"), "jet_mask": ((None,), "iufb"), "labels": ((), "iufb"),
           "mass_param": ((), "iuf")}
 EVENTS = 1_000  # at most read at a time from HDF5: 60 MB
 PROVENANCE = {

@@ -126,10 +126,14 @@ def _header_root(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def kind(of):  # lists of a fixed size are lists
+        return str(pa.list_(of.value_type) if pa.types.is_fixed_size_list(of) else of)
+
     with explained(path), pq.ParquetFile(path) as file:
-        return {field.name: str(field.type) for field in file.schema_arrow}, file.metadata.num_rows
+        return {field.name: kind(field.type) for field in file.schema_arrow}, file.metadata.num_rows
 
 
 def _raw_root(path: Path, names: list[str], also: list[str], block_size: int, start: int,
@@ -147,6 +151,7 @@ def _raw_root(path: Path, names: list[str], also: list[str], block_size: int, st
 
 def _raw_parquet(path: Path, names: list[str], also: list[str], block_size: int, start: int,
                  stop: int | None) -> Iterator[tuple]:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     def plain(values):
@@ -157,7 +162,7 @@ def _raw_parquet(path: Path, names: list[str], also: list[str], block_size: int,
         for low, batch in row_range(file, names, block_size, start, stop):
             columns = {name: batch[name] for name in names} | ({name: extra[1][name] for name in also} if extra else {})
             extra = None
-            yield low, {name: (plain(values.flatten()), plain(values.value_lengths()))
+            yield low, {name: (plain(values.flatten()), plain(pc.list_value_length(values)))
                         if name.startswith("part_") else (plain(values), None) for name, values in columns.items()}
 
 

@@ -73,7 +73,7 @@ def recognises(path) -> bool:
 
 def _table(path, file: h5py.File) -> h5py.Dataset:
     table = _padded.need(path, file, "table/table", (), "V", WHAT)
-    for name, kind, shape in (("values_block_0", "f", (4 * SLOTS + 4,)), ("values_block_1", "iu", (2,))):
+    for name, kind, shape in (("values_block_0", "f", (4 * SLOTS + 4,)), ("values_block_1", "iub", (2,))):
         if name not in (table.dtype.names or ()):
             raise ValueError(f"{path}: dataset 'table/table' has no column {name!r} but {shown(table.dtype.names)}, so "
                              f"it is another pandas table, not {WHAT}; choose the reader of its format")
