@@ -46,12 +46,11 @@ def unpack(path: Path, folder: Path) -> None:
     damage; what was unpacked until then stays.
     """
     with path.open("rb") as stream:
-        n_bytes = path.stat().st_size
         try:
-            left = n_bytes
+            left = path.stat().st_size
             for member, place in _members(stream):
                 left -= member.size
-                if left < 0 or member.offset_data + member.size > n_bytes:  # extended fields can say any size
+                if left < 0:  # extended fields can say any size
                     raise ArchiveError(f"with {member.name!r:.80} its files have more bytes than it has")
                 target = folder.joinpath(*place)
                 if member.isdir():

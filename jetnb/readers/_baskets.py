@@ -20,6 +20,8 @@ import uproot
 import xxhash
 from zlib_ng import zlib_ng
 
+from jetnb import _compiled
+
 KEY = struct.Struct(">ihiIhh")  # TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle
 BASKET = struct.Struct(">HiiiiB")  # end of the key: version, buffer, size of an offset, rows, end of values, flag
 BLOCK = 9  # bytes before each compressed block: two letters, method, sizes packed and unpacked of 3 bytes each
@@ -145,7 +147,7 @@ def _unpack(packed: memoryview):
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled.njit(nogil=True)
 def _without_headers(data, counts, values):
     """Fill counts and values of vectors, each after 10 bytes of which the last four are its length; False if it fails.
 
