@@ -80,6 +80,8 @@ CHAIN = [entry for i in range(16) for entry in (folder("/".join([LONG] * (i + 1)
 ESCAPES = {
     "parent": [member("../secret", b"gone")],
     "parent within": [member("a/../../secret", b"gone")],
+    "a new file beside": [member("../new", b"x")],
+    "a new file beside, within": [folder("a"), member("a/../../new", b"x")],
     "absolute": [member("/tmp/jetnb_escaped", b"gone")],
     "drive": [member("C:/secret", b"gone")],
     "backslashes": [member("..\\secret", b"gone")],
@@ -164,6 +166,8 @@ FORGED = {
                                     + b"".join(header(f"f{i}") for i in range(40)) + END,
     "sparse": header("p", len(record("GNU.sparse.size", "1000000000000")), tarfile.XHDTYPE)
               + block(record("GNU.sparse.size", "1000000000000")) + header() + END,
+    "sparse map": header("p", len(record("GNU.sparse.size", "9") + record("GNU.sparse.map", "x")), tarfile.XHDTYPE)
+                  + block(record("GNU.sparse.size", "9") + record("GNU.sparse.map", "x")) + header() + END,
     "old sparse": header(kind=tarfile.GNUTYPE_SPARSE) + END,
     "long name": header("n", 10**6, tarfile.GNUTYPE_LONGNAME) + bytes(10**6) + header() + END,
     "slow fields": header("p", 10**6, tarfile.XHDTYPE) + b"1" * 10**6 + header() + END,
