@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess as sp
 import sys
@@ -88,11 +89,11 @@ def install(extras, *options, quiet=False):
     for key, value in reversed(option.findall(call(PY, "-m", "pip", "config", "list")[1])):
         name, comma = "UV_" + key.upper().replace("-", "_"), "," if key == "find-links" else " "
         settings[name] = comma.join(value.replace("\\n", " ").split())
-    words = ["install", "-q", *options, "-e", f"{ROOT}[{extras}]" if extras else ROOT]
+    words = ["pip", "install", "-q", *options, "-e", f"{ROOT}[{extras}]" if extras else ROOT]
     if call(PY, "-m", "uv", "--version")[0]:
         call(PY, "-m", "pip", "install", "-q", "--prefer-binary", *PATIENCE, "uv")
-    return (call(PY, "-m", "uv", "pip", *words, "--python", PY, env=dict(settings, **os.environ))[0] == 0
-            or call(PY, "-m", "pip", *words, *PATIENCE, "--prefer-binary", stderr=sp.DEVNULL if quiet else None)[0] == 0)
+    return (call(PY, "-m", "uv", *words, "--python", PY, env=dict(settings, **os.environ))[0] == 0
+            or call(PY, "-m", *words, *PATIENCE, "--prefer-binary", stderr=sp.DEVNULL if quiet else None)[0] == 0)
 
 
 def read_stamp():
@@ -119,8 +120,7 @@ def update(project, extras, have, needs):
             return f"{ENV} is a folder with other things in it: set JETNB_VENV to another one"
         if call(sys.executable, "-m", "venv", *["--clear"] * (spoilt and STAMP.exists()), ENV, stderr=None)[0]:
             return f"the environment {ENV} could not be made (see above)"
-        have = {} if spoilt else have
-    if not have:
+    if spoilt or not have:
         STAMP.write_text("{}")
     wrong = install_torch(re.search(r'"(torch[><=][^"]+)"', project).group(1))
     if wrong:
@@ -179,19 +179,19 @@ if __name__ == "__main__":
     program = PROGRAMS.get("".join(sys.argv[1:2])) or sys.exit(__doc__)
     try:
         set_up(sys.argv[1])
-    except OSError as error:
-        sys.exit(f"the environment could not be set up: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the next call goes on")
+    except (OSError, KeyboardInterrupt) as error:
+        sys.exit(f"the environment is not set up: {str(error) or 'interrupted'}")
     os.chdir(ROOT)
     if sys.argv[1] != "test":
         check_data()
     # Threads of torch that wait for each other sleep: else they take the time of those who have something to do.
     os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", **os.environ, "VIRTUAL_ENV": str(ENV),
                        "PATH": str(PY.parent) + os.pathsep + os.environ.get("PATH", os.defpath)})  # of terminals
-    if sys.argv[1] == "lab" and os.name == "posix":  # a login shell, Jupyter's choice, would forget PATH on Debian
-        shell = f"--ServerApp.terminado_settings=shell_command={[os.environ.get('SHELL') or 'sh']}"
-        program = [*program, shell, *["--allow-root"] * (os.geteuid() == 0)]
+    if sys.argv[1] == "lab" and os.name == "posix":  # terminals: first the user's files, which may name another Python
+        shell, rc = os.environ.get("SHELL") or "bash", f"[ -f ~/.bashrc ] && . ~/.bashrc; . '{ENV}/bin/activate'"
+        wrap = ["-c", f"exec bash --rcfile <(echo {shlex.quote(rc)}) -i"] if shell.endswith("bash") else []
+        terminal = {"shell_command": [shell, *wrap]}
+        program = [*program, f"--ServerApp.terminado_settings={terminal}", *["--allow-root"] * (os.geteuid() == 0)]
     program = [str(PY), "-m", *program, *sys.argv[2:]]
     if os.name == "posix":
         os.execv(program[0], program)

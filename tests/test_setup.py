@@ -182,8 +182,25 @@ def test_a_second_start_does_nothing_but_start(installed):
 def test_terminals_and_kernels_find_the_environment_and_do_not_spin(installed):
     first, rest = installed.start("lab").stdout.strip().split(os.pathsep, 1)
     assert first == str(installed.env / "bin") and rest.split()[-3:] == [str(installed.env), "PASSIVE", "0"]
-    assert f"--ServerApp.terminado_settings=shell_command=['{os.environ.get('SHELL') or 'sh'}']" in installed.calls[-1]
     assert installed.start("lab", OMP_WAIT_POLICY="ACTIVE", KMP_BLOCKTIME="7").stdout.split()[-2:] == ["ACTIVE", "7"]
+
+
+@posix
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+def test_a_terminal_has_the_environment_before_what_the_user_has_set(installed):
+    """What Jupyter starts in a terminal, for a user whose own file puts another Python first."""
+    home = installed.folder / "home"
+    (home / "shims").mkdir(parents=True)
+    (home / ".bashrc").write_text("PATH=~/shims:$PATH; MINE=1\n")
+    (installed.env / "bin" / "activate").write_text(f"PATH={installed.env}/bin:$PATH\n")
+    installed.start("lab", SHELL=shutil.which("bash"))
+    option = re.search(r"terminado_settings=(\{.*\})", installed.calls[-1]).group(1)
+    done = subprocess.run(ast.literal_eval(option)["shell_command"], input="command -v python; echo $MINE; exit\n",
+                          env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=60,
+                          start_new_session=True)
+    assert done.stdout.split()[:2] == [str(installed.env / "bin" / "python"), "1"], done
+    installed.start("lab", SHELL="/bin/zsh")
+    assert "{'shell_command': ['/bin/zsh']}" in installed.calls[-1]
 
 
 @posix
