@@ -185,7 +185,7 @@ if __name__ == "__main__":
     if sys.argv[1] != "test":
         check_data()
     # Threads of torch that wait for each other sleep: else they take the time of those who have something to do.
-    os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", **os.environ, "VIRTUAL_ENV": str(ENV),
+    os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "VIRTUAL_ENV": str(ENV),
                        "PATH": str(PY.parent) + os.pathsep + os.environ.get("PATH", os.defpath)})  # of terminals
     if sys.argv[1] == "lab" and os.name == "posix":  # terminals: first the user's files, which may name another Python
         shell, rc = os.environ.get("SHELL") or "bash", f"[ -f ~/.bashrc ] && . ~/.bashrc; . '{ENV}/bin/activate'"
