@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -173,6 +174,8 @@ def main(argv=None) -> int:
     """Run one command; 0 if all went well, 1 if a notebook failed or a file should not be used, 2 if what was asked
     for cannot be done."""
     args = _parser().parse_args(argv)
+    # Threads of torch that wait sleep, here and in kernels: else they take the time of those who have something to do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[args.command](args)
     except (ValueError, ModuleNotFoundError, OSError) as error:

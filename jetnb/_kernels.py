@@ -11,10 +11,12 @@ import math
 import numpy as np
 from numba import njit
 
+from jetnb import _compiled
+
 FAR = 1e300
 N_AXES = 4  # tau1 to tau4
 PASSES, ACCURACY = 1000, 1e-4  # of the minimisation of the axes: the numbers of fjcontrib
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+compiled = _compiled.njit(nogil=True, error_model="numpy")
 
 
 @njit(inline="always")
@@ -253,7 +255,7 @@ def softdrop(offsets, pt, rapidity, phi, momenta, z_cut, beta, radius, out):
             out[jet] = math.sqrt(max(_groomed_mass2(top, n, z_cut, beta, radius, nodes, parents), 0.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@_compiled.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _triangles(n, link):
     """Sum over i < j < k of link[i, j] link[i, k] link[j, k]: sums in any order, and so several at a time."""
     total = 0.0

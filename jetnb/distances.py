@@ -11,10 +11,10 @@ from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from scipy.special import rel_entr
 
+from jetnb import _compiled
 from jetnb.names import JET_FIELDS
 
 CONVENTIONS = ("omnijet_alpha", "jetnb", "enhancing_ntp4jets", "omnijet_alpha_c")  # the first only in 1-d
@@ -283,7 +283,7 @@ def _sort(truth: np.ndarray, generated: np.ndarray, scaled: bool) -> tuple[np.nd
     return order, np.diff(np.take_along_axis(lines, order, axis=1), axis=1)
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled.njit(nogil=True)
 def _area(order, gaps, first, second):
     """Area between the distribution functions of the jets `first` and `second`, mean over the rows of `order`."""
     weights = np.zeros(order.shape[1], np.int64)  # integers: no rounding until the end

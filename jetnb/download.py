@@ -1,7 +1,7 @@
 """Fetch files of the published datasets: continued after a break, checked, and never half there.
 
 A file grows as `<file>.part` and gets its name only when it is whole and its checksum is right, so what has the name
-is complete. `<file>.part.tag` holds what the server calls this version of the file: a part is only continued if the
+is complete. Where nobody gives a checksum, the one of what came first is kept, see `jetnb._received`. `<file>.part.tag` holds what the server calls this version of the file: a part is only continued if the
 file there is still the same. Two processes that want the same file take turns, by a lock on `<file>.part` (not on
 Windows, nor where the file system has no locks: fetch in one process there).
 """
@@ -13,18 +13,18 @@ import errno
 import os
 import re
 import shutil
-import tarfile
+import stat
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pooch
 import requests
 import urllib3
 from tqdm.auto import tqdm
 
-from jetnb import atomic
+from jetnb import _answers, _archives, _received, atomic
 from jetnb.datasets import Dataset, RemoteFile, choose, find
 
 try:
@@ -56,10 +56,11 @@ def download(dataset: str | Dataset, files: str | Iterable[str] | None = None, *
     `dataset`: a name of `jetnb.datasets.DATASETS`. `files`: names, patterns such as ``"RunG_*"``, or ``"all"``; if
     they are not said, the error lists them, for there are up to 207 GB and more. What was begun is continued. A
     file that is there is not fetched again: its size is compared with the published one, with `check` its
-    checksum as well. With `unpack`, a tar archive is unpacked into a folder of its name beside it, and the files
-    in there are returned in its place. Raises `ValueError` for what is not in the dataset, or is there but another
-    file, and `DownloadError` for what goes wrong on the way: what came until then is kept, and removed only if
-    its checksum is wrong. Taught in notebook 16.
+    checksum as well. Where none is published, size and sha256 of what came first are recorded in
+    `<file>.received.json`, with a warning, and take their place. With `unpack`, a tar archive is unpacked into a folder
+    of its name beside it, once and after a look at its checksum, and the files in there are returned in its place.
+    Raises `ValueError` for what is not in the dataset, or is there but another file, and `DownloadError` for what goes
+    wrong on the way: what came until then is kept, and removed only if its checksum is wrong. Taught in notebook 16.
     """
     dataset = find(dataset) if isinstance(dataset, str) else dataset
     folder = Path(folder).expanduser()
@@ -68,13 +69,19 @@ def download(dataset: str | Dataset, files: str | Iterable[str] | None = None, *
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DownloadError(f"the folder {folder} cannot be made ({error.strerror}): choose another one") from error
-    missing = [job for job in jobs if not job.is_there(check)]
+    missing = [job for job in jobs if not job.is_there(check or unpack and job.is_packed())]
     if missing and not os.access(folder, os.W_OK):
         raise DownloadError(f"nothing can be written in the folder {folder}: choose another one")
-    if lack := _lack(folder, sum(max((job.file.n_bytes or 0) - _size(job.part), 0) for job in missing)):
+    if lack := _lack(folder, sum(max((job.known.n_bytes or 0) - _size(job.part), 0) for job in missing)):
         raise DownloadError(f"{len(missing)} files of {dataset.name}, the first is {missing[0].file.name}: {lack}")
-    for job in missing:
-        job.fetch(progress)
+    try:
+        for job in missing:
+            job.fetch(progress)
+    finally:
+        if new := [job.file.name for job in jobs if job.recorded]:
+            warnings.warn(f"no checksum is published for {len(new)} files of {dataset.name}, the first is {new[0]}: "
+                          "what came is recorded in *.received.json and compared from now on, its size at each call, "
+                          "its sha256 with check=True", stacklevel=2)
     return [path for job in jobs for path in (job.unpack() if unpack and job.path.suffix == ".tar" else [job.path])]
 
 
@@ -84,6 +91,7 @@ class _Job:
     def __init__(self, dataset: Dataset, file: RemoteFile, folder: Path):
         self.dataset, self.file = dataset, file
         self.path, self.part, self.tag = (folder / f"{file.name}{end}" for end in ("", ".part", ".part.tag"))
+        self.known, self.recorded = _received.known(file, self.path), False
 
     def error(self, what: str) -> DownloadError:
         n_bytes = _size(self.part)
@@ -95,12 +103,19 @@ class _Job:
     def is_there(self, check: bool = False) -> bool:
         if not self.path.exists():
             return False
-        if wrong := self._wrong(self.path, check):
+        if wrong := self.known.wrong(self.path, check):
             raise ValueError(f"{self.path} is there, but it has {wrong}: move it away and ask again")
+        if check and not self.known.checksum:
+            with contextlib.suppress(PermissionError):
+                self._record(self.path)
         return True
 
+    def is_packed(self) -> bool:
+        return self.path.suffix == ".tar" and not self.path.with_suffix("").exists()
+
     def fetch(self, progress: bool) -> None:
-        bar = tqdm(desc=self.file.name, total=self.file.n_bytes, unit="B", unit_scale=True, disable=not progress)
+        bar = tqdm(desc=self.file.name, total=self.known.n_bytes, unit="B", unit_scale=True, disable=not progress)
+        self._refuse_links()
         with bar, _alone(self.part, bar):
             try:
                 if self.is_there():  # another process has fetched it meanwhile
@@ -119,33 +134,35 @@ class _Job:
     def unpack(self) -> list[Path]:
         folder = self.path.with_suffix("")
         if not folder.exists():
-            if not hasattr(tarfile, "data_filter"):
-                raise DownloadError(f"{self.path} is fetched, but to unpack it safely needs Python 3.11.4 or later: "
-                                    "unpack it by hand")
             if lack := _lack(folder.parent, _size(self.path)):
                 raise DownloadError(f"{self.path} is fetched but cannot be unpacked: {lack}")
             try:
-                with atomic.new_folder(folder) as hidden, tarfile.open(self.path) as archive:
-                    archive.extractall(hidden, filter="data")
-            except (tarfile.TarError, OSError) as error:
+                with atomic.new_folder(folder) as hidden:
+                    _archives.unpack(self.path, hidden)
+            except (_archives.ArchiveError, OSError) as error:
                 if not folder.exists():  # else another process has just unpacked it
-                    raise DownloadError(f"{self.path} cannot be unpacked: {error}; try check=True") from error
+                    raise DownloadError(f"{self.path} cannot be unpacked: {error}") from error
         return sorted(path for path in folder.rglob("*") if path.is_file())
 
-    def _wrong(self, path: Path, check: bool) -> str:
-        """What about a file is not as published, "" if nothing."""
-        if self.file.n_bytes not in (None, _size(path)):
-            return f"{_size(path):,} bytes, the published file {self.file.n_bytes:,}"
-        kind, _, published = self.file.checksum.partition(":")
-        if check and kind and (found := pooch.file_hash(str(path), kind)) != published:
-            return f"{kind} {found}, the published file {published}"
-        return ""
+    def _refuse_links(self) -> None:
+        """What is written to the part must not reach a file elsewhere."""
+        for path in (self.part, self.tag):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.lstat()
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                    raise ValueError(f"{path} is a link, or no file: remove it and ask again")
+
+    def _record(self, content: Path) -> None:
+        _received.write(self.file, self.path, content)
+        self.recorded = True
 
     def _accept(self) -> None:
-        if wrong := self._wrong(self.part, True):
+        if wrong := self.known.wrong(self.part, True):
             self.part.write_bytes(b"")  # still locked: to remove it would let two others in, one now and one later
             raise self.error(f"what came has {wrong}. It was removed; ask again, and if that does not help, the file "
                              "there is no longer the published one")
+        if not self.file.checksum and not _received.record_of(self.path).exists():
+            self._record(self.part)
         atomic.sync(self.part)
         os.replace(self.part, self.path)
         atomic.sync(self.path.parent)
@@ -165,9 +182,9 @@ class _Job:
     def _request(self, bar: tqdm) -> None:
         """Ask once for what is missing, and add what comes to the part."""
         start, version = _size(self.part), self.tag.read_text() if self.tag.exists() else ""
-        if start == self.file.n_bytes:
+        if start == self.known.n_bytes:
             return
-        if not (version or self.file.checksum):
+        if not (version or self.known.checksum):
             start = 0  # nothing would tell whether the two halves are of one file
         headers = {"User-Agent": "jetnb", "Accept-Encoding": "identity"}
         if start:
@@ -184,7 +201,7 @@ class _Job:
                 if PAGE.match(chunk):
                     raise self.error(AS_PAGE)
                 self.part.write_bytes(b"")  # before the tag is changed, which so never belongs to older bytes
-                self.tag.write_text(_version(response))
+                self.tag.write_text(_answers.version(response))
             bar.reset(total)
             bar.initial = bar.n = start
             with self.part.open("ab") as stream:
@@ -199,33 +216,36 @@ class _Job:
         try:
             return requests.get(self.file.address, headers=headers, stream=True, timeout=TIMEOUT)
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise _Again(f"no answer from {urlsplit(self.file.address).netloc} ({_cause(error)}), "
+            raise _Again(f"no answer from {urlsplit(self.file.address).netloc} ({_answers.cause(error)}), "
                          "is this computer online?") from error
         except requests.RequestException as error:
-            raise self.error(f"the address leads nowhere ({_cause(error)})") from error
+            raise self.error(f"the address leads nowhere ({_answers.cause(error)})") from error
 
     def _begin(self, response: requests.Response, start: int) -> tuple[int, int | None]:
         """The byte that an answer begins with, and the size of the whole file if that is known."""
         code = response.status_code
         said = f"{urlsplit(response.url).netloc} answers {code} {response.reason}"
-        first, size = _content_range(response)
+        first, size = _answers.content_range(response)
         if code == 416 and size == start:  # all of it has come before
             return start, size
         if code == 416 or (code == 206 and first != start):
             self.part.write_bytes(b"")
             raise _Again(f"{said} when asked for byte {start:,} and on")
         if code in (408, 425, 429) or code >= 500:
-            raise _Again(said, _number(response.headers.get("Retry-After", "")) or 0)
+            raise _Again(said, _answers.number(response.headers.get("Retry-After", "")) or 0)
         if code not in (200, 206):
             raise self.error(f"{said}: " + ("it has moved or is gone" if code in (404, 410) else "it is not given out"))
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise self.error(AS_PAGE)
         if code == 200:
-            start, size = 0, _number(response.headers.get("Content-Length", ""))
-        if size == 0 or None not in (size, self.file.n_bytes) and size != self.file.n_bytes:
-            raise self.error(f"the file there has {size:,} bytes, not {self.file.n_bytes or 'some'}")
-        total = self.file.n_bytes if size is None else size
-        if total is None and not self.file.checksum:
+            start, size = 0, _answers.number(response.headers.get("Content-Length", ""))
+        wanted = self.known.n_bytes
+        if size == 0 or None not in (size, wanted) and size != wanted:
+            raise self.error(f"the file there has {size:,} bytes, not {wanted or 'some'}")
+        if not self.known.checksum and (digest := _answers.digest(response)):
+            self.known = _received.Known(size, f"sha256:{digest}", "the file that the server announced")
+        total = wanted if size is None else size
+        if total is None and not self.known.checksum:
             raise self.error("the server does not say how long it is, so nothing would tell whether all of it came")
         return start, total
 
@@ -235,27 +255,6 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
         yield from response.raw.stream(CHUNK, decode_content=False)
     except urllib3.exceptions.HTTPError as error:
         raise _Again(f"the connection broke ({type(error).__name__})") from error
-
-
-def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """First byte and size of the whole file, as the answer says; None for what it does not say."""
-    found = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
-    return (_number(found[1] or ""), _number(found[2])) if found else (None, None)
-
-
-def _version(response: requests.Response) -> str:
-    """What the server calls this version of the file: a strong ETag, or else the date; "" if it says neither."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
-
-
-def _cause(error: Exception) -> str:
-    """The last clause of what requests and urllib3 say, which wrap one message into another."""
-    return str(getattr(error.args[0], "reason", error) if error.args else error).rpartition(": ")[2].strip("()'\"> ")
 
 
 def _size(path: Path) -> int:
@@ -276,7 +275,7 @@ def _alone(part: Path, bar: tqdm) -> Iterator[None]:
     """Hold the lock on a part; until then the bar shows how far another process is. At the end an empty part goes."""
     handle = None
     while fcntl:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -16,7 +16,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from jetnb import metrics
+from jetnb import _compiled, metrics
 
 METHODS = ("pca", "tsne", "umap")
 N_COMPONENTS = 50  # principal components that t-SNE and UMAP see: their search for neighbours slows down with more
@@ -98,10 +98,15 @@ def project(z, method: str = "pca", *, seed: int, start: str = "pca") -> np.ndar
     if method == "tsne":
         scaled = TSNE(init=start, perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(scaled)
     if method == "umap":
-        from umap import UMAP  # numba: seconds to import
-
-        scaled = UMAP(init=start, n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(scaled)
+        umap = _compiled.with_cache(_umap)
+        scaled = umap.UMAP(init=start, n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(scaled)
     return np.asarray(scaled, np.float32)
+
+
+def _umap():
+    import umap  # seconds
+
+    return umap
 
 
 def knn(z_train, y_train, z_test, y_test, *, k: int = 20, metric: str = "cosine") -> Neighbours:

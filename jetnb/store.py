@@ -121,9 +121,11 @@ class Store:
 @functools.cache
 def _kernel():
     """The gather kernel, compiled once per machine for each combination of column types."""
-    from numba import literal_unroll, njit, uint64
+    from numba import literal_unroll, uint64
 
-    @njit(cache=True, nogil=True)
+    from jetnb import _compiled
+
+    @_compiled.njit(nogil=True)
     def gather(columns, starts, offsets, out):
         touched = 0.0
         for b in range(len(starts)):

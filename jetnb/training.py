@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from jetnb import checkpoints
+from jetnb import _devices, checkpoints
 from jetnb._loop import Training
 from jetnb.history import History
 
@@ -62,6 +62,9 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     With several devices each takes its share of each batch: the gradient is that of one device as long as the
     loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
     which takes minutes to begin, for what lies between attentions, or for all of a model that has no attention of ours.
+    On a CPU, a network of less than a million weights trains on at most two threads, and
+    on one unless OMP_WAIT_POLICY is PASSIVE, as `start.py` and `jetnb` set it: see `jetnb._devices.n_threads`, where the
+    measurement is; the user's own OMP_NUM_THREADS or torch.set_num_threads win.
 
     Raises `ValueError` for arguments that make no sense and a checkpoint of other settings, `FileExistsError` where
     there is one and resume is False, `FloatingPointError` at the next record after a loss or gradient that is not
@@ -93,7 +96,7 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
 def _run(fabric, caller: int, model: nn.Module, data, arguments: dict, options: dict) -> tuple[History, bytes | None]:
     """The training, in each of the processes that share it."""
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), _devices.threads(model, fabric.device):
         training = Training(fabric, model, data, arguments, **options)
         training.run()
     elsewhere = os.getpid() != caller  # in a process that was forked or spawned, with a copy of the model

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import http.server
 import io
+import json
 import multiprocessing
+import os
 import socket
 import tarfile
 import threading
@@ -21,6 +23,7 @@ from jetnb import download as module
 from jetnb.datasets import Dataset, RemoteFile
 from jetnb.download import DownloadError, download
 
+pytestmark = pytest.mark.filterwarnings("ignore:no checksum is published")
 BODY = np.random.default_rng(1).bytes(300_000)
 OTHER = np.random.default_rng(2).bytes(300_000)
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
@@ -135,7 +138,8 @@ def asked_for_the_rest(headers):
 
 
 def left(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Names of what is there, records of what came left out."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".received.json"))
 
 
 def refused(data, folder, match):
@@ -162,6 +166,82 @@ def test_without_a_published_size_or_checksum_the_server_is_believed(server, tmp
     (path,) = fetch(dataset(server, None, ""), tmp_path)
     assert path.read_bytes() == BODY and fetch(dataset(server, None, ""), tmp_path, check=True) == [path]
     assert len(server.seen) == 1
+
+
+def record(folder):
+    return json.loads((folder / "file.h5.received.json").read_text())
+
+
+def test_what_came_first_is_recorded_and_compared(server, tmp_path, recwarn):
+    toy = dataset(server, None, "")
+    with pytest.warns(UserWarning, match="no checksum is published for 1 files of toy, the first is file.h5: what"):
+        (path,) = fetch(toy, tmp_path)
+    assert record(tmp_path) == {"address": toy.files[0].address, "n_bytes": len(BODY),
+                                "sha256": hashlib.sha256(BODY).hexdigest()}
+    fetch(toy, tmp_path, check=True)
+    assert not recwarn.list
+    path.write_bytes(OTHER)
+    fetch(toy, tmp_path)
+    with pytest.raises(ValueError, match="there, but it has sha256 .*, what came first, as .*received.json says, "):
+        fetch(toy, tmp_path, check=True)
+    path.write_bytes(BODY[1:])
+    with pytest.raises(ValueError, match="there, but it has 299,999 bytes, what came first, .*says, 300,000: move"):
+        fetch(toy, tmp_path)
+    path.unlink()
+    server.body = OTHER
+    refused(toy, tmp_path, "what came has sha256 .*, what came first, as .* says, .* It was removed")
+    assert record(tmp_path)["sha256"] == hashlib.sha256(BODY).hexdigest() and not left(tmp_path)
+    (tmp_path / "file.h5.received.json").write_text("[]")
+    with pytest.raises(ValueError, match="received.json is no record of a download, .*remove it, and the file is"):
+        fetch(toy, tmp_path)
+
+
+def test_a_file_put_there_by_hand_is_recorded_when_it_is_looked_at(server, tmp_path):
+    (tmp_path / "file.h5").write_bytes(BODY)
+    fetch(dataset(server, None, ""), tmp_path)
+    assert not (tmp_path / "file.h5.received.json").exists()
+    with pytest.warns(UserWarning, match="what came is recorded"):
+        fetch(dataset(server, None, ""), tmp_path, check=True)
+    assert record(tmp_path)["n_bytes"] == len(BODY) and not server.seen
+
+
+def test_a_file_with_a_published_checksum_is_not_recorded(server, tmp_path, recwarn):
+    fetch(dataset(server), tmp_path)
+    fetch(dataset(server), tmp_path, check=True)
+    assert not (tmp_path / "file.h5.received.json").exists() and not recwarn.list
+
+
+def test_a_checksum_that_the_server_gives_with_the_file_is_compared(server, tmp_path):
+    def announce(digest):
+        def act(handler):
+            handler.send_response(302)
+            for name, value in {"X-Linked-ETag": f'"{digest}"', "Location": "/elsewhere", "Content-Length": "0",
+                                "Connection": "close"}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+        return act
+
+    server.script = [announce(hashlib.sha256(OTHER).hexdigest())]
+    refused(dataset(server, None, ""), tmp_path, "what came has sha256 .*, the file that the server announced ")
+    server.script = [announce(hashlib.sha256(BODY).hexdigest())]
+    assert fetch(dataset(server, None, ""), tmp_path)[0].read_bytes() == BODY
+    server.script = [announce("not a sha256")]
+    assert fetch(dataset(server, None, ""), tmp_path / "b")[0].read_bytes() == BODY
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "dangling", "hard", "pipe"])
+@pytest.mark.parametrize("end", [".part", ".part.tag"])
+def test_a_part_that_is_a_link_reaches_no_file_elsewhere(server, tmp_path, end, kind):
+    mine, part = tmp_path / "mine", tmp_path / "in" / f"file.h5{end}"
+    mine.write_bytes(b"mine")
+    part.parent.mkdir()
+    {"symbolic": lambda: part.symlink_to(mine), "dangling": lambda: part.symlink_to(tmp_path / "new"),
+     "hard": lambda: os.link(mine, part), "pipe": lambda: os.mkfifo(part)}[kind]()
+    with pytest.raises(ValueError, match=f"{part} is a link, or no file: remove it and ask again"):
+        fetch(dataset(server), part.parent)
+    assert mine.read_bytes() == b"mine" and not (tmp_path / "new").exists() and not server.seen
+    part.unlink()
+    assert fetch(dataset(server), part.parent)[0].read_bytes() == BODY
 
 
 @pytest.mark.parametrize(("content", "check", "match"), [
@@ -519,6 +599,31 @@ def test_an_archive_is_kept_and_unpacked_once(server, tmp_path):
     assert [path.read_bytes() for path in paths] == [b"one", b"two"] and left(tmp_path) == ["jets", "jets.tar"]
     paths[0].write_bytes(b"mine")
     assert fetch(toy, tmp_path, unpack=True) == paths and paths[0].read_bytes() == b"mine" and len(server.seen) == 1
+
+
+def test_an_archive_that_was_there_is_compared_before_it_is_unpacked(server, tmp_path):
+    server.body = archive({"a.root": b"one"})
+    toy = dataset(server, None, f"md5:{hashlib.md5(server.body).hexdigest()}", name="jets.tar")
+    (tmp_path / "jets.tar").write_bytes(archive({"a.root": b"two"}))
+    with pytest.raises(ValueError, match="jets.tar is there, but it has md5 .*: move it away and ask again"):
+        fetch(toy, tmp_path, unpack=True)
+    assert left(tmp_path) == ["jets.tar"]
+    (tmp_path / "jets.tar").unlink()
+    (path,) = fetch(toy, tmp_path, unpack=True)
+    (tmp_path / "jets.tar").write_bytes(b"no longer needed")
+    assert fetch(toy, tmp_path, unpack=True) == [path] and path.read_bytes() == b"one"
+
+
+def test_a_link_in_an_archive_is_not_unpacked(server, tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo("a.root")
+        info.type, info.linkname = tarfile.SYMTYPE, "../file"
+        tar.addfile(info)
+    server.body = buffer.getvalue()
+    with pytest.raises(DownloadError, match="jets.tar cannot be unpacked: 'a.root' is a link or a device"):
+        fetch(dataset(server, None, "", name="jets.tar"), tmp_path, unpack=True)
+    assert left(tmp_path) == ["jets.tar"]
 
 
 @pytest.mark.parametrize("how", ["outside", "truncated", "no archive"])

@@ -19,6 +19,8 @@ import uproot
 
 from jetnb.readers._unpack import LIMIT, Budget, unpack
 
+from jetnb import _compiled
+
 KEY = struct.Struct(">ihiIhh")  # TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle
 BASKET = struct.Struct(">HiiiiB")  # end of the key: version, buffer, size of an offset, rows, end of values, flag
 
@@ -165,7 +167,7 @@ def edges(ends_of_all: list, start: int, stop: int, block_size: int) -> list[int
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled.njit(nogil=True)
 def _without_headers(data, counts, values):
     """Fill counts and values of vectors, each after 10 bytes of which the last four are its length; False if it fails.
 

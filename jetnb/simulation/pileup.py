@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from jetnb import _compiled
 
 from .detector import wrap
 from .processes import generate, make_generator
@@ -114,7 +115,7 @@ def from_hard_vertex(event: np.ndarray, z0: np.ndarray, vertices: Vertices, *, w
     return (order[nearest] == vertices.start[event]) & (np.abs(here - key[nearest]) < window)
 
 
-@numba.njit(cache=True)
+@_compiled.njit()
 def _alpha(offsets, eta, phi, wanted, source, pt, cone):
     """log of the sum of (pt / delta R)^2 over source candidates in the cone around each wanted one; -inf if none."""
     result = np.full(len(eta), -np.inf)
