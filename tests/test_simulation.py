@@ -1,7 +1,9 @@
 """Making samples: the same jets whatever the number of processes or interruptions, and clear errors."""
 
+import functools
 import json
-import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip ins
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
 import jetnb
-from jetnb import jets, store
+from jetnb import jets, parallel, store
 from jetnb.simulation import parts, pileup, production
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
@@ -83,9 +85,8 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
     if here["versions"]["pythia8mc"] != production._versions()["pythia8mc"]:
         pytest.skip(f"shipped with Pythia {here['versions']['pythia8mc']}, installed is another")
     file = tmp_path / "01-000000.npz"
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, initializer=parts.start_worker) as workers:
-        n_jets = workers.apply(parts.make, ("toptagging", 1, 0, here["seed"], "", str(file)))
+    work = functools.partial(parts.make, "toptagging", 1, 0, here["seed"], "")  # in a worker, as for any sample
+    (_, n_jets), = parallel.as_done(work, [str(file)], processes=1)
     columns, constituents, counts = parts.load(file)
     assert len(counts) == n_jets
     found = shipped[np.isin(shipped.event, columns["event"])]

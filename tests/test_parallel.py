@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jetnb
-from jetnb import explore, spread, store
+from jetnb import explore, parallel, store
 from jetnb.readers import aspen, parquet
 
 
@@ -36,30 +36,30 @@ def die(piece):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order(processes):
-    assert list(spread.run(square, range(20), processes=processes)) == [i * i for i in range(20)]
-    assert list(spread.run(square, [], processes=processes)) == []
+    assert list(parallel.run(square, range(20), processes=processes)) == [i * i for i in range(20)]
+    assert list(parallel.run(square, [], processes=processes)) == []
 
 
 def test_functions_of_a_notebook_travel():
     offset = 7
-    assert list(spread.run(lambda x: x + offset, range(3), processes=2)) == [7, 8, 9]
+    assert list(parallel.run(lambda x: x + offset, range(3), processes=2)) == [7, 8, 9]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_is_that_of_the_function(processes):
     with pytest.raises(ZeroDivisionError):
-        list(spread.run(lambda x: 1 // x, [1, 0], processes=processes))
+        list(parallel.run(lambda x: 1 // x, [1, 0], processes=processes))
 
 
 def test_killed_workers_cost_time_alone(tmp_path):
     pieces = [(i, tmp_path / str(i) if i in (0, 3) else None) for i in range(8)]
-    assert list(spread.run(die_once, pieces, processes=2)) == list(range(8))
+    assert list(parallel.run(die_once, pieces, processes=2)) == list(range(8))
     assert (tmp_path / "0").exists() and (tmp_path / "3").exists(), "workers were killed indeed"
 
 
 def test_a_piece_that_kills_every_worker_is_given_up():
-    with pytest.raises(RuntimeError, match="3 workers died at 5: is there too little memory"):
-        list(spread.run(die, [5], processes=2))
+    with pytest.raises(RuntimeError, match="3 workers died, the last by SIGKILL, at 5: is there too little memory"):
+        list(parallel.run(die, [5], processes=2))
 
 
 @pytest.fixture(scope="module")
