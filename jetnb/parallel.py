@@ -130,7 +130,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self.ticket, self.ready = None, False
-        with _as_workers_start():
+        with _as_workers_start(spawned=context.get_start_method() == "spawn"):
             self.process.start()
         theirs.close()  # so that the end of the worker is seen at our end
 
@@ -306,9 +306,9 @@ def _fork_is_safe() -> bool:
 
 
 @contextlib.contextmanager
-def _as_workers_start() -> Iterator[None]:
+def _as_workers_start(*, spawned: bool) -> Iterator[None]:
     """What a process that starts in this block inherits: Ctrl-C is not for it, and it has one thread."""
-    if os.name != "nt":
+    if spawned and os.name != "nt":
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # its start would let Ctrl-C through again
