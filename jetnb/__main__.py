@@ -176,7 +176,7 @@ def _is_ours(error) -> bool:
 INTERRUPTED = {  # what becomes of the work of a command that is interrupted
     "run": "the notebooks that were done are in the gallery",
     "simulate": "the parts that were done are kept; the same command goes on from there",
-    "pretrain": "the same command goes on from the last complete epoch",
+    "pretrain": "the same command goes on from what was kept",
     "download": "what has come is kept; the same command goes on from there",
     "convert": "no store was made",
 }
