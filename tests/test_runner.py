@@ -211,7 +211,8 @@ def test_a_run_that_is_stopped_keeps_what_was_done_and_leaves_no_process(tmp_pat
 def test_two_runs_to_one_gallery_are_both_in_its_index(tmp_path):
     for name in ("01_one.ipynb", "02_other.ipynb"):
         write(tmp_path, "result = {}", name=name)
-    (tmp_path / "run.py").write_text(RUN.replace('"run"', '"run", sys.argv[2]'))
+    (tmp_path / "run.py").write_text("import sys\nfrom jetnb import runner\n"
+                                     "runner.run([sys.argv[2]], out=sys.argv[1] + '/gallery', folder=sys.argv[1])")
     pair = [subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path, number], stderr=subprocess.DEVNULL)
             for number in "12"]
     assert [one.wait(120) for one in pair] == [0, 0]
@@ -231,6 +232,37 @@ def test_an_index_is_written_again_where_a_page_came_meanwhile(tmp_path, monkeyp
 
     monkeypatch.setattr(gallery, "_card", card)
     assert "2.html" in gallery.write_index(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("command, kept", [
+    (["simulate", "aoj", "--jets", "9", "--seed", "1"], ": the parts that were done are kept"),
+    (["data", "download", "aoj", "--into", "x"], ": what has come is kept"),
+    (["data", "convert", "a.h5", "--out", "x"], ": no store was made"), (["data", "check"], "")])
+def test_ctrl_c_of_any_command_is_one_line(monkeypatch, capsys, command, kept):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for name in ("_simulate", "_data"):
+        monkeypatch.setattr(__main__, name, interrupted)
+    assert __main__.main(command) == 130
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith(f"jetnb: interrupted{kept}")
+
+
+def test_an_error_of_a_worker_is_a_sentence_only_if_it_is_ours(monkeypatch, capsys):
+    from jetnb import parallel
+
+    def work(piece):
+        runner.find(["42"]) if piece else int("no number")
+
+    def simulate(args):
+        list(parallel.as_done(work, [args.seed] * 2, processes=2, fork=True))
+
+    monkeypatch.setattr(__main__, "_simulate", simulate)
+    assert __main__.main(["simulate", "aoj", "--jets", "9", "--seed", "1"]) == 2
+    assert capsys.readouterr().err.startswith("jetnb: there is no notebook '42'")
+    with pytest.raises(ValueError, match="no number"):
+        __main__.main(["simulate", "aoj", "--jets", "9", "--seed", "0"])
 
 
 def test_formulae():
