@@ -128,7 +128,8 @@ class _Worker:
 
     def __init__(self, context, function):
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        lasting = threading.current_thread() is threading.main_thread()  # others may end before their process
+        self.process = context.Process(target=_serve, args=(theirs, function, lasting), daemon=True)
         self.ticket, self.ready = None, False
         with _as_workers_start(spawned=context.get_start_method() == "spawn"):
             self.process.start()
@@ -240,9 +241,9 @@ def _result(said: tuple):
 # What follows is done by a worker.
 
 
-def _serve(connection, function) -> None:
-    """Do one piece after another until the parent ends this process."""
-    _end_with_parent()
+def _serve(connection, function, lasting: bool) -> None:
+    """Do one piece after another until the parent ends this process; `lasting` is the thread that started it."""
+    _end_with_parent(by_kernel=lasting)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler that was inherited is not meant for a worker
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # forked, it has the number of its parent
@@ -279,10 +280,10 @@ def _described(error: BaseException) -> tuple:
     return error, text, file
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(*, by_kernel: bool) -> None:
     """No life after a killed parent: by the kernel where it can, and by a thread that looks where it cannot."""
     parent = multiprocessing.parent_process()
-    if sys.platform == "linux":
+    if by_kernel and sys.platform == "linux":  # which means the thread of the parent, and kills at once
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
 

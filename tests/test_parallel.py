@@ -164,6 +164,19 @@ def test_a_grid_has_a_result_for_each_case_and_seed():
     assert parallel.grid(train, {}, range(2), progress=False) == {}
 
 
+def test_workers_outlive_the_thread_that_started_them():
+    pairs, found = parallel.as_done(lambda _: os.getpid(), range(8), processes=2, fork=True), []
+    first = threading.Thread(target=lambda: found.append(next(pairs)))
+    first.start()
+    first.join()
+    workers = {child.pid for child in multiprocessing.active_children()}
+    time.sleep(0.2)
+    found += pairs
+    assert sorted(piece for piece, _ in found) == list(range(8)) and len(workers) == 2
+    assert {pid for _, pid in found} <= workers, "they were replaced"
+    assert not multiprocessing.active_children()
+
+
 # Parents that are killed: each prints "begun" in a worker that then is at work for long.
 PARENTS = {
     "run": """
