@@ -21,7 +21,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from jetnb import _json, atomic
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-FACTS = {"title": str, "question": str, "scale": str, "error": str, "seconds": (int, float), "date": str, "result": dict}
+FACTS = {"title": str, "question": str, "scale": str, "error": str, "seconds": (int, float), "date": str,
+         "result": dict}
 
 # nbconvert's page less everything that it would fetch (MathJax, RequireJS, mermaid, widgets), with solutions folded
 # away and with pictures that say what they show.

@@ -19,7 +19,7 @@ CONE = 0.4  # arXiv:2003.00503
 # arXiv:2003.00503, but with lower thresholds beyond 2.5 (there 2.0 + 0.13 n), chosen to resemble later CMS processings.
 REGIONS = ((2.5, 0.2, 0.015, 1.0, 1.0), (3.0, 1.7, 0.08, 0.9, 1.2), (10.0, 2.0, 0.08, 0.75, 0.95))
 
-POOL_FIELDS = ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")
+_POOL_FIELDS = ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")
 
 
 class Pool(NamedTuple):
@@ -43,7 +43,7 @@ def make_pool(folder: str | Path, *, n_events: int = POOL_EVENTS, energy: float 
     pythia = make_generator("minimum_bias", seed=POOL_SEED, energy=energy)
     parts = [generate(pythia, min(500, n_events - done), eta_max=4.5) for done in range(0, n_events, 500)]
     counts = np.concatenate([np.bincount(p.particles["event"], minlength=p.n_events) for p in parts])
-    columns = {k: np.concatenate([p.particles[k] for p in parts]) for k in POOL_FIELDS}
+    columns = {k: np.concatenate([p.particles[k] for p in parts]) for k in _POOL_FIELDS}
     columns = {k: v.astype(np.float32) if v.dtype == float else v for k, v in columns.items()}
     with atomic.new_file(path, replace=True) as hidden, hidden.open("wb") as stream:
         np.savez(stream, offsets=np.concatenate([[0], np.cumsum(counts)]),
@@ -54,7 +54,7 @@ def make_pool(folder: str | Path, *, n_events: int = POOL_EVENTS, energy: float 
 def load_pool(path: str | Path) -> Pool:
     """The pool in a file made by make_pool."""
     with np.load(path) as f:
-        return Pool({k: f[k] for k in POOL_FIELDS}, f["offsets"], f["pt_hat"])
+        return Pool({k: f[k] for k in _POOL_FIELDS}, f["offsets"], f["pt_hat"])
 
 
 def draw(pool: Pool, counts: np.ndarray, *, rng: np.random.Generator, eta_max: float, below: float = np.inf) -> dict:

@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -99,7 +99,7 @@ def _pool(folder: Path, energy: float, progress: bool) -> Path:
     """The pool of minimum-bias events, made in another process: Pythia would hold up this one."""
     path = pileup.pool_path(folder, energy=energy)
     if path.exists():
-        _discard_damaged(path, "offsets", "pt_hat", *pileup.POOL_FIELDS)
+        _discard_damaged(path, pileup.load_pool)
     if not path.exists():
         if progress:
             tqdm.write(f"generating {pileup.POOL_EVENTS} minimum-bias collisions, once: about half a minute")
@@ -108,9 +108,9 @@ def _pool(folder: Path, energy: float, progress: bool) -> Path:
     return path
 
 
-def _discard_damaged(file: Path, *needed: str) -> bool:
+def _discard_damaged(file: Path, read: Callable) -> bool:
     """Remove a file of tables that cannot be read, and say so; whether it was one."""
-    if why := parts.damage(file, *needed):
+    if why := parts.damage(file, read):
         tqdm.write(f"{file} is damaged ({why}): it is made again", file=sys.stderr)
         file.unlink()
     return bool(why)
@@ -180,7 +180,7 @@ def _run(recipe, quotas, seed, pool, folder, n_processes, progress) -> list[list
 
     for c in range(len(quotas)):
         for file in sorted(folder.glob(f"{c:02d}-*.npz")):
-            if not _discard_damaged(file, "counts"):
+            if not _discard_damaged(file, parts.load):
                 counts[c][int(file.stem.split("-")[1])] = parts.n_jets(file)
     running: set[tuple[int, int]] = set()
 
