@@ -99,6 +99,8 @@ def _pretrain(args) -> int:
         options["validation"] = validation if len(validation) else None
         history = (pretraining.tokens(train, args.out, **options) if args.strategy == "tokens" else
                    pretraining.omnijet(train, args.out, codes=args.codes, turn=args.turn, **options))
+    if history.reason == "interrupted":
+        raise KeyboardInterrupt
     print(f"{history.reason}: loss {history.epochs[-1]['loss']:.3f} in {args.out}")
     return 0
 
@@ -167,18 +169,36 @@ def _check(args) -> int:
 
 def _is_ours(error) -> bool:
     """Whether an error was raised by a line of this package, and so is written for its user."""
-    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parent)
+    from jetnb import parallel
+
+    cause = error.__cause__
+    file = (cause.file if isinstance(cause, parallel.Elsewhere) else
+            traceback.extract_tb(error.__traceback__)[-1].filename)
+    return Path(file).is_relative_to(Path(__file__).parent)
+
+
+INTERRUPTED = {  # what becomes of the work of a command that is interrupted
+    "run": "the notebooks that were done are in the gallery",
+    "simulate": "the parts that were done are kept; the same command goes on from there",
+    "pretrain": "the same command goes on from what was kept",
+    "download": "what has come is kept; the same command goes on from there",
+    "convert": "no store was made",
+}
 
 
 def main(argv=None) -> int:
     """Run one command; 0 if all went well, 1 if a notebook failed or a file should not be used, 2 if what was asked
-    for cannot be done."""
+    for cannot be done, 130 if it was interrupted."""
     args = _parser().parse_args(argv)
     # Threads of torch that wait sleep, here and in kernels: else they take the time of those who have something to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[args.command](args)
-    except (ValueError, ModuleNotFoundError, OSError) as error:
+    except KeyboardInterrupt:
+        kept = INTERRUPTED.get(getattr(args, "what", args.command))
+        print(f"jetnb: interrupted{f': {kept}' if kept else ''}", file=sys.stderr)
+        return 130
+    except (ValueError, ModuleNotFoundError, OSError, RuntimeError) as error:
         if not _is_ours(error) and not isinstance(error, FileNotFoundError):
             raise
         print(f"jetnb: {error}", file=sys.stderr)

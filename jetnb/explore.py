@@ -14,7 +14,7 @@ import awkward as ak
 import hist
 import numpy as np
 
-from jetnb import names, spread
+from jetnb import names, parallel
 
 CRYSTAL = np.pi / 180  # width of a barrel crystal of CMS in eta and phi, JINST 3 (2008) S08004
 TOWER = 5 * CRYSTAL  # of a tower of the hadronic calorimeter
@@ -142,7 +142,7 @@ def fill(files, histograms: Mapping[str, hist.Hist], client=None, *, prepare: Ca
     if processes is None and effort < WORTH_PROCESSES:
         processes = 1
     with tqdm(total=sum(source.n_rows for source in sources), unit="jet", unit_scale=True, disable=not progress) as bar:
-        for (_, start, stop), part in zip(pieces, spread.run(work, pieces, processes=processes, client=client),
+        for (_, start, stop), part in zip(pieces, parallel.run(work, pieces, processes=processes, client=client),
                                           strict=True):
             total = {name: one + part[name] for name, one in total.items()}
             bar.update(stop - start)

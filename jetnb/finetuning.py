@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from jetnb import _processes, _trials, checkpoints, jets
+from jetnb import _trials, checkpoints, jets, parallel
 from jetnb._runs import Runs
 from jetnb.batches import Packed
 
@@ -110,7 +110,10 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
                 probe("frozen")
             start = [starts.get((run["budget"], run["seed"])) if probe_first and run["mode"] == "finetuned" else None
                      for run in todo]
-            for done in _processes.each(_trials.train, list(zip(todo, start, strict=True)), study, processes=processes):
+            import lightning.fabric  # noqa: F401  once, instead of seconds in every worker
+
+            for _, done in parallel.as_done(lambda one: _trials.train(*one, study), zip(todo, start, strict=True),
+                                            processes=max(min(processes, len(todo)), 1), fork=True):
                 keep(*done)
 
         for mode in modes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import json
 import os
@@ -10,15 +11,18 @@ import re
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
-from latex2mathml import exceptions
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from jetnb import _json, atomic
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
-UNREADABLE = (StopIteration, *(error for error in vars(exceptions).values() if isinstance(error, type)))
+FACTS = {"title": str, "question": str, "scale": str, "error": str, "seconds": (int, float), "date": str,
+         "result": dict}
 
 # nbconvert's page less everything that it would fetch (MathJax, RequireJS, mermaid, widgets), with solutions folded
 # away and with pictures that say what they show.
@@ -65,7 +69,7 @@ td + td { text-align: right; font-variant-numeric: tabular-nums; padding-left: 1
 </style></head><body><h1>jetnb: gallery</h1>
 <p class="lead">One card per notebook: what it asks, how long it took, and its headline numbers. The cards lead to the
 executed notebooks; everything here reads without a network.</p><div class="cards">
-{cards}</div></body></html>
+{cards}</div>{left_out}</body></html>
 """
 
 
@@ -73,7 +77,7 @@ def tex_to_mathml(tex, display="inline") -> str:
     """A formula as MathML, which every current browser draws by itself; TeX that cannot be read stays as it is."""
     try:
         return mathml(tex.strip(), display=display)
-    except UNREADABLE:
+    except Exception:  # the converter raises errors of many kinds
         return f"<code>{escape(tex)}</code>"
 
 
@@ -134,56 +138,89 @@ def thumbnail(notebook) -> bytes | None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                return base64.b64decode(output["data"]["image/png"])
+                with contextlib.suppress(ValueError):  # no base64
+                    return base64.b64decode(output["data"]["image/png"])
     return None
 
 
 def write_page(outcome, out, *, folder) -> Path:
-    """Write NAME.ipynb, NAME.html, NAME.json and NAME.png (the thumbnail) of one outcome of `jetnb.runner.execute`."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    nbformat.write(outcome.notebook, out / f"{outcome.name}.ipynb")
-    picture = thumbnail(outcome.notebook)
-    (out / f"{outcome.name}.png").unlink(missing_ok=True)
-    if picture:
-        (out / f"{outcome.name}.png").write_bytes(picture)
-    title, asks = question(outcome.notebook)
-    facts = {"title": title or outcome.name, "question": asks, "scale": outcome.scale, "error": outcome.error,
-             "seconds": round(outcome.seconds, 1), "date": f"{datetime.now():%Y-%m-%d %H:%M}", "result": outcome.result}
-    (out / f"{outcome.name}.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    line = f"{_duration(outcome.seconds)} at {outcome.scale} scale, {facts['date']}"
-    page = html(outcome.notebook, line=line + (f"; failed: {outcome.error}" if outcome.error else ""))
-    source = Path(os.path.relpath(folder, out)).as_posix()
+    """Write NAME.ipynb, NAME.html, NAME.json and NAME.png (the thumbnail) of one outcome of `jetnb.runner.execute`.
+
+    Each appears when it is complete. Where the notebook makes no page, that is added to the `error` of the outcome.
+    """
+    out, name, date = Path(out), outcome.name, f"{datetime.now():%Y-%m-%d %H:%M}"
+    line = f"{_duration(outcome.seconds)} at {outcome.scale} scale, {date}"
+    try:
+        title, asks = question(outcome.notebook)
+        executed, picture = nbformat.writes(outcome.notebook), thumbnail(outcome.notebook)
+        page = html(outcome.notebook, line=line + (f"; failed: {outcome.error}" if outcome.error else ""))
+    except Exception as error:  # of whatever kind: the notebook may be damaged in any way
+        outcome.error = "; ".join(filter(None, [outcome.error, f"it makes no page: {type(error).__name__}: {error}"]))
+        title, asks, executed, picture = "", "", None, None
+        page = f"<!DOCTYPE html><title>{escape(name)}</title><p>{escape(name)}: {escape(outcome.error)}</p>"
+    source = quote(Path(os.path.relpath(folder, out)).as_posix())
 
     def link(match):
         numbered = re.match("[0-9]", match[1]) and (Path(folder) / f"{match[1]}.ipynb").exists()
         return f'href="{match[1]}.html' if numbered else f'href="{source}/{match[1]}.ipynb'
 
-    path = out / f"{outcome.name}.html"
-    path.write_text(re.sub(r'href="(?:\./)?([\w-]+)\.ipynb', link, page), encoding="utf-8")
-    return path
+    facts = {"title": title or name, "question": asks, "scale": outcome.scale, "error": outcome.error,
+             "seconds": round(outcome.seconds, 1), "date": date, "result": outcome.result}
+    _replace(out / f"{name}.ipynb", executed)
+    _replace(out / f"{name}.png", picture)
+    _replace(out / f"{name}.html", re.sub(r'href="(?:\./)?([\w-]+)\.ipynb', link, page))
+    _replace(out / f"{name}.json", json.dumps(facts, indent=1))
+    return out / f"{name}.html"
+
+
+def _replace(path: Path, content: str | bytes | None) -> None:
+    """Make the file `path` anew, or remove it where there is no content."""
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    with atomic.new_file(path, replace=True) as hidden:
+        hidden.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
 def write_index(out) -> Path:
-    """Write index.html over all notebooks whose pages lie in the folder."""
-    out = Path(out)
-    cards = [_card(path.stem, json.loads(path.read_text(encoding="utf-8")), (out / f"{path.stem}.png").exists())
-             for path in sorted(out.glob("[0-9]*.json"))]
-    (out / "index.html").write_text(INDEX.replace("{cards}", "\n".join(cards)), encoding="utf-8")
+    """Write index.html over all notebooks whose pages lie in the folder; other files are left out, and named there."""
+    out, written = Path(out), None
+    while written != (found := _records(out)):  # again if another process has added a page meanwhile
+        cards, left_out = [], []
+        for path, _ in found:
+            try:
+                facts = _json.read(path, FACTS, what="record of a notebook", remedy="run it again, or remove the file")
+                cards.append(_card(path.stem, facts, (out / f"{path.stem}.png").exists()))
+            except (ValueError, OSError) as error:
+                left_out.append(f"<li>{escape(str(error))}</li>")
+        text = f"<p>Left out:</p><ul>{''.join(left_out)}</ul>" if left_out else ""
+        _replace(out / "index.html", INDEX.replace("{left_out}", text).replace("{cards}", "\n".join(cards)))
+        written = found
     return out / "index.html"
 
 
+def _records(out: Path) -> list[tuple[Path, int]]:
+    """The records of notebooks, and when they were written."""
+    found = []
+    for path in sorted(out.glob("[0-9]*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, path.stat().st_mtime_ns))
+    return found
+
+
 def _card(name, facts, has_picture) -> str:
-    picture = (f'<img src="{name}.png" alt="First figure of {escape(facts["title"], quote=True)}">'
+    address = escape(quote(name))
+    picture = (f'<img src="{address}.png" alt="First figure of {escape(facts["title"], quote=True)}">'
                if has_picture else '<div class="none">no figure</div>')
     rows = "".join(f"<tr><td>{escape(key.replace('_', ' '))}</td><td>{escape(value)}</td></tr>"
                    for key, value in _headlines(facts["result"]))
     error = f'<p class="error">{escape(facts["error"])}</p>' if facts["error"] else ""
     title = _with_formulae(re.sub(r"^[0-9]{2}[.:]? +", "", facts["title"]))
-    return (f'<article><a href="{name}.html">{picture}</a><div class="text">'
-            f'<h2><a href="{name}.html">{name[:2]} {title}</a></h2>'
+    time = f"{_duration(facts['seconds'])} at {escape(facts['scale'])} scale, {escape(facts['date'])}"
+    return (f'<article><a href="{address}.html">{picture}</a><div class="text">'
+            f'<h2><a href="{address}.html">{escape(name[:2])} {title}</a></h2>'
             f'<p>{_with_formulae(facts["question"])}</p>{error}<table>{rows}</table>'
-            f'<p class="time">{_duration(facts["seconds"])} at {facts["scale"]} scale, {facts["date"]}</p></div></article>')
+            f'<p class="time">{time}</p></div></article>')
 
 
 def _headlines(result, most=8) -> list[tuple[str, str]]:

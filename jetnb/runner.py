@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import atexit
+import contextlib
 import json
+import signal
 import time
 import tomllib
 from dataclasses import dataclass, field
@@ -68,8 +72,7 @@ def at_scale(path, scale="laptop") -> NotebookNode:
     Raises ValueError for an unknown scale and for a parameter that the notebook does not have.
     """
     path = Path(path)
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale {scale!r}; there are {', '.join(SCALES)}")
+    _check_scale(scale)
     notebook = nbformat.read(path, as_version=4)
     if scale == "laptop":
         return notebook
@@ -86,6 +89,11 @@ def at_scale(path, scale="laptop") -> NotebookNode:
     if values:
         notebook.cells.insert(cell_index(notebook, "parameters") + 1, cell)
     return notebook
+
+
+def _check_scale(scale) -> None:
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; there are {', '.join(SCALES)}")
 
 
 class _SlicedChannel:
@@ -113,6 +121,28 @@ class _SlicedChannel:
 
 
 class _Client(NotebookClient):
+    stopped = None  # the signal that ended it
+
+    async def async_start_new_kernel(self, **options):
+        self._execution = asyncio.current_task()
+        for number in (signal.SIGINT, signal.SIGTERM):  # nbclient's own handlers only shut the kernel down
+            with contextlib.suppress(RuntimeError, NotImplementedError):  # not the main thread; Windows
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+        await super().async_start_new_kernel(**options)
+
+    def _stop(self, number):
+        self.stopped, self.shutdown_kernel = number, "immediate"  # a busy kernel would not hear a request
+        (getattr(self, "task_poll_for_reply", None) or self._execution).cancel()
+
+    def end(self):
+        """After a stop: end the kernel if it is still there, raise what the signal asks for."""
+        if self.km is not None and self.km.has_kernel:
+            self._cleanup_kernel()
+        atexit.unregister(self._cleanup_kernel)
+        if self.stopped == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
     async def _async_poll_for_reply(self, *args, **kwargs):
         if not isinstance(self.kc.shell_channel, _SlicedChannel):
             self.kc._shell_channel = _SlicedChannel(self.kc.shell_channel)
@@ -123,10 +153,18 @@ def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
     """Execute a copy of one notebook, the kernel working in the notebook's own folder; the file is not touched.
 
     The last cell's ``result`` is read out of the kernel. A cell that fails (unless it is tagged ``raises-exception``),
-    takes longer than ``timeout`` seconds or kills its kernel ends the notebook and is told in the outcome's ``error``.
+    takes longer than ``timeout`` seconds or kills its kernel ends the notebook and is told in the outcome's ``error``,
+    as is a notebook that cannot be read or has no dict as ``result``. Raises ValueError for an unknown scale.
     """
     path = Path(path)
-    notebook = at_scale(path, scale)
+    _check_scale(scale)
+    try:
+        notebook = at_scale(path, scale)
+        nbformat.validate(notebook)
+    except Exception as error:  # of whatever kind: the file may be damaged in any way
+        why = f"{path.name} cannot be run: {_first_line(error)}"
+        stub = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {path.stem}")])
+        return Outcome(path.stem, scale, stub, error=why)
     probe = nbformat.v4.new_code_cell("import json as _json\nprint(_json.dumps(result, default=float))")
     notebook.cells.append(probe)
     outcome = Outcome(path.stem, scale, notebook)
@@ -146,13 +184,18 @@ def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
                          resources={"metadata": {"path": str(path.parent)}})
         try:
             client.execute()
-            outcome.result = json.loads("".join(output.get("text", "") for output in probe.outputs))
+            outcome.result = _result(probe)
         except CellExecutionError as error:
             outcome.error = f"{error.ename}: {error.evalue}"
         except CellTimeoutError:
             outcome.error = f"took longer than {timeout} s"
-        except DeadKernelError:
-            outcome.error = "the kernel died (often: out of memory)"
+        except KeyboardInterrupt:  # before its signals were handled, or after
+            client.end()
+        except (Exception, asyncio.CancelledError) as error:
+            if client.stopped:
+                client.end()
+            outcome.error = ("the kernel died (often: out of memory)" if isinstance(error, DeadKernelError) else
+                             _first_line(error))
     if outcome.error:
         injected = cell_index(notebook, "injected-parameters")
         number = current + 1 - (injected is not None and injected < current)
@@ -163,19 +206,34 @@ def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
     return outcome
 
 
+def _result(probe) -> dict:
+    text = "".join(output.get("text", "") for output in probe.outputs if output.get("name") == "stdout")
+    result = json.loads(text.strip().rpartition("\n")[2])  # a thread may have printed before
+    if not isinstance(result, dict):
+        raise ValueError(f"it is of type {type(result).__name__}, and must be a dict of names and values")
+    return result
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.300}"
+
+
 def run(numbers=(), scale="laptop", *, out=GALLERY, folder=NOTEBOOKS, timeout=TIMEOUT) -> int:
     """Execute the numbered notebooks, write the gallery, print a summary; the number of notebooks that failed.
 
     ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page and the facts as ``.json``, and
-    ``index.html`` over everything that the folder holds. A notebook that fails does not stop the others.
+    ``index.html`` over everything that the folder holds. A notebook that fails does not stop the others, and after
+    Ctrl-C those that were done are there. Raises ValueError for an unknown number or scale.
     """
     from jetnb import gallery
 
-    outcomes = []
-    for path in find(numbers, folder=folder):
+    _check_scale(scale)
+    outcomes, paths = [], find(numbers, folder=folder)
+    index = gallery.write_index(out)
+    for path in paths:
         outcomes.append(execute(path, scale, timeout=timeout))
         gallery.write_page(outcomes[-1], out, folder=folder)
-    index = gallery.write_index(out)
+        gallery.write_index(out)
     for outcome in outcomes:
         print(f"{outcome.name:32s} {outcome.seconds:7.1f} s  {outcome.error or 'ok'}")
     print(f"gallery: {index.resolve().as_uri()}")

@@ -1,10 +1,16 @@
 """The runner and the gallery: parameters, results, failures, and pages that load nothing."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 
 import nbformat
+import psutil
 import pytest
 
 from jetnb import __main__, gallery, runner
@@ -120,6 +126,143 @@ def test_gallery_reads_offline(tmp_path, capsys):
 
     assert runner.run(["7"], out=out, folder=tmp_path) == 0
     assert "08_next.html" in (out / "index.html").read_text()
+
+
+def test_nothing_that_is_damaged_ends_the_run(tmp_path, capsys):
+    out = tmp_path / "gallery"
+    write(tmp_path, "result = {'<i>key</i>': '<script>alert(1)</script>'}", name="01_good <&'\"x.ipynb")
+    (tmp_path / "02_cut.ipynb").write_bytes(write(tmp_path, name="02_cut.ipynb").read_bytes()[:-40])
+    (tmp_path / "03_list.ipynb").write_text("[1, 2]")
+    (tmp_path / "04_binary.ipynb").write_bytes(b"\xff\x00" * 99)
+    (tmp_path / "05_cells.ipynb").write_text('{"cells": [{"cell_type": 7}], "metadata": {}, "nbformat": 4}')
+    write(tmp_path, "result = [1, 2]", name="06_list.ipynb")
+    write(tmp_path, "from IPython.display import publish_display_data as show\nshow({'image/png': '?'})", "result = {}",
+          name="07_picture.ipynb")
+    write(tmp_path, "n_jets +", name="08_syntax.ipynb", tags=[(3, "parameters"), (1, "none")])
+    out.mkdir()
+    foreign = {"1.json": "[1]", "2<b>.json": '{"title": 3}', "3.json": "", "4.json": "[" * 100_000, "5.json": "{}"}
+    for name, text in foreign.items():
+        (out / name).write_text(text)
+    (out / "6.json").mkdir()
+    assert runner.run(out=out, folder=tmp_path) == 6
+    said = capsys.readouterr().out
+    lines = dict(line.split(None, 1) for line in said.splitlines())
+    assert lines["01_good"].endswith("ok") and lines["07_picture"].endswith("ok")
+    for name in ("02_cut", "03_list", "04_binary", "05_cells"):
+        assert f"{name}.ipynb cannot be run: " in lines[name]
+    assert "06_list.ipynb, no `result` after the last cell: ValueError: it is of type list" in lines["06_list"]
+    assert "08_syntax.ipynb, cell 4: SyntaxError" in lines["08_syntax"]
+
+    index = (out / "index.html").read_text()
+    assert index.count("<article>") == 8 and all(f"0{i}" in index for i in range(1, 9))
+    assert "<script" not in index and "<b>" not in index and "<i>" not in index
+    assert "01_good%20%3C%26%27%22x.html" in index and "&lt;script&gt;" in index
+    assert index.count("<li>") == len(foreign) + 1 and "2&lt;b&gt;.json is no record of a notebook" in index
+    assert not list(out.glob(".*"))
+
+
+def test_a_page_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+    write(tmp_path, "result = {}")
+    monkeypatch.setattr(gallery, "html", lambda *_, **__: 1 / 0)
+    assert runner.run(out=tmp_path / "gallery", folder=tmp_path) == 1
+    for name in ("07_small.html", "index.html"):
+        assert "it makes no page: ZeroDivisionError" in (tmp_path / "gallery" / name).read_text()
+
+
+RUN = """
+import sys
+from pathlib import Path
+from jetnb import __main__, runner
+runner.run.__kwdefaults__["folder"] = Path(sys.argv[1])
+sys.exit(__main__.main(["run", "--out", sys.argv[1] + "/gallery"]))
+"""
+LONG = """import os, pathlib, time
+from jetnb import parallel
+def work(piece):
+    pathlib.Path(f"begun{piece}").touch()
+    time.sleep(600)
+list(parallel.as_done(work, range(2), processes=2, fork=True))"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals")
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_is_stopped_keeps_what_was_done_and_leaves_no_process(tmp_path, number, status):
+    write(tmp_path, "result = {}", name="01_done.ipynb")
+    write(tmp_path, LONG, "result = {}", name="02_long.ipynb")
+    (tmp_path / "run.py").write_text(RUN)
+    process = subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path], stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("begun*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "a kernel and two workers"
+    os.killpg(process.pid, number)  # a kernel is in a group of its own
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    _, alive = psutil.wait_procs([one for one in family if one.is_running()], timeout=30)
+    assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive)
+    lines = [line for line in re.split("[\r\n]", errors) if line.strip() and "cell" not in line]
+    assert lines == ["jetnb: interrupted: the notebooks that were done are in the gallery"] * (number == signal.SIGINT)
+    index = (tmp_path / "gallery" / "index.html").read_text()
+    assert "01_done.html" in index and "02_long" not in index
+
+
+def test_two_runs_to_one_gallery_are_both_in_its_index(tmp_path):
+    for name in ("01_one.ipynb", "02_other.ipynb"):
+        write(tmp_path, "result = {}", name=name)
+    (tmp_path / "run.py").write_text("import sys\nfrom jetnb import runner\n"
+                                     "runner.run([sys.argv[2]], out=sys.argv[1] + '/gallery', folder=sys.argv[1])")
+    pair = [subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path, number], stderr=subprocess.DEVNULL)
+            for number in "12"]
+    assert [one.wait(120) for one in pair] == [0, 0]
+    index = (tmp_path / "gallery" / "index.html").read_text()
+    assert "01_one.html" in index and "02_other.html" in index
+
+
+def test_an_index_is_written_again_where_a_page_came_meanwhile(tmp_path, monkeypatch):
+    facts = {"title": "t", "question": "", "scale": "ci", "error": "", "seconds": 1, "date": "", "result": {}}
+    (tmp_path / "1.json").write_text(json.dumps(facts))
+    write_card = gallery._card
+
+    def card(*given):
+        (tmp_path / "2.json").write_text(json.dumps(facts))  # another process
+        monkeypatch.setattr(gallery, "_card", write_card)
+        return write_card(*given)
+
+    monkeypatch.setattr(gallery, "_card", card)
+    assert "2.html" in gallery.write_index(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("command, kept", [
+    (["simulate", "aoj", "--jets", "9", "--seed", "1"], ": the parts that were done are kept"),
+    (["data", "download", "aoj", "--into", "x"], ": what has come is kept"),
+    (["data", "convert", "a.h5", "--out", "x"], ": no store was made"), (["data", "check"], "")])
+def test_ctrl_c_of_any_command_is_one_line(monkeypatch, capsys, command, kept):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for name in ("_simulate", "_data"):
+        monkeypatch.setattr(__main__, name, interrupted)
+    assert __main__.main(command) == 130
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith(f"jetnb: interrupted{kept}")
+
+
+def test_an_error_of_a_worker_is_a_sentence_only_if_it_is_ours(monkeypatch, capsys):
+    from jetnb import parallel
+
+    def work(piece):
+        runner.find(["42"]) if piece else int("no number")
+
+    def simulate(args):
+        list(parallel.as_done(work, [args.seed] * 2, processes=2, fork=True))
+
+    monkeypatch.setattr(__main__, "_simulate", simulate)
+    assert __main__.main(["simulate", "aoj", "--jets", "9", "--seed", "1"]) == 2
+    assert capsys.readouterr().err.startswith("jetnb: there is no notebook '42'")
+    with pytest.raises(ValueError, match="no number"):
+        __main__.main(["simulate", "aoj", "--jets", "9", "--seed", "0"])
 
 
 def test_formulae():

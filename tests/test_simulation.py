@@ -1,7 +1,9 @@
 """Making samples: the same jets whatever the number of processes or interruptions, and clear errors."""
 
+import functools
 import json
-import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,10 +17,11 @@ pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip ins
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
 import jetnb
-from jetnb import jets, store
+from jetnb import jets, parallel, store
 from jetnb.simulation import parts, pileup, production
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
+SIMULATE = [sys.executable, "-m", "jetnb", "simulate", "toptagging", "--jets", "60", "--seed", "3"]  # the same
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,111 @@ def test_killed_simulation_goes_on(made, tmp_path):
     assert not folder.exists()
 
 
+@pytest.fixture
+def parts_left(made, tmp_path, monkeypatch):
+    """A path, and the folder of all parts that a simulation left which ended before it joined them."""
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write", full)
+        with pytest.raises(OSError, match="no space"):
+            production.simulate("toptagging", path=tmp_path / "left", processes=2, **SMALL)
+    return tmp_path / "left", tmp_path / ".left.parts"
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of the values of the first large table is another."""
+    at = data.index(b"constituent_pt.npy") + 400
+    return data[:at] + bytes([data[at] ^ 64]) + data[at + 1:]
+
+
+def test_damaged_parts_are_made_again(made, parts_left, capsys):
+    path, folder = parts_left
+    files = sorted(folder.glob("*.npz"))
+    damages = [lambda data: b"", lambda data: data[:len(data) // 2], flipped, lambda data: b"\0" * len(data)]
+    assert len(files) >= 2
+    for file, damage in zip(files, damages, strict=False):
+        file.write_bytes(damage(file.read_bytes()))
+    for damage in damages:  # and each one is seen, whatever the number of files
+        one = folder.parent / "one.npz"
+        np.savez(one, constituent_pt=np.arange(9000.))
+        assert parts.damage(one, parts.load), "it has no counts"
+        np.savez(one, counts=np.arange(9), constituent_pt=np.arange(9000.))
+        assert parts.damage(one, parts.load) == ""
+        one.write_bytes(damage(one.read_bytes()))
+        assert parts.damage(one, parts.load)
+    assert same(production.simulate("toptagging", path=path, processes=2, **SMALL).jets, made.jets)
+    errors = capsys.readouterr().err
+    assert all(errors.count(f"{file} is damaged") == 1 for file in files[:len(damages)])
+    assert errors.count("it is made again\n") == min(len(files), len(damages))
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:5], lambda data: b"[1, 2]", None])
+def test_parts_without_settings_are_made_again(tmp_path, capsys, damage):
+    """Nobody knows what they are of: with the seed of another call they would be the wrong jets."""
+    card, parts_of_it = tmp_path / "settings.json", [tmp_path / "00-000000.npz", tmp_path / "00-000001.npz"]
+    production._claim(tmp_path, {"seed": 3})
+    for part in parts_of_it:
+        part.touch()
+    production._claim(tmp_path, {"seed": 3})
+    assert capsys.readouterr().err == "" and all(part.exists() for part in parts_of_it)
+    with pytest.raises(ValueError, match="with other seed, sample: remove that folder"):
+        production._claim(tmp_path, {"seed": 4, "sample": "aoj"})
+    if damage is None:
+        card.unlink()
+    else:
+        card.write_bytes(damage(card.read_bytes()))
+    production._claim(tmp_path, {"seed": 4})
+    assert "settings.json is" in (errors := capsys.readouterr().err) and errors.count("\n") == 1
+    assert "the 2 parts beside it" in errors and not any(part.exists() for part in parts_of_it)
+    assert json.loads(card.read_text()) == {"seed": 4}
+
+
+def test_a_damaged_pool_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pileup, "make_pool", functools.partial(small_pool, tmp_path))
+    path = pileup.pool_path(tmp_path)
+    path.write_bytes(b"PK")
+    assert production._pool(tmp_path, 13000.0, progress=False) == path
+    assert len(pileup.load_pool(path).offsets) == 1
+    assert "is damaged" in capsys.readouterr().err
+    before = path.stat().st_mtime_ns
+    production._pool(tmp_path, 13000.0, progress=False)
+    assert path.stat().st_mtime_ns == before
+
+
+def small_pool(target, folder, *, energy):
+    np.savez(pileup.pool_path(target), offsets=[0], pt_hat=[], **{name: [] for name in pileup._POOL_FIELDS})
+
+
+def test_one_process_at_a_time_makes_a_sample(tmp_path):
+    command = [*SIMULATE, "--processes", "1", "--out", str(tmp_path / "pair")]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [one.communicate(timeout=300) for one in pair]
+    assert sorted(one.returncode for one in pair) == [0, 2]
+    refused = said[[one.returncode for one in pair].index(2)][1]
+    assert "is being made by another process" in refused and "Traceback" not in refused
+    assert len(jetnb.open_store(tmp_path / "pair")) >= 60
+    assert [one.name for one in tmp_path.iterdir()] == ["pair"]
+
+
+def test_ctrl_c_of_a_simulation_is_one_line_and_keeps_the_parts(made, tmp_path):
+    path, folder = tmp_path / "stopped", tmp_path / ".stopped.parts"
+    process = subprocess.Popen([*SIMULATE, "--processes", "2", "--out", str(path)], text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was too quick to be stopped")
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("jetnb: interrupted") and "goes on" in errors.splitlines()[-1]
+    assert list(folder.glob("*.npz")) and not path.exists()
+    assert same(production.simulate("toptagging", path=path, processes=1, **SMALL).jets, made.jets)
+
+
 def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
     """The shipped jets come from this code: regenerate one chunk and find its jets among them."""
     shipped = jetnb.load("toptagging")
@@ -83,9 +191,8 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
     if here["versions"]["pythia8mc"] != production._versions()["pythia8mc"]:
         pytest.skip(f"shipped with Pythia {here['versions']['pythia8mc']}, installed is another")
     file = tmp_path / "01-000000.npz"
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, initializer=parts.start_worker) as workers:
-        n_jets = workers.apply(parts.make, ("toptagging", 1, 0, here["seed"], "", str(file)))
+    work = functools.partial(parts.make, "toptagging", 1, 0, here["seed"], "")  # in a worker, as for any sample
+    (_, n_jets), = parallel.as_done(work, [str(file)], processes=1)
     columns, constituents, counts = parts.load(file)
     assert len(counts) == n_jets
     found = shipped[np.isin(shipped.event, columns["event"])]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
-import tempfile
-import threading
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from .. import atomic
 from . import pileup, pileup_jets, recipes, reconstruction
 from .processes import make_generator
 
@@ -20,23 +20,9 @@ EVENT_STRIDE = 1_000_000_000  # event numbers of one component
 RECIPES = {**recipes.RECIPES, "pileup": pileup_jets.PileupRecipe()}
 
 
-def start_worker() -> None:
-    """One thread each; no life after a killed parent; and FastJet's banner, which each would print, goes unseen."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = "1"
-    one = {k: np.ones(1) for k in ("px", "py", "pz", "energy")}
-    screen, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    reconstruction.cluster(np.zeros(1, int), one, n_events=1, radius=0.4, pt_min=0.0)
-    os.dup2(screen, 1)
-    os.close(screen)
-    os.close(nowhere)
-
-
 def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
-    """Worker: one chunk of one component, written under a temporary name and then renamed. Returns its jets."""
+    """Worker: one chunk of one component, in a file that is there when it is complete. Returns its jets."""
+    _without_banner()
     recipe = RECIPES[name]
     component = recipe.components[c] if hasattr(recipe, "components") else None
     key = zlib.crc32((component.name if component else "pileup").encode())
@@ -58,16 +44,41 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
     columns, constituents, counts = made or ({}, {}, np.zeros(0, int))
     if made:
         columns["event"] = columns["event"] + EVENT_STRIDE * c + EVENTS_PER_CHUNK * k
-    with tempfile.NamedTemporaryFile(dir=Path(file).parent, suffix=".tmp", delete=False) as f:
-        np.savez(f, counts=counts, **{f"jet_{n}": v for n, v in columns.items()},
+    with atomic.new_file(Path(file), replace=True) as hidden, hidden.open("wb") as stream:
+        np.savez(stream, counts=counts, **{f"jet_{n}": v for n, v in columns.items()},
                  **{f"constituent_{n}": v for n, v in constituents.items()})
-    os.replace(f.name, file)
     return len(counts)
+
+
+@functools.cache
+def _without_banner() -> None:
+    """FastJet's banner, which each worker would print, goes unseen."""
+    one = {k: np.ones(1) for k in ("px", "py", "pz", "energy")}
+    screen, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        reconstruction.cluster(np.zeros(1, int), one, n_events=1, radius=0.4, pt_min=0.0)
+    finally:
+        os.dup2(screen, 1)
+        os.close(screen)
+        os.close(nowhere)
 
 
 def n_jets(file: Path) -> int:
     with np.load(file) as part:
         return len(part["counts"])
+
+
+def damage(file: Path, read: Callable) -> str:
+    """What is wrong with a file that `np.savez` wrote and `read` reads; "" if nothing."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if bad := archive.testzip():
+                return f"its {bad} is damaged"
+        read(file)
+        return ""
+    except Exception as error:  # whatever it is: it is made again
+        return str(error) or type(error).__name__
 
 
 def load(file: Path) -> tuple[dict, dict, np.ndarray]:

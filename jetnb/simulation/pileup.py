@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jetnb import _compiled
-
+from .. import _compiled, atomic
 from .detector import wrap
 from .processes import generate, make_generator
 
@@ -42,16 +39,14 @@ def make_pool(folder: str | Path, *, n_events: int = POOL_EVENTS, energy: float 
     path = pool_path(folder, n_events=n_events, energy=energy)
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     pythia = make_generator("minimum_bias", seed=POOL_SEED, energy=energy)
     parts = [generate(pythia, min(500, n_events - done), eta_max=4.5) for done in range(0, n_events, 500)]
     counts = np.concatenate([np.bincount(p.particles["event"], minlength=p.n_events) for p in parts])
     columns = {k: np.concatenate([p.particles[k] for p in parts]) for k in _POOL_FIELDS}
     columns = {k: v.astype(np.float32) if v.dtype == float else v for k, v in columns.items()}
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as f:
-        np.savez(f, offsets=np.concatenate([[0], np.cumsum(counts)]),
+    with atomic.new_file(path, replace=True) as hidden, hidden.open("wb") as stream:
+        np.savez(stream, offsets=np.concatenate([[0], np.cumsum(counts)]),
                  pt_hat=np.concatenate([p.pt_hat for p in parts]), **columns)
-    os.replace(f.name, path)
     return path
 
 

@@ -6,20 +6,21 @@ depends on its name, size and seed alone: not on the number of processes, nor on
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import math
-import multiprocessing
-import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 from tqdm.auto import tqdm
 
-from .. import __version__, catalogue, jets, store
+from .. import __version__, _json, atomic, catalogue, jets, parallel, store
 from ..readers import parquet
 from . import parts, pileup, pileup_jets
 from .parts import RECIPES
@@ -36,8 +37,9 @@ def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = Non
     path      : folder of the store, by default below the folder of derived data; or a .parquet file, then the jets
                 are also written to it in the compact form of the shipped samples
     processes : worker processes, by default one per core; the result does not depend on it
-    An interrupted call goes on where it stopped. Raises ValueError for an unknown name, a size below 1, an existing
-    store, or parts left by other settings; ModuleNotFoundError without Pythia or FastJet.
+    An interrupted call goes on where it stopped; what it left damaged is made again. Raises ValueError for an unknown
+    name, a size below 1, an existing store, parts left by other settings, or while another process makes the same
+    store; ModuleNotFoundError without Pythia or FastJet.
 
     Taught in notebook 00.
     """
@@ -54,32 +56,64 @@ def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = Non
             name, n_jets=n_jets, seed=seed, processes=processes, progress=progress)
         parquet.write(path, made.jets)
         return made
-    if path.exists():
-        raise ValueError(f"{path} exists already: open it with jetnb.open_store, or remove it to simulate again")
+    _check_free(path)
     folder = path.parent / f".{path.name}.parts"
     provenance = {"sample": name, "source": "simulation", "classes": list(recipe.classes),
                   "description": recipe.description, "imitates": recipe.imitates, "licence": "CC-BY-4.0",
                   "citation": "jetnb, simulated with Pythia 8 (arXiv:2203.11601) and FastJet (arXiv:1111.6097)",
                   "seed": seed, "versions": versions, "settings": _settings(recipe)}
-    _claim(folder, provenance)
-    pool = str(_pool(catalogue.derived() / "minimum_bias", recipe.energy, progress)) if recipe.pileup[0] else ""
-    quotas = _quotas(recipe, n_jets)
-    files = _run(recipe, quotas, seed, pool, folder, processes or os.cpu_count() or 1, progress)
-    made = store.write(path, _blocks(recipe, quotas, files, seed, provenance), provenance=provenance)
-    shutil.rmtree(folder)
+    with _alone(folder, path):
+        _claim(folder, provenance)
+        pool = str(_pool(catalogue.derived() / "minimum_bias", recipe.energy, progress)) if recipe.pileup[0] else ""
+        quotas = _quotas(recipe, n_jets)
+        files = _run(recipe, quotas, seed, pool, folder, processes or parallel.cores(), progress)
+        made = store.write(path, _blocks(recipe, quotas, files, seed, provenance), provenance=provenance)
+        shutil.rmtree(folder)
     return made
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists already: open it with jetnb.open_store, or remove it to simulate again")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, path: Path) -> Iterator[None]:
+    """Hold the folder of parts for the length of a block; the system lets go of it when this process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"{path} is being made by another process: wait for it, or choose another path") from None
+    try:
+        if path.exists():  # made between the first look and the lock
+            shutil.rmtree(folder, ignore_errors=True)
+        _check_free(path)
+        yield
+    finally:
+        lock.release()
 
 
 def _pool(folder: Path, energy: float, progress: bool) -> Path:
     """The pool of minimum-bias events, made in another process: Pythia would hold up this one."""
     path = pileup.pool_path(folder, energy=energy)
+    if path.exists():
+        _discard_damaged(path, pileup.load_pool)
     if not path.exists():
         if progress:
             tqdm.write(f"generating {pileup.POOL_EVENTS} minimum-bias collisions, once: about half a minute")
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context, initializer=parts.start_worker) as worker:
-            worker.submit(pileup.make_pool, folder, energy=energy).result()
+        make = functools.partial(pileup.make_pool, energy=energy)
+        list(parallel.as_done(make, [folder], processes=1))
     return path
+
+
+def _discard_damaged(file: Path, read: Callable) -> bool:
+    """Remove a file of tables that cannot be read, and say so; whether it was one."""
+    if why := parts.damage(file, read):
+        tqdm.write(f"{file} is damaged ({why}): it is made again", file=sys.stderr)
+        file.unlink()
+    return bool(why)
 
 
 def _versions() -> dict[str, str]:
@@ -103,17 +137,29 @@ def _settings(recipe) -> dict:
 
 
 def _claim(folder: Path, provenance: dict) -> None:
-    """Make the folder of parts, or check that the one found belongs to the same sample."""
+    """Check that the parts in this folder belong to the same sample; those of which nobody knows are removed."""
     wanted = json.dumps(provenance, sort_keys=True, indent=1)
     card = folder / "settings.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not card.exists():
-        card.write_text(wanted)
-    elif card.read_text() != wanted:
-        before, now = json.loads(card.read_text()), json.loads(wanted)
-        differ = [k for k in now if before.get(k) != now[k]]
+    before, why = None, f"{card} is missing"
+    try:
+        before = _json.read(card, what="card of a simulation", remedy="remove it")
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        why = str(error).removesuffix(": remove it")
+    if before is not None and before != json.loads(wanted):
+        differ = [k for k in {**before, **provenance} if before.get(k) != json.loads(wanted).get(k)]
         raise ValueError(f"{folder} holds parts of an interrupted simulation with other {', '.join(differ)}: "
                          "remove that folder, or choose another path")
+    if before is None:
+        left = list(folder.glob("*.npz"))
+        if left or card.exists():
+            tqdm.write(f"{why}: nobody knows what the {len(left)} parts beside it are of, so they are made again",
+                       file=sys.stderr)
+        for part in left:
+            part.unlink()
+        with atomic.new_file(card, replace=True) as hidden:
+            hidden.write_text(wanted)
 
 
 def _quotas(recipe, n_jets: int) -> list[int]:
@@ -134,27 +180,33 @@ def _run(recipe, quotas, seed, pool, folder, n_processes, progress) -> list[list
 
     for c in range(len(quotas)):
         for file in sorted(folder.glob(f"{c:02d}-*.npz")):
-            counts[c][int(file.stem.split("-")[1])] = parts.n_jets(file)
-    bar = tqdm(total=sum(quotas), unit="jet", desc=f"simulate {recipe.name}", disable=not progress)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_processes, mp_context=context, initializer=parts.start_worker) as workers:
-        running: dict = {}
+            if not _discard_damaged(file, parts.load):
+                counts[c][int(file.stem.split("-")[1])] = parts.n_jets(file)
+    running: set[tuple[int, int]] = set()
+
+    def to_do():
+        return [c for c, q in enumerate(quotas) if _in_order(counts[c]) < q]
+
+    def chunks():
         while True:
-            done = [min(_in_order(counts[c]), q) for c, q in enumerate(quotas)]
-            bar.update(sum(done) - bar.n)
-            open_components = [c for c, q in enumerate(quotas) if done[c] < q]
-            if not open_components:
+            chunk = _next_chunk(recipe, quotas, counts, running, to_do())
+            running.add(chunk)
+            yield chunk
+
+    recipe_name = recipe.name
+
+    def make(chunk):
+        return parts.make(recipe_name, *chunk, seed, pool, str(name(*chunk)))
+
+    with (tqdm(total=sum(quotas), unit="jet", desc=f"simulate {recipe.name}", disable=not progress) as bar,
+          contextlib.closing(parallel.as_done(make, chunks() if to_do() else (), processes=n_processes)) as made):
+        while True:
+            bar.update(sum(min(_in_order(counts[c]), q) for c, q in enumerate(quotas)) - bar.n)
+            if not to_do():
                 break
-            while len(running) < n_processes + 1:
-                c, k = _next_chunk(recipe, quotas, counts, running, open_components)
-                job = workers.submit(parts.make, recipe.name, c, k, seed, pool, str(name(c, k)))
-                running[job] = (c, k)
-            for job in wait(running, return_when=FIRST_COMPLETED).done:
-                c, k = running.pop(job)
-                counts[c][k] = job.result()
-        for job in running:
-            job.cancel()
-    bar.close()
+            (c, k), n_jets = next(made)
+            counts[c][k] = n_jets
+            running.remove((c, k))
     return [[name(c, k) for k in range(_chunks_needed(counts[c], q))] for c, q in enumerate(quotas)]
 
 
@@ -178,9 +230,9 @@ def _next_chunk(recipe, quotas, counts, running, open_components) -> tuple[int, 
     guess = parts.EVENTS_PER_CHUNK * recipe.jets_per_event
     def expected(c):
         per_chunk = sum(counts[c].values()) / len(counts[c]) if counts[c] else guess
-        return sum(counts[c].values()) + per_chunk * sum(1 for d, _ in running.values() if d == c)
+        return sum(counts[c].values()) + per_chunk * sum(1 for d, _ in running if d == c)
     c = max(open_components, key=lambda c: (quotas[c] - expected(c)) / quotas[c])
-    taken = set(counts[c]) | {k for d, k in running.values() if d == c}
+    taken = set(counts[c]) | {k for d, k in running if d == c}
     return c, next(k for k in range(len(taken) + 1) if k not in taken)
 
 
