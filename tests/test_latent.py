@@ -141,6 +141,19 @@ def test_knn_agrees_with_scikit_learn(clusters, metric):
     assert "7 nearest neighbours" in repr(found) and metric in repr(found)
 
 
+def test_knn_with_cosine_does_not_look_at_lengths():
+    """The class is the direction; the lengths are of another order for each jet, so the nearest points mislead."""
+    rng = np.random.default_rng(8)
+    angle, label = rng.normal(0, 0.3, 600), rng.integers(0, 2, 600)
+    angle += np.where(label == 1, np.pi / 3, 0)
+    z = (10 ** rng.uniform(-2, 2, 600))[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    split = z[:300], label[:300], z[300:], label[300:]
+    reference = KNeighborsClassifier(7, metric="cosine", algorithm="brute").fit(*split[:2]).score(*split[2:])
+    plain = KNeighborsClassifier(7, algorithm="brute").fit(*split[:2]).score(*split[2:])
+    assert latent.knn(*split, k=7).accuracy.value == pytest.approx(reference)
+    assert reference > plain + 0.05
+
+
 def test_knn_of_two_classes_has_an_auc_which_is_a_half_for_noise():
     rng = np.random.default_rng(5)
     z, y = rng.normal(size=(3000, 6)), rng.choice([2, 7], 3000)
