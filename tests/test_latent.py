@@ -142,11 +142,12 @@ def test_knn_agrees_with_scikit_learn(clusters, metric):
 
 
 def test_knn_with_cosine_does_not_look_at_lengths():
-    """The class is the direction; the lengths are of another order for each jet, so the nearest points mislead."""
+    """The class is the direction; those to be asked are as long as the known ones of the other class."""
     rng = np.random.default_rng(8)
-    angle, label = rng.normal(0, 0.3, 600), rng.integers(0, 2, 600)
-    angle += np.where(label == 1, np.pi / 3, 0)
-    z = (10 ** rng.uniform(-2, 2, 600))[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    label = rng.integers(0, 2, 600)
+    angle = rng.normal(0, 0.3, 600) + label * np.pi / 3
+    length = np.where((label == 1) == (np.arange(600) < 300), 10, 1) * rng.uniform(1, 2, 600)
+    z = length[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     split = z[:300], label[:300], z[300:], label[300:]
     reference = KNeighborsClassifier(7, metric="cosine", algorithm="brute").fit(*split[:2]).score(*split[2:])
     plain = KNeighborsClassifier(7, algorithm="brute").fit(*split[:2]).score(*split[2:])
