@@ -61,9 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args) -> int:
-    from jetnb import runner
+    from jetnb import atomic, runner
 
-    return min(runner.run(args.numbers, args.scale, out=args.out or runner.GALLERY, timeout=args.timeout), 1)
+    with atomic.alone(out := args.out or runner.GALLERY, "writing the gallery"):
+        return min(runner.run(args.numbers, args.scale, out=out, timeout=args.timeout), 1)
 
 
 def _simulate(args) -> int:
@@ -98,6 +99,8 @@ def _pretrain(args) -> int:
         options["validation"] = validation if len(validation) else None
         history = (pretraining.tokens(train, args.out, **options) if args.strategy == "tokens" else
                    pretraining.omnijet(train, args.out, codes=args.codes, turn=args.turn, **options))
+    if history.reason == "interrupted":
+        raise KeyboardInterrupt
     print(f"{history.reason}: loss {history.epochs[-1]['loss']:.3f} in {args.out}")
     return 0
 
@@ -166,13 +169,26 @@ def _is_ours(error) -> bool:
     return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parent)
 
 
+INTERRUPTED = {  # what becomes of the work of a command that is interrupted
+    "run": "the notebooks that were done are in the gallery",
+    "simulate": "the parts that were done are kept; the same command goes on from there",
+    "pretrain": "the same command goes on from what was kept",
+    "download": "what has come is kept; the same command goes on from there",
+    "convert": "no store was made",
+}
+
+
 def main(argv=None) -> int:
     """Run one command; 0 if all went well, 1 if a notebook failed or a file should not be used, 2 if what was asked
-    for cannot be done."""
+    for cannot be done, 130 if it was interrupted."""
     args = _parser().parse_args(argv)
     try:
         return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[args.command](args)
-    except (ValueError, ModuleNotFoundError, OSError) as error:
+    except KeyboardInterrupt:
+        kept = INTERRUPTED.get(getattr(args, "what", args.command))
+        print(f"jetnb: interrupted{f': {kept}' if kept else ''}", file=sys.stderr)
+        return 130
+    except (ValueError, ModuleNotFoundError, OSError, RuntimeError) as error:
         if not _is_ours(error) and not isinstance(error, FileNotFoundError):
             raise
         print(f"jetnb: {error}", file=sys.stderr)

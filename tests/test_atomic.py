@@ -87,3 +87,11 @@ def test_a_name_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
         with atomic.alone(tmp_path / "other", "training to"):
             pass
     assert in_a_child(ask) == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_of_notebooks_do_not_share_a_gallery(tmp_path, capsys):
+    from jetnb.__main__ import main
+
+    with atomic.alone(tmp_path / "gallery", "writing the gallery"):
+        assert main(["run", "00", "--out", str(tmp_path / "gallery")]) == 2
+    assert "is writing the gallery" in capsys.readouterr().err and not (tmp_path / "gallery").exists()
