@@ -94,6 +94,21 @@ def alone(path: Path, doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def held(stream) -> Iterator[None]:
+    """Wait until no other process holds the open file `stream`, and hold it to the end of the block."""
+    with contextlib.suppress(OSError):  # of a file system without locks
+        if fcntl:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        stream.flush()
+        with contextlib.suppress(OSError):
+            if fcntl:
+                fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
 def _hidden(path: Path) -> Iterator[Path]:
     """A new hidden folder beside `path`, locked, and gone at the end; those of processes that are gone go first."""
     path.parent.mkdir(parents=True, exist_ok=True)
