@@ -112,10 +112,7 @@ def held(stream) -> Iterator[None]:
 def _hidden(path: Path) -> Iterator[Path]:
     """A new hidden folder beside `path`, locked, and gone at the end; those of processes that are gone go first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in map(Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")):
-        with _lock(stale) as locked:
-            if locked:
-                shutil.rmtree(stale, ignore_errors=True)
+    clean(path)
     while True:
         folder = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
         os.mkdir(folder)
@@ -127,6 +124,14 @@ def _hidden(path: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             return
+
+
+def clean(path: Path) -> None:
+    """Remove what processes that were killed have left beside `path`; every new file or folder there does it, too."""
+    for stale in map(Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")):
+        with _lock(stale) as locked:
+            if locked:
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

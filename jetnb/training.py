@@ -113,9 +113,12 @@ def _alone(fabric, path):
     """Be the only training to `path`, in all its processes, or raise `ValueError` in all of them."""
     with contextlib.ExitStack() as stack:
         refused = ""
-        if path is not None and fabric.is_global_zero and not is_done(path):
+        if path is not None and fabric.is_global_zero:
             try:
-                stack.enter_context(atomic.alone(Path(path), "training to"))
+                if is_done(path):  # it is only read, by as many as like
+                    atomic.clean(Path(path))
+                else:
+                    stack.enter_context(atomic.alone(Path(path), "training to"))
             except ValueError as error:
                 refused = f"path: {error}"
         if refused := fabric.broadcast(refused):
