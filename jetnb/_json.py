@@ -29,6 +29,12 @@ def parse(text: str | bytes, fields: Mapping[str, type | tuple[type, ...]] | Non
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is no {what} ({error or type(error).__name__}): {remedy}") from None
+    return check(record, fields, source=source, what=what, remedy=remedy)
+
+
+def check(record, fields: Mapping[str, type | tuple[type, ...]] | None = None, *, source, what: str,
+          remedy: str) -> dict:
+    """`record` if it is as `read` would return it. Raises as `read` does."""
     if not isinstance(record, dict):
         raise ValueError(f"{source} is no {what}, but a {type(record).__name__}: {remedy}")
     for name, kinds in (fields or {}).items():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import signal
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +17,24 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from jetnb import _devices, batches, checkpoints, history, optimisation
+from jetnb import _checksum, _devices, _json, batches, checkpoints, history, optimisation
+from jetnb._interrupts import Interrupts
 from jetnb._watchdog import Watchdog
 from jetnb.history import History
 from jetnb.models._regions import compile_regions
 
 DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
+SAVE_SECONDS = 60  # between checkpoints within an epoch, or SAVE_SHARE times as long as one takes, whichever is more
+SAVE_SHARE = 50
+TRAINED = {"steps": int, "epochs": int, "seconds": (int, float), "reason": str}
+
+
+def is_done(path) -> bool:
+    """Whether the training with checkpoint `path` has ended, so that it is only loaded and nothing written."""
+    try:
+        return checkpoints.read_card(path)["trained"]["reason"] in DONE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class _Loss(nn.Module):
@@ -67,6 +82,12 @@ class Training:
         self.generator = torch.Generator(fabric.device)
         self.history, self.step, self.seconds, self.best, self.tidied = History(), 0, 0.0, None, 0.0
         self.card = {**card, "training": self.arguments}
+        if self.path is not None:
+            self.card["checksum"] = {name: self._checksum(jets) for name, jets in (("data", data), (
+                "validation", validation)) if jets is not None}
+        # What several processes share cannot stop in one of them.
+        self.interrupts = Interrupts(() if fabric.world_size > 1 else (signal.SIGINT,) if self.path is None else (
+            signal.SIGINT, signal.SIGTERM))
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.watchdog = Watchdog(tolerant=half)
         if resume and self.path is not None and self.path.exists():
@@ -78,10 +99,11 @@ class Training:
         self.bar = tqdm(total=self._jets(self.n_steps), initial=self._jets(self.step), unit=" jets", unit_scale=True,
                         disable=not (progress and fabric.is_global_zero))
         self.started = time.perf_counter() - self.seconds
+        self.saved, self.took = time.perf_counter(), 0.0  # when the last checkpoint was written, and in which time
 
     def run(self) -> None:
         """Train to the end, or to what ends it before, and leave the weights to keep in the module."""
-        with contextlib.closing(self.bar):
+        with contextlib.closing(self.bar), self.interrupts:
             if self.history.reason not in DONE:
                 try:
                     with _devices.tf32(self.arguments["precision"] == "tf32", self.fabric.device):
@@ -97,6 +119,8 @@ class Training:
         if self.best is not None:
             self.module.load_state_dict(self.best)
         self.module.eval()
+        if self.interrupts.asked == signal.SIGTERM:  # all is on disk: end as anything that gets it does
+            signal.raise_signal(signal.SIGTERM)
 
     def _epochs(self) -> None:
         for epoch in range(len(self.history.epochs), self.n_epochs):
@@ -106,15 +130,17 @@ class Training:
             whole = batches.schedule(len(self.data), self.batch_size, seed=self.seed, epoch=epoch)
             with contextlib.closing(self._batches(self.data, whole[self.step - first:last - first])) as loader:
                 for batch, share in loader:
+                    self.interrupts.check()
                     self._step(batch, share)
                     if self.step == last:
                         break
                     save = self.save_every and self.step % self.save_every == 0
-                    if (save or self.step % self.log_every == 0) and self._watched(self._record()):
-                        self.history.reason = "watch"
-                        return
-                    if save:
-                        self._save()
+                    if save or self.step % self.log_every == 0:
+                        if self._watched(self._record()):
+                            self.history.reason = "watch"
+                            return
+                        if save or self._is_time():
+                            self._save()
             stop = self._watched(self._record() | self._end_epoch(epoch + 1))
             if last == self.n_steps:
                 self.history.reason = "finished"
@@ -205,9 +231,12 @@ class Training:
             record["validation_loss"] = self._validate()
         if self.measure is not None:
             self.module.eval()
-            with torch.no_grad():
+            with torch.no_grad(), self.interrupts.at_once():
                 found = self.measure(self.module) if self.fabric.is_global_zero else None
-            record |= self.fabric.broadcast(found)
+            found = self.fabric.broadcast(found)  # now all processes have it
+            if not isinstance(found, Mapping):
+                raise ValueError(f"measure returned {found!r:.80}: it must return a dict of names and numbers")
+            record |= found
         record["seconds"] = self.seconds = time.perf_counter() - self.started
         if self.arguments["best_by"] not in ("validation_loss", *record):
             raise ValueError(f"best_by is {self.arguments['best_by']!r}, but measure returned only {', '.join(found)}")
@@ -225,6 +254,7 @@ class Training:
         whole = batches.split(np.arange(len(self.validation)), self.batch_size)
         total = torch.zeros((), device=self.fabric.device, dtype=torch.float32)
         for (batch, share), indices in zip(self._batches(self.validation, whole), whole, strict=True):
+            self.interrupts.check()
             with self.fabric.autocast():
                 total += self.module.loss(batch, generator=self.generator).float() * (share * len(indices))
         return float(self.fabric.all_reduce(total, reduce_op="mean")) / len(self.validation)
@@ -242,12 +272,24 @@ class Training:
             return False
         return bool(self.fabric.broadcast(bool(self.fabric.is_global_zero and self.watch(record))))
 
+    def _is_time(self) -> bool:
+        """Whether there should be a checkpoint by now, in all processes or in none."""
+        if self.path is None:
+            return False
+        wait = max(SAVE_SECONDS, SAVE_SHARE * self.took)
+        return bool(self.fabric.broadcast(time.perf_counter() - self.saved > wait))
+
+    def _checksum(self, data) -> dict:
+        self._draw_from("checksum")  # for data that are drawn as they are read
+        return _checksum.of(data)
+
     def _write(self, kind: str, record: dict) -> None:
         if self.path is not None and self.fabric.is_global_zero:
             history.append(history.file_of(self.path), kind, record)
 
     def _save(self) -> None:
         """Checkpoint: the weights to keep so far, and, until the training is done, all that it needs to go on."""
+        began = time.perf_counter()
         if self.path is not None and self.fabric.is_global_zero:
             epochs = self.history.epochs
             trained = {"steps": self.step, "epochs": len(epochs), "jets": self._jets(self.step),
@@ -256,6 +298,8 @@ class Training:
             checkpoints.save(self.path, self.best or self.module, {**self.card, "trained": trained, "metrics": metrics},
                              state=None if self.history.reason in DONE else self._state())
         self.fabric.barrier()
+        self.saved = time.perf_counter()
+        self.took = self.saved - began
 
     def _state(self) -> dict[str, Tensor]:
         """Weights, moments of the optimiser and the scale of float16 gradients; there is no state of random numbers."""
@@ -270,7 +314,10 @@ class Training:
         if found := checkpoints.difference(card, self.card):
             raise ValueError(f"resume: the training at {self.path} has other settings: {found}; pass the same ones, "
                              "or choose another path")
-        trained, ended = card["trained"], card["trained"]["reason"]
+        about = dict(source=self.path / checkpoints.CARD, what="card of a training", remedy=checkpoints.AGAIN)
+        trained = _json.check(_json.check(card, {"trained": dict}, **about)["trained"], TRAINED, **about)
+        ended = trained["reason"]
+        self._same_data(card.get("checksum"), ended)
         self.step, self.seconds = trained["steps"], trained["seconds"]
         self.history = history.rewind(self.path, self.step, trained["epochs"])
         checkpoints.load(self.path, self.module)
@@ -282,14 +329,35 @@ class Training:
                              f"{len(self.history.epochs)}: put it back, or train again with another path")
         if self.arguments["keep"] == "best" and self._since_best() < len(self.history.epochs):
             self.best = checkpoints.copies(self.module.state_dict())
-        state = checkpoints.read_state(self.path)
-        checkpoints.fill(self.module, checkpoints.inside("model", state), f"checkpoint {self.path}")
-        optimisation.from_tensors(self.raw, checkpoints.inside("optimizer", state))
-        scale = self.fabric.strategy.precision.state_dict()  # with numbers of the right types
-        self.fabric.strategy.precision.load_state_dict({name: type(old)(state[f"scaler.{name}"].item())
-                                                        for name, old in scale.items()})
+        self._set_state(checkpoints.read_state(self.path))
         if self.history.steps:
             self.watchdog.skipped = self.history.steps[-1]["skipped"]
+
+    def _same_data(self, checksum, ended: str) -> None:
+        """Refuse other data than those that the training at `path` had."""
+        if checksum is None and ended not in DONE:
+            warnings.warn(f"resume: the checkpoint {self.path} has no checksum of its data: whether these are the same "
+                          "cannot be told", RuntimeWarning, stacklevel=2)
+        for name, new in self.card["checksum"].items() if isinstance(checksum, Mapping) else ():
+            if found := _checksum.difference(checksum.get(name) or {}, new):
+                raise ValueError(f"resume: the training at {self.path} had other {name}: {found} differ; pass the "
+                                 "same, or choose another path")
+
+    def _set_state(self, state: Mapping[str, Tensor] | None) -> None:
+        """Give weights, optimiser and scale what `_state` made of them."""
+        file = self.path / checkpoints.STATE
+        if state is None:
+            raise ValueError(f"resume: {file} is missing, without which an unfinished training cannot go on: "
+                             f"{checkpoints.AGAIN}, with another path")
+        checkpoints.fill(self.module, checkpoints.inside("model", state), f"checkpoint {self.path}")
+        scale = self.fabric.strategy.precision.state_dict()  # with numbers of the right types
+        try:
+            optimisation.from_tensors(self.raw, checkpoints.inside("optimizer", state))
+            self.fabric.strategy.precision.load_state_dict({name: type(old)(state[f"scaler.{name}"].item())
+                                                            for name, old in scale.items()})
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"resume: {file} is of another training ({error}): {checkpoints.AGAIN}, with another "
+                             "path") from None
 
     def _jets(self, step: int) -> int:
         """How many jets are seen in so many steps."""

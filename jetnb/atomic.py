@@ -11,6 +11,7 @@ import ctypes
 import errno
 import glob
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -31,42 +32,106 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     with an existing one in one step. Raises `FileExistsError` when `path` is there and not to be replaced.
     """
     _free(path, replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in map(Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")):
-        with _lock(stale) as locked:
-            if locked:
-                shutil.rmtree(stale, ignore_errors=True)
-    folder = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
-    os.mkdir(folder)
-    try:
-        with _lock(folder):
-            yield folder
-            if replace and path.exists():
-                _exchange(folder, path)
-            else:
-                _rename(folder, path)
+    with _hidden(path) as folder:
+        yield folder
+        if replace and path.exists():
+            _exchange(folder, path)
+        else:
+            _rename(folder, path)
         sync(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden file name; at the end of the block that file becomes `path`, after an error it goes.
 
-    Raises `FileExistsError` when `path` is there and not to be replaced.
+    What killed processes left beside `path` goes too: the file is made in a folder like those of `new_folder`, since
+    some writers lock their files themselves. Raises `FileExistsError` when `path` is there and not to be replaced.
     """
     _free(path, replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
-    try:
+    with _hidden(path) as folder:
+        hidden = folder / path.name
         yield hidden
         sync(hidden)
         _free(path, replace)
         os.replace(hidden, path)
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def alone(path: Path, doing: str) -> Iterator[None]:
+    """Be the only process that is `doing` something with `path` until the end of the block, e.g. "training to".
+
+    Another one gets a `ValueError` that names this process. The kernel lets go of a process that ends, however it
+    ends; the lock is the file `.NAME.lock` beside `path`. Where the system has no locks, or the folder may not be
+    written, nothing is held.
+    """
+    path = Path(os.path.abspath(path))
+    lock, handle = path.parent / f".{path.name}.lock", None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while fcntl and handle is None:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is(handle, lock):  # its last owner has just removed it
+                os.close(handle)
+                handle = None
+    except BlockingIOError:
+        owner = os.read(handle, 200).decode(errors="replace") or "another process"
+        os.close(handle)
+        raise ValueError(f"{owner} is {doing} {path}: wait for it, end it, or choose another path") from None
+    except OSError:
+        pass
+    try:
+        if handle is not None:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        yield
     finally:
-        hidden.unlink(missing_ok=True)
+        if handle is not None:
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def held(stream) -> Iterator[None]:
+    """Wait until no other process holds the open file `stream`, and hold it to the end of the block."""
+    with contextlib.suppress(OSError):  # of a file system without locks
+        if fcntl:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        stream.flush()
+        with contextlib.suppress(OSError):
+            if fcntl:
+                fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _hidden(path: Path) -> Iterator[Path]:
+    """A new hidden folder beside `path`, locked, and gone at the end; those of processes that are gone go first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean(path)
+    while True:
+        folder = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
+        os.mkdir(folder)
+        with _lock(folder, wait=True):
+            if not folder.exists():  # taken for a stale one before it was locked
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def clean(path: Path) -> None:
+    """Remove what processes that were killed have left beside `path`; every new file or folder there does it, too."""
+    for stale in map(Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")):
+        with _lock(stale) as locked:
+            if locked:
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -86,7 +151,7 @@ def _free(path: Path, replace: bool) -> None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
+def _lock(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     try:
         handle = os.open(folder, os.O_RDONLY) if fcntl else None
     except FileNotFoundError:  # its writer has finished meanwhile
@@ -95,7 +160,7 @@ def _lock(folder: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         locked = True
     except OSError:  # another process holds it, or the file system has no locks
         locked = False
@@ -103,6 +168,13 @@ def _lock(folder: Path) -> Iterator[bool]:
         yield locked
     finally:
         os.close(handle)
+
+
+def _is(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _rename(folder: Path, path: Path) -> None:

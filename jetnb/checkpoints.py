@@ -7,22 +7,29 @@ a checkpoint from elsewhere runs no code of others. A folder appears when it is 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import math
+import os
 import platform
-from collections.abc import Callable, Mapping
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import jetnb
-from jetnb import atomic
+from jetnb import _json, atomic
 
+AGAIN = "copy the checkpoint again, or train again"
 WEIGHTS, CARD, STATE = "model.safetensors", "card.json", "state.safetensors"
-RESULTS = ("date", "versions", "metrics", "trained")  # what may differ between two checkpoints of one run
+RESULTS = ("date", "versions", "metrics", "trained", "checksum")  # what may differ between two checkpoints of one run
 
 
 def save(path, model: nn.Module | Mapping[str, Tensor], card: Mapping, *,
@@ -34,7 +41,8 @@ def save(path, model: nn.Module | Mapping[str, Tensor], card: Mapping, *,
     jets); date and versions are added. state: tensors that a training needs to go on.
 
     Raises `ValueError` for a card that JSON cannot hold, and `FileExistsError`, naming the field, where the
-    checkpoint at `path` is of other settings, or where something else is there. Taught in notebook 07.
+    checkpoint at `path` is of other settings, or where something else is there; `ValueError` too where it cannot be
+    written, e.g. because the disk is full: what was at `path` is still there then. Taught in notebook 07.
     """
     path = Path(path)
     versions = {"jetnb": jetnb.__version__, "torch": torch.__version__, "python": platform.python_version()}
@@ -43,11 +51,13 @@ def save(path, model: nn.Module | Mapping[str, Tensor], card: Mapping, *,
     if path.exists():
         _same_run(path, card)
     weights = model.state_dict() if isinstance(model, nn.Module) else model
-    with atomic.new_folder(path, replace=True) as folder:
-        save_file(copies(weights), folder / WEIGHTS)
-        if state is not None:
-            save_file(copies(state), folder / STATE)
+    with _explained(path), atomic.new_folder(path, replace=True) as folder:
         (folder / CARD).write_text(json.dumps(card, indent=1))
+        mode = (folder / CARD).stat().st_mode
+        for name, tensors in ((WEIGHTS, weights), (STATE, state)):
+            if tensors is not None:
+                save_file(copies(tensors), folder / name)
+                (folder / name).chmod(mode)  # as any other new file: safetensors makes them for their owner alone
         for file in folder.iterdir():
             atomic.sync(file)
 
@@ -73,13 +83,21 @@ def restore(path, build: Callable[..., nn.Module], *, name: str, part: str = "")
     """The model `build(card[name], seed=0)` with the weights of the checkpoint at `path`, for evaluation, and its card.
 
     name: where the card has the settings. part: as for `load`. Raises as `load`, and `ValueError` where the card has
-    no such settings.
+    no such settings, or those of a network that is larger than the weights that are there: it is not built.
     """
     card = read_card(path)
     if name not in card:
         raise ValueError(f"the card of {path} has no {name!r}, the settings to build it with: it is a checkpoint of "
                          f"something else, or was trained without card={{'{name}': ...}}")
-    model = build(card[name], seed=0)
+    file = Path(path) / CARD
+    settings = _json.check(card, {name: dict}, source=file, what="card of a checkpoint", remedy=AGAIN)[name]
+    try:
+        model = _build(build, settings, _size(Path(path) / WEIGHTS))
+    except (_TooLarge, MemoryError, RuntimeError, OverflowError) as error:  # torch's RuntimeError: not enough memory
+        raise ValueError(f"{file}: a network of the settings {name!r}, {json.dumps(settings):.200}, cannot be built "
+                         f"({error}): {AGAIN}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{file}: {name!r} has no settings of this network ({error}): {AGAIN}") from error
     load(path, model, part=part)
     return model.eval(), card
 
@@ -88,13 +106,10 @@ def read_card(path) -> dict:
     """The card of the checkpoint at `path`. Raises `FileNotFoundError` or `ValueError` where there is none."""
     file = Path(path) / CARD
     try:
-        card = json.loads(file.read_text())
+        return _json.read(file, what="card of a checkpoint", remedy=f"remove {path} and train again")
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no checkpoint at {path} (no file {file}): check the path, or train "
                                 "with path=... first") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is no card of a checkpoint ({error}): remove {path} and train again") from None
-    return card
 
 
 def read_state(path) -> dict[str, Tensor] | None:
@@ -123,6 +138,67 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str, *, settin
         raise ValueError(f"{source} does not fit the model: {'; '.join(shown)}{more}. Build the model as it was "
                          f"when saved{hint}")
     model.load_state_dict(weights)
+
+
+def _build(build: Callable[..., nn.Module], settings: Mapping, size: int) -> nn.Module:
+    """`build(settings, seed=0)`, but no network that has far more numbers than `size`, and not its memory either."""
+    *_, second, first = sorted([1, 1, *_integers(settings)])
+    if first > size:
+        raise _TooLarge(f"there is a {first:,} in it, and the file of its weights has {size:,} numbers")
+    if first * second > 2**26:  # of what has no memory first; not always, as its first use in a process takes seconds
+        with torch.device("meta"), _at_most(size):
+            build(settings, seed=0)
+    with _at_most(size):
+        return build(settings, seed=0)
+
+
+def _integers(settings) -> list[int]:
+    """All integers in nested settings."""
+    if isinstance(settings, Mapping | list):
+        inner = settings.values() if isinstance(settings, Mapping) else settings
+        return [number for value in inner for number in _integers(value)]
+    return [settings] if isinstance(settings, int) else []
+
+
+class _TooLarge(Exception):
+    """A network has more parameters than the file of its weights."""
+
+
+@contextlib.contextmanager
+def _at_most(size: int) -> Iterator[None]:
+    """Raise `_TooLarge` in this thread as soon as modules that are built have far more numbers than `size`."""
+    limit, thread, seen = 4 * size + 2**20, threading.get_ident(), 0  # some are made twice: tied ones, for instance
+
+    def count(module, name, value):
+        nonlocal seen
+        if value is not None and threading.get_ident() == thread and (seen := seen + value.numel() + 1) > limit:
+            raise _TooLarge(f"it has more than {limit:,} numbers, and the file of its weights {size:,}")
+
+    with (nn.modules.module.register_module_parameter_registration_hook(count),
+          nn.modules.module.register_module_buffer_registration_hook(count)):
+        yield
+
+
+def _size(file: Path) -> int:
+    """How many numbers the tensors in a file have, from its header alone."""
+    with _readable(file), safe_open(file, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system in writing a checkpoint into a `ValueError` that says what to do."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except (OSError, SafetensorError) as error:
+        found = re.search(r"os error (\d+)", str(error))  # safetensors has no other way to say it
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        remedy = {errno.ENOSPC: "free some space, or choose another disk", errno.EDQUOT: "your quota is full",
+                  errno.EFBIG: "a limit allows no larger files"}.get(number, "choose a folder that you may write to")
+        why = os.strerror(number) if number else str(error)
+        raise ValueError(f"cannot write the checkpoint {path}: {why}; {remedy}") from error
 
 
 def as_json(card: Mapping) -> dict:
@@ -167,7 +243,13 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    try:
+    with _readable(file):
         return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} is missing or damaged ({error}): copy the checkpoint again, or train again") from None
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise ValueError(f"{file} is missing or damaged ({error}): {AGAIN}") from None

@@ -7,8 +7,10 @@ never dropped.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -16,9 +18,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from jetnb import _trials, checkpoints, jets, parallel
-from jetnb._runs import Runs
+from jetnb import _devices, _trials, atomic, checkpoints, jets, parallel
 from jetnb.batches import Packed
+from jetnb.ledger import Ledger
 
 MODES = ("random", "frozen", "finetuned", "scratch")
 GRIDS = {"finetuned": (1e-4, 3e-4, 1e-3), "scratch": (3e-4, 1e-3, 3e-3)}
@@ -52,8 +54,8 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
     after its lowest validation loss, and keeps those weights. A check comes after every epoch, and after as many as
     make `every` steps where an epoch has fewer. signal: the class whose score makes AUC and rejection.
 
-    path: a JSON-lines file to which each run is added when it is done; runs that are in it are not done again. It may
-    hold several heads, budgets and seeds; one process at a time writes to it.
+    path: a JSON-lines file, see `jetnb.ledger`, to which each run is added when it is done; runs that are in it are not
+    done again. It may hold several heads, budgets and seeds; one study at a time writes to it.
     scores: keep the probabilities (n_test, C) of each run beside it, in the folder `path` without its suffix.
     processes: full trainings at a time, each with one thread, so that the numbers do not depend on it.
 
@@ -62,7 +64,8 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
     where n_passing_50, n_passing_30, the background jets that pass, is 0), epochs (trained), epoch (picked), ended
     ("patience", or "finished" at the limit), history (validation accuracy after each check, for
     `metrics.epochs_until`), epochs_per_check, validation_loss, seconds, scores (file name or ""). Raises ValueError for
-    arguments that do not fit and for a file with other settings, naming the first that differs. Taught in notebook 08.
+    arguments that do not fit, for a file with other settings, naming the first that differs, and for one to which
+    another study writes. Taught in notebook 08.
     """
     budgets, seeds = sorted({int(n) for n in budgets}), list(dict.fromkeys(int(seed) for seed in seeds))
     modes = tuple(modes or (mode for mode in MODES if pretrained is not None or mode in ("random", "scratch")))
@@ -74,6 +77,7 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
                 "head_lr": head_lr, "probe_first": probe_first, "validation_share": validation_share,
                 "validation_least": validation_least, "batch_size": batch_size, "steps": steps, "epochs": epochs,
                 "patience": patience, "every": every, "signal": signal, "tuned_at": None}
+    _devices.check(accelerator)
     n_classes = _check(labels, budgets, n_validation, seeds, modes, settings, pretrained, tune_at, scores, path)
     if any(len(grid) > 1 for grid in settings["lrs"].values()):
         settings["tuned_at"] = [tune_at, seeds[0]]
@@ -82,7 +86,6 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
         settings["encoder"] = _checksum(_trials.build(make_encoder, 0, None).state_dict().values())
         weights = None if pretrained is None else _weights(make_encoder, pretrained)
     settings["pretrained"] = weights and _checksum(weights.values())
-    runs = Runs(path, {name: value for name, value in settings.items() if name != "head"})  # each run says its own
     study = dict(make_encoder=make_encoder, data=data, n_classes=n_classes, settings=settings, accelerator=accelerator,
                  weights=weights, rows={seed: _draw(labels, budgets, n_validation, seed) for seed in seeds})
 
@@ -91,10 +94,12 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
     first = dict(head=head, budget=tune_at, seed=seeds[0])
     n_runs = len(modes) * len(points) + sum(len(grid) - 1 for grid in grids.values())
     starts = {}
-    with tqdm(total=n_runs, unit=" runs", disable=not progress) as bar, _trials.one_thread(), \
-            torch.random.fork_rng(devices=[]):
+    alone = contextlib.nullcontext() if path is None else atomic.alone(Path(path), "adding runs to")
+    shared = {name: value for name, value in settings.items() if name != "head"}  # which each run says itself
+    with (alone, contextlib.nullcontext(Ledger(path, shared)) as runs, tqdm(total=n_runs, unit=" runs", disable=not progress) as bar, _trials.one_thread(),
+          torch.random.fork_rng(devices=[])):
         def keep(run, record, probabilities):
-            runs.add(run, record, probabilities if scores else None)
+            runs.add(run, {**record, "scores": ""}, probabilities if scores else None)
             bar.update()
 
         def probe(mode):

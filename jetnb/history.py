@@ -6,7 +6,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jetnb import atomic
+from jetnb import _json, atomic
+
+NUMBER = (int, float)
+FIELDS = {"steps": {"step": int, "epoch": int, "loss": NUMBER, "skipped": int},
+          "epochs": {"epoch": int, "step": int, "loss": NUMBER}}
 
 
 @dataclass
@@ -44,15 +48,17 @@ def append(file: Path, kind: str, record: dict) -> None:
 def read(path) -> History:
     """The history so far of the training with checkpoint `path`, which may still run, or have been killed.
 
-    Empty where there is none. Taught in notebook 16.
+    Empty where there is none. Raises `ValueError` naming the line that is no record. Taught in notebook 16.
     """
     history, file = History(), file_of(path)
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            (kind, record), = json.loads(line).items()
-        except ValueError:  # the last line of a process that was killed in writing it
-            break
-        getattr(history, kind).append(record)
+    whole, newline, _ = (file.read_bytes() if file.exists() else b"").rpartition(b"\n")  # the rest is half a line
+    for number, line in enumerate((whole + newline).splitlines()):
+        about = dict(source=f"{file}, line {number + 1},", what="record of a training",
+                     remedy="put the file back, or train again with another path")
+        entry = _json.parse(line, **about)
+        kind = "epochs" if "epochs" in entry else "steps"
+        record = _json.check(entry, {kind: dict}, **about)[kind]
+        getattr(history, kind).append(_json.check(record, FIELDS[kind], **about))
     return history
 
 

@@ -50,9 +50,19 @@ def to_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def from_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give `optimizer` the moments that `to_tensors` made of another with the same parameters."""
+    """Give `optimizer` the moments that `to_tensors` made of another with the same parameters.
+
+    Raises `ValueError` naming the first moment that does not fit; nothing has changed then.
+    """
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         i, _, name = key.partition(".")
+        known = i.isdecimal() and int(i) < len(parameters)
+        if not known or value.ndim and value.shape != parameters[int(i)].shape:
+            there = tuple(parameters[int(i)].shape) if known else "no parameter"
+            raise ValueError(f"the optimiser's {key} has shape {tuple(value.shape)}, in the model it is {there}")
         state.setdefault(int(i), {})[name] = value
+    if len({frozenset(moments) for moments in state.values()}) > 1:
+        raise ValueError("the optimiser's moments are not all there")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from jetnb import _devices, checkpoints
-from jetnb._loop import Training
+from jetnb import _devices, atomic, checkpoints
+from jetnb._loop import Training, is_done
 from jetnb.history import History
 
 
@@ -49,12 +49,15 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     by "validation_loss" (the lowest), or by the number `best_by` of `measure` (the highest), the first of equals;
     "last", or no validation, with the last ones. patience: end after so many epochs in a row without a better one.
 
-    path: folder for checkpoints, of every epoch and every `save_every` steps, see `jetnb.checkpoints`; `card` is added
-    to theirs. The history grows in the file `<path>.history.jsonl` beside it. resume: go on where the checkpoint at
-    `path` is, if there is one, as if nothing had happened; a finished training is loaded and returned.
+    path: folder for checkpoints, of every epoch, every `save_every` steps and, at the next record, after every minute,
+    see `jetnb.checkpoints`; `card` is added to theirs. The history grows in the file `<path>.history.jsonl` beside it.
+    One training at a time writes there. resume: go on where the checkpoint at `path` is, if there is one, as if nothing
+    had happened; a finished training is loaded and returned. Data are compared with those of the checkpoint: their
+    number, and labels, numbers of constituents and features of up to 4096 jets, evenly over them.
     log_every: steps between records. watch(record): called after each, the last of an epoch with the validation in it;
-    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of JupyterLab): what was
-    learned is kept. progress: show a bar.
+    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of JupyterLab), after the
+    step that is under way: what was learned is kept. So it is, at `path`, with SIGTERM, which then ends the process.
+    progress: show a bar.
 
     precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed", "auto", 4, 1,
     "ddp". precision "tf32" is "32-true" where factors of matrix products on a GPU are rounded to TensorFloat-32, with
@@ -66,8 +69,9 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     on one unless OMP_WAIT_POLICY is PASSIVE, as `start.py` and `jetnb` set it: see `jetnb._devices.n_threads`, where the
     measurement is; the user's own OMP_NUM_THREADS or torch.set_num_threads win.
 
-    Raises `ValueError` for arguments that make no sense and a checkpoint of other settings, `FileExistsError` where
-    there is one and resume is False, `FloatingPointError` at the next record after a loss or gradient that is not
+    Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a path to which
+    another process trains, and a checkpoint that cannot be written; `FileExistsError` where there is one and resume is
+    False; `FloatingPointError` at the next record after a loss or gradient that is not
     finite; no step with such a gradient changes the weights. With 16-mixed these steps are skipped, counted, and end
     the training only when 50 follow on each other. Warns, once each, of gradients that explode and of collapse.
     Taught in notebook 07.
@@ -76,8 +80,8 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
                      warmup=warmup, clip=clip, seed=seed, keep=keep, best_by=best_by, patience=patience,
                      precision=precision)
     _check(model, data, validation, measure, arguments, save_every, log_every)
-    if path is not None and not resume and Path(path).exists():
-        raise FileExistsError(f"path: {path} exists; pass resume=True to go on with that training, or choose another")
+    _devices.check(accelerator)
+    _check_free(path, resume)
     card = checkpoints.as_json(card or {})
     from lightning.fabric import Fabric  # takes seconds, which those who only look at records need not wait
 
@@ -96,11 +100,36 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
 def _run(fabric, caller: int, model: nn.Module, data, arguments: dict, options: dict) -> tuple[History, bytes | None]:
     """The training, in each of the processes that share it."""
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _devices.threads(model, fabric.device):
+    with (_alone(fabric, path := options["path"]), torch.random.fork_rng(devices),
+          _devices.threads(model, fabric.device)):
+        _check_free(path, options["resume"])  # another training may have ended meanwhile
         training = Training(fabric, model, data, arguments, **options)
         training.run()
     elsewhere = os.getpid() != caller  # in a process that was forked or spawned, with a copy of the model
     return training.history, safetensors.torch.save(checkpoints.copies(model.state_dict())) if elsewhere else None
+
+
+def _check_free(path, resume: bool) -> None:
+    if path is not None and not resume and Path(path).exists():
+        raise FileExistsError(f"path: {path} exists; pass resume=True to go on with that training, or choose another")
+
+
+@contextlib.contextmanager
+def _alone(fabric, path):
+    """Be the only training to `path`, in all its processes, or raise `ValueError` in all of them."""
+    with contextlib.ExitStack() as stack:
+        refused = ""
+        if path is not None and fabric.is_global_zero:
+            try:
+                if is_done(path):  # it is only read, by as many as like
+                    atomic.clean(Path(path))
+                else:
+                    stack.enter_context(atomic.alone(Path(path), "training to"))
+            except ValueError as error:
+                refused = f"path: {error}"
+        if refused := fabric.broadcast(refused):
+            raise ValueError(refused)
+        yield
 
 
 def _check(model, data, validation, measure, arguments: dict, save_every, log_every) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 
 import pytest
 import torch
@@ -116,9 +119,95 @@ def test_damaged_files_are_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is missing or damaged"):
         checkpoints.load(tmp_path / "run", encoder())
-    (tmp_path / "run" / "card.json").write_text("{")
-    with pytest.raises(ValueError, match="card.json is no card"):
-        checkpoints.read_card(tmp_path / "run")
+    for text in ("{", "[1, 2]", "null", "[" * 100_000, ""):
+        (tmp_path / "run" / "card.json").write_text(text)
+        with pytest.raises(ValueError, match="card.json is no card"):
+            checkpoints.read_card(tmp_path / "run")
+    weights.unlink()
+    (tmp_path / "run" / "card.json").write_text(json.dumps(CARD))
+    with pytest.raises(ValueError, match="model.safetensors is missing"):
+        checkpoints.restore(tmp_path / "run", build, name="encoder")
+
+
+def build(settings, *, seed):
+    torch.manual_seed(seed)
+    return Transformer(4, n_heads=4, **settings)
+
+
+class Codes(nn.Module):
+    """Draws its numbers before a module could hear of them. `asked`: on which device."""
+
+    asked: list[str] = []
+
+    def __init__(self, *, n_codes, dim):
+        super().__init__()
+        self.asked.append(torch.empty(0).device.type)
+        self.codes = nn.Parameter(torch.randn(n_codes, dim))
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"n_layers": 10**9}, "there is a 1,000,000,000 in it"), ({"dim": 2**62}, "there is a 4,611,"),
+    ({"n_layers": 10_000}, "has more than"), ({"dim": 8192, "n_layers": 64}, "has more than"),
+    ({"expansion": 12_000}, "has more than"), ({"dim": "32"}, "no settings of this network"),
+    ({"dim": -32}, "no settings"), ({"depth": 2}, "no settings"), ({"dim": None}, "no settings"),
+    ({"n_layers": 1.5}, "no settings"), ({"dim": [10**9]}, "there is a 1,000,000,000")])
+def test_a_card_of_another_network_than_its_weights_is_refused_before_that_is_built(tmp_path, change, message):
+    checkpoints.save(tmp_path / "run", encoder(), {"encoder": {**CARD["encoder"], **change}})
+    with pytest.raises(ValueError, match=message) as error:
+        checkpoints.restore(tmp_path / "run", build, name="encoder")
+    assert "card.json" in str(error.value) and "train again" in str(error.value)
+
+
+def test_no_memory_is_asked_for_what_weights_do_not_hold(tmp_path):
+    """2^34 numbers, each size below the number of weights: built without memory first."""
+    checkpoints.save(tmp_path / "run", nn.Linear(2**9, 2**9), {"codes": {"n_codes": 2**17, "dim": 2**17}})
+    with pytest.raises(ValueError, match="has more than"):
+        checkpoints.restore(tmp_path / "run", lambda settings, seed: Codes(**settings), name="codes")
+    assert Codes.asked == ["meta"]
+
+
+@pytest.mark.parametrize("settings", [[1], "transformer", None, 7])
+def test_settings_that_are_none_are_refused(tmp_path, settings):
+    checkpoints.save(tmp_path / "run", encoder(), {"encoder": settings})
+    with pytest.raises(ValueError, match="'encoder' is .*, not dict"):
+        checkpoints.restore(tmp_path / "run", build, name="encoder")
+
+
+def test_a_network_as_large_as_its_weights_comes_back(tmp_path):
+    for settings in ({"dim": 32}, {"dim": 64, "n_layers": 3, "expansion": 2}):
+        checkpoints.save(tmp_path / str(settings["dim"]), one := build(settings, seed=1), {"encoder": settings})
+        two, _ = checkpoints.restore(tmp_path / str(settings["dim"]), build, name="encoder")
+        assert same(one, two)
+
+
+def test_others_may_read_what_they_may_read_of_other_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        checkpoints.save(tmp_path / "run", encoder(), CARD, state={"step": torch.tensor(3)})
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "run").iterdir()} == {0o640}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
+def test_a_full_disk_gets_a_sentence_and_spares_what_was_there(tmp_path):
+    import resource
+
+    checkpoints.save(tmp_path / "run", one := encoder(), CARD)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for limit in (10_000, 100):  # the weights do not fit, the card does not fit
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+            try:
+                with pytest.raises(ValueError, match="cannot write the checkpoint .*run: File too large; a limit"):
+                    checkpoints.save(tmp_path / "run", encoder(seed=1), CARD)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    finally:
+        signal.signal(signal.SIGXFSZ, ignored)
+    checkpoints.load(tmp_path / "run", two := encoder(seed=2))
+    assert same(one, two) and [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
 def test_no_file_is_a_pickle(tmp_path):

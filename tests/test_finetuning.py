@@ -107,6 +107,22 @@ def test_a_study_goes_on_where_it_ended(table, data, pretrained, tmp_path, monke
         finetuning.measure(encoder, data, pretrained=pretrained, path=path, **QUICK)
 
 
+def test_two_studies_do_not_write_one_file(data, tmp_path, monkeypatch):
+    path, train = tmp_path / "runs.jsonl", _trials.train
+    begun = []
+
+    def meanwhile(*args):
+        if not begun:
+            begun.append(1)
+            with pytest.raises(ValueError, match="is adding runs to .*runs.jsonl: wait for it"):
+                finetuning.measure(encoder, data, modes=("scratch",), path=path, **QUICK)
+        return train(*args)
+
+    monkeypatch.setattr(_trials, "train", meanwhile)
+    finetuning.measure(encoder, data, modes=("scratch",), path=path, **QUICK)
+    assert begun and [file.name for file in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
 def test_scores_are_kept_beside_the_file_and_give_the_table(data, tmp_path):
     found = finetuning.measure(encoder, data, path=tmp_path / "runs.jsonl", scores=True, **QUICK | {"seeds": (0,)})
     assert set(found["mode"].to_list()) == {"random", "scratch"}
@@ -180,9 +196,10 @@ def test_draws_are_nested_and_balanced(data):
     (dict(head="tree"), "head is 'tree'"), (dict(lrs={"frozen": [1]}), "lrs"),
     (dict(modes=("frozen",)), "pretrained is None"), (dict(modes=("best",)), "modes is 'best'"),
     (dict(tune_at=7), "tune_at is 7"), (dict(signal=2), "signal is 2"), (dict(scores=True), "scores is True"),
-    (dict(validation_least=999), "rarest class of validation"), (dict(steps=0), "steps is 0"),
+    (dict(accelerator="cuda"), "sees no CUDA"), (dict(validation_least=999), "rarest class of validation"), (dict(steps=0), "steps is 0"),
     (dict(lrs={"finetuned": [1], "scratch": []}), "lrs")])
-def test_bad_arguments_are_refused(data, change, message):
+def test_bad_arguments_are_refused(data, change, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         finetuning.measure(encoder, data, **QUICK | change)
 

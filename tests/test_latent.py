@@ -141,6 +141,20 @@ def test_knn_agrees_with_scikit_learn(clusters, metric):
     assert "7 nearest neighbours" in repr(found) and metric in repr(found)
 
 
+def test_knn_with_cosine_does_not_look_at_lengths():
+    """The class is the direction; those to be asked are as long as the known ones of the other class."""
+    rng = np.random.default_rng(8)
+    label = rng.integers(0, 2, 600)
+    angle = rng.normal(0, 0.3, 600) + label * np.pi / 3
+    length = np.where((label == 1) == (np.arange(600) < 300), 10, 1) * rng.uniform(1, 2, 600)
+    z = length[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    split = z[:300], label[:300], z[300:], label[300:]
+    reference = KNeighborsClassifier(7, metric="cosine", algorithm="brute").fit(*split[:2]).score(*split[2:])
+    plain = KNeighborsClassifier(7, algorithm="brute").fit(*split[:2]).score(*split[2:])
+    assert latent.knn(*split, k=7).accuracy.value == pytest.approx(reference)
+    assert reference > plain + 0.05
+
+
 def test_knn_of_two_classes_has_an_auc_which_is_a_half_for_noise():
     rng = np.random.default_rng(5)
     z, y = rng.normal(size=(3000, 6)), rng.choice([2, 7], 3000)

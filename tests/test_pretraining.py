@@ -1,6 +1,8 @@
 """Pretraining in one call, from Python and from the command line, and the shipped checkpoints."""
 
 import json
+import os
+import signal
 
 import awkward as ak
 import numpy as np
@@ -11,6 +13,7 @@ import jetnb
 from jetnb import checkpoints, jets, latent, pretraining
 from jetnb.__main__ import main
 from jetnb.catalogue import DATA
+from jetnb.strategies.contrastive import JetCLR
 
 SHIPPED = sorted((DATA / "checkpoints").glob("jetclr*"))
 SMALL = {"n_features": 5, "dim": 16, "n_layers": 1, "n_heads": 2}
@@ -59,6 +62,36 @@ def test_the_command_line_pretrains_and_goes_on(tmp_path, capsys):
     assert card["drawn_from"] == [{"sample": "jetclass", "seed": 1, "jets": 20_000}] and card["jets"] == 64
     assert main([*command[:-2], "--lr", "0.1", "--out", command[-1]]) == 2
     assert "lr is 0.001 there and 0.1 here" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_first_epoch_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    command = ["pretrain", "jetclr", "jetclass", "--jets", "96", "--steps", "3", "--batch-size", "32", "--seed", "1",
+               "--out", str(tmp_path / "ck")]
+    loss = JetCLR.loss
+
+    def interrupted(self, batch, *, generator=None):
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, batch, generator=generator)
+
+    monkeypatch.setattr(JetCLR, "loss", interrupted)
+    assert main(command) == 130
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.splitlines()[-1].startswith("jetnb: interrupted: the same command goes on")
+    assert checkpoints.read_card(tmp_path / "ck")["trained"]["steps"] == 1
+    monkeypatch.setattr(JetCLR, "loss", loss)
+    assert main(command) == 0 and "finished: loss" in capsys.readouterr().out
+
+
+def test_the_command_line_refuses_other_jets_of_the_same_number(tmp_path, capsys):
+    command = ["pretrain", "jetclr", "jetclass", "--jets", "64", "--steps", "2", "--batch-size", "32", "--seed", "1"]
+    command = [*command, "--out", str(tmp_path / "ck")]
+    assert main(command) == 0
+    history = (tmp_path / "ck.history.jsonl").read_text()
+    card = json.loads((tmp_path / "ck" / "card.json").read_text())
+    card["checksum"]["data"]["sums"][0] *= 1.001
+    (tmp_path / "ck" / "card.json").write_text(json.dumps(card))
+    assert main(command) == 2 and "had other data: features of constituents differ" in capsys.readouterr().err
+    assert (tmp_path / "ck.history.jsonl").read_text() == history
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):

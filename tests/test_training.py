@@ -5,6 +5,7 @@ Run as a script with a folder it is the child of two tests, which train in two p
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -17,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import jetnb
-from jetnb import batches, checkpoints, history, inputs
+from jetnb import _checksum, _loop, atomic, batches, checkpoints, history, inputs
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 from jetnb.optimisation import learning_rate
@@ -86,6 +89,7 @@ def child(tmp_path_factory):
 
 
 def main(folder: Path) -> None:
+    two_measure_something_else(folder)
     model = Linear()
     done = fit(model, toy(), devices=2, strategy="ddp_fork", validation=toy(31, seed=1), **SHARED)
     torch.save(model.state_dict(), folder / "two.pt")
@@ -96,6 +100,27 @@ def main(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     fit(jetclr(), particles(), validation=particles(40), path=folder / "run", watch=watch, **PRETRAIN)
+
+
+def two_measure_something_else(folder: Path) -> None:
+    """What each of two processes says of a measure without the number that is to be the best."""
+    from jetnb._loop import Training
+
+    end = Training._end_epoch
+
+    def told(self, epoch):
+        try:
+            return end(self, epoch)
+        except Exception as error:
+            (folder / f"rank{self.fabric.global_rank}").write_text(f"{type(error).__name__}: {error}")
+            self.fabric.barrier()
+            raise
+
+    Training._end_epoch = told
+    with contextlib.suppress(Exception):
+        fit(Linear(), toy(), devices=2, strategy="ddp_fork", measure=lambda model: {"auc": 1.0}, best_by="accuracy",
+            **SHARED)
+    Training._end_epoch = end
 
 
 def test_the_steps_are_those_of_a_bare_loop():
@@ -187,6 +212,12 @@ def test_two_processes_make_the_steps_of_one(child):
         assert [r[key] for r in epochs] == pytest.approx([r[key] for r in done.epochs], rel=1e-4)
 
 
+def test_all_processes_say_what_a_measure_lacks(child):
+    for rank in (0, 1):
+        assert (child / f"rank{rank}").read_text() == (
+            "ValueError: best_by is 'accuracy', but measure returned only auc")
+
+
 TOY = dict(epochs=4, batch_size=32, seed=1, lr=1e-2, log_every=2, **QUIET)
 
 
@@ -221,8 +252,8 @@ def test_a_stop_keeps_what_was_trained_and_can_be_resumed(tmp_path, how):
 
 
 def test_a_finished_training_is_loaded_and_not_repeated(tmp_path):
-    class Gone(batches.Packed):
-        def __getitem__(self, indices):
+    class Gone(Linear):
+        def loss(self, batch, *, generator=None):
             raise AssertionError("it has trained again")
 
     data, model = toy(), Linear()
@@ -233,9 +264,8 @@ def test_a_finished_training_is_loaded_and_not_repeated(tmp_path):
     card = checkpoints.read_card(tmp_path / "run")
     assert card["training"]["n_jets"] == 96 and card["training"]["seed"] == 1 and card["encoder"] == {"dim": 8}
     assert card["trained"]["jets"] == 4 * 96 and card["trained"]["steps"] == 12 and card["metrics"] == done.epochs[-1]
-    fresh = Linear(seed=4)
-    again = fit(fresh, Gone(data.x, data.offsets, *data.targets), path=tmp_path / "run", resume=True,
-                card={"encoder": {"dim": 8}}, **TOY)
+    fresh = Gone(seed=4)
+    again = fit(fresh, data, path=tmp_path / "run", resume=True, card={"encoder": {"dim": 8}}, **TOY)
     assert again == done and torch.equal(weights(fresh), weights(model))
     for change, name in (({"lr": 0.02}, "training.lr is 0.01 there and 0.02 here"), ({"seed": 2}, "training.seed"),
                          ({"epochs": 5}, "training.epochs"), ({"card": {"encoder": {"dim": 9}}}, "encoder.dim")):
@@ -244,6 +274,205 @@ def test_a_finished_training_is_loaded_and_not_repeated(tmp_path):
     with pytest.raises(ValueError, match="training.n_jets is 96 there and 95 here"):
         fit(fresh, toy(95), path=tmp_path / "run", resume=True, card={"encoder": {"dim": 8}}, **TOY)
     assert torch.equal(weights(fresh), weights(model))
+
+
+def changed(data, part):
+    """The same number of jets, but for one number."""
+    x, offsets, label = data.x.copy(), data.offsets.copy(), data.targets[0].copy()
+    if part == "x":
+        x[len(x) // 2, 0] += 1
+    elif part == "offsets":
+        at = 1 + int(np.argmax(np.diff(offsets)[:-1] > 1))
+        offsets[at] -= 1
+    elif part == "label":
+        label[-1] = 1 - label[-1]
+    elif part == "last bits":  # as another processor might compute them
+        x = np.nextafter(x, np.float32(9))
+    return batches.Packed(x, offsets, label)
+
+
+@pytest.mark.parametrize("until", [4, None], ids=["unfinished", "finished"])
+@pytest.mark.parametrize("part, said", [("x", "features"), ("offsets", "labels or numbers"), ("label", "labels or")])
+def test_other_data_of_the_same_size_are_refused(tmp_path, until, part, said):
+    options = {**TOY, "path": tmp_path / "run", "resume": True}
+    data, held, model = toy(), toy(20, seed=1), Linear()
+    fit(model, data, validation=held, watch=lambda record: record["step"] == until, **options)
+    for name, given in (("data", (changed(data, part), held)), ("validation", (data, changed(held, part)))):
+        with pytest.raises(ValueError, match=f"resume: .* had other {name}: {said}"):
+            fit(Linear(), given[0], validation=given[1], **options)
+    fit(Linear(), changed(data, "last bits"), validation=held, **options)
+
+
+def test_the_checksum_looks_at_all_of_large_data_for_a_bounded_price():
+    looked = []
+
+    class Counting(batches.Packed):
+        def __getitem__(self, indices):
+            looked.append(indices)
+            return super().__getitem__(indices)
+
+    data = toy(20_000)
+    first = _checksum.of(Counting(data.x, data.offsets, *data.targets))
+    seen = np.concatenate(looked)
+    assert len(seen) == 4096 == len(set(seen)) and (seen[0], seen[-1]) == (0, 19_999)
+    assert np.diff(np.sort(seen)).max() < 20_000 / 7
+    assert not _checksum.difference(first, _checksum.of(data)) and len(json.dumps(first)) < 1000
+    for part in ("x", "label", "offsets"):
+        assert bool(_checksum.difference(first, _checksum.of(changed(data, part)))) == (part != "x")  # not looked at
+    for damaged in ({}, {"exact": first["exact"]}, {**first, "sums": [1.0]}, {**first, "sums": ["a"] * 16}):
+        assert _checksum.difference(damaged, first)
+
+
+def test_a_checkpoint_of_before_there_was_a_checksum_goes_on_and_says_so(tmp_path):
+    options = {**TOY, "path": tmp_path / "run", "resume": True}
+    fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
+
+    def forget():
+        card = json.loads((tmp_path / "run" / "card.json").read_text())
+        del card["checksum"]
+        (tmp_path / "run" / "card.json").write_text(json.dumps(card))
+
+    forget()
+    with pytest.warns(RuntimeWarning, match="has no checksum of its data"):
+        assert fit(Linear(), toy(), **options).reason == "finished"
+    forget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit(Linear(), toy(), **options).reason == "finished"
+
+
+def test_two_trainings_do_not_share_a_path(tmp_path):
+    def watch(record):
+        if record["step"] == 4:
+            with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* is training to .*run: wait"):
+                fit(Linear(), toy(), path=tmp_path / "run", resume=True, **TOY)
+
+    model, alone = Linear(), Linear()
+    done = fit(model, toy(), path=tmp_path / "run", watch=watch, **TOY)
+    fit(alone, toy(), **TOY)
+    assert torch.equal(weights(model), weights(alone)) and done.reason == "finished"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "run.history.jsonl"]
+    assert history.read(tmp_path / "run").steps == done.steps
+
+
+def test_a_finished_training_is_read_by_many_at_once(tmp_path):
+    fit(Linear(), toy(), path=tmp_path / "run", **TOY)
+    with atomic.alone(tmp_path / "run", "training to"):
+        assert fit(Linear(), toy(), path=tmp_path / "run", resume=True, **TOY).reason == "finished"
+
+
+def test_within_an_epoch_there_is_a_checkpoint_after_some_time(tmp_path, monkeypatch):
+    def saved(seconds):
+        def watch(record):
+            if (path / "card.json").exists():
+                found.append(checkpoints.read_card(path)["trained"]["steps"])
+
+        found, path = [], tmp_path / str(seconds)
+        monkeypatch.setattr(_loop, "SAVE_SECONDS", seconds)
+        fit(Linear(), toy(), path=path, watch=watch, **{**TOY, "epochs": 1, "batch_size": 8, "log_every": 3})
+        return found
+
+    monkeypatch.setattr(_loop, "SAVE_SHARE", 0)
+    assert saved(0) == [3, 6, 9]  # at each record, the one before
+    assert saved(1000) == []
+
+
+def died_of(number, path, **options):
+    """A child that trains to `path` dies of this signal. `options` of `fit`."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        fit(Linear(dropout=0.2), toy(), path=path, **{**TOY, **options})
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == number
+
+
+def resumed_as_if_never_interrupted(path, **options):
+    model, whole = Linear(dropout=0.2), Linear(dropout=0.2)
+    again, expected = (fit(model, toy(), path=path, resume=True, **{**TOY, **options}),
+                       fit(whole, toy(), **{**TOY, **options}))
+    assert torch.equal(weights(model), weights(whole)) and again.reason == "finished"
+    assert [record["loss"] for record in again.epochs] == [record["loss"] for record in expected.epochs]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here")
+def test_sigterm_in_the_first_epoch_keeps_what_was_learned(tmp_path):
+    def watch(record):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    died_of(signal.SIGTERM, tmp_path / "run", watch=watch, log_every=2)
+    trained = checkpoints.read_card(tmp_path / "run")["trained"]
+    assert (trained["steps"], trained["epochs"], trained["reason"]) == (2, 0, "interrupted")
+    resumed_as_if_never_interrupted(tmp_path / "run")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_in_the_midst_of_a_step(tmp_path, times):
+    """Once: the step is done to its end. Twice: at once."""
+    steps = []
+
+    def after(optimizer, args, kwargs):  # weights have changed, the step is not yet counted
+        steps.append(1)
+        if len(steps) == 2:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    hook = register_optimizer_step_post_hook(after)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        done = fit(Linear(dropout=0.2), toy(), path=tmp_path / "run", **TOY)
+    finally:
+        hook.remove()
+    assert done.reason == "interrupted" and signal.getsignal(signal.SIGINT) is before and not done.epochs
+    assert checkpoints.read_card(tmp_path / "run")["trained"]["steps"] == (2 if times == 1 else 1)
+    if times == 1:
+        resumed_as_if_never_interrupted(tmp_path / "run")
+
+
+def test_ctrl_c_is_heard_in_a_measure_that_takes_long(tmp_path):
+    def measure(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it was not heard")
+
+    done = fit(Linear(), toy(), path=tmp_path / "run", measure=measure, **TOY)
+    assert done.reason == "interrupted" and done.steps[-1]["step"] == 3 and not done.epochs
+
+
+@pytest.mark.parametrize("name, text, said", [
+    ("run/state.safetensors", None, "state.safetensors is missing"),
+    ("run/state.safetensors", b"short", "state.safetensors is missing or damaged"),
+    ("run/card.json", b'{"a": 1}', "other settings"), ("run/card.json", "trained", "'trained' is 3, not dict"),
+    ("run/card.json", "steps", "'steps' is '5', not int"),
+    ("run.history.jsonl", b"[1]\n", "line 1, is no record of a training, but a list"),
+    ("run.history.jsonl", b'{"steps": 3}\n', "'steps' is 3, not dict"),
+    ("run.history.jsonl", b'{"other": {}}\n', "it has no 'steps'"),
+    ("run.history.jsonl", b'{"steps": {"step": "one"}}\n', "'step' is 'one', not int"),
+    ("run.history.jsonl", b'{"st\n{}', "line 1"), ("run.history.jsonl", b'{"steps', "ends before the checkpoint")])
+def test_what_an_unfinished_training_left_is_damaged(tmp_path, name, text, said):
+    options = {**TOY, "path": tmp_path / "run", "resume": True}
+    fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
+    card = checkpoints.read_card(tmp_path / "run")
+    if text is None:
+        (tmp_path / name).unlink()
+    elif isinstance(text, bytes):
+        (tmp_path / name).write_bytes(text)
+    else:
+        card["trained"] = 3 if text == "trained" else {**card["trained"], "steps": "5"}
+        (tmp_path / name).write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=said) as error:
+        fit(Linear(), toy(), **options)
+    assert "run" in str(error.value)
+
+
+def test_the_state_of_another_optimiser_is_refused(tmp_path):
+    options = {**TOY, "path": tmp_path / "run", "resume": True}
+    fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
+    state = checkpoints.read_state(tmp_path / "run")
+    for change in ({"optimizer.0.exp_avg": torch.zeros(2)}, {"optimizer.9.exp_avg": torch.zeros(2)},
+                   {"optimizer.x": torch.zeros(2)}, {"optimizer.0.more": torch.zeros(())}):
+        safetensors.torch.save_file({**state, **change}, tmp_path / "run" / "state.safetensors")
+        with pytest.raises(ValueError, match="state.safetensors is of another training"):
+            fit(Linear(), toy(), **options)
 
 
 class Broken(Linear):
@@ -303,6 +532,14 @@ def test_float16_resumes_exactly(tmp_path, float16):
     assert torch.equal(weights(one), weights(two))
 
 
+def test_skipped_steps_are_counted_over_an_interruption(tmp_path, float16):
+    options = dict(epochs=4, batch_size=20, seed=1, lr=0.1, log_every=5, precision="16-mixed", path=tmp_path / "run",
+                   resume=True, **QUIET)
+    fit(Broken(4, until=6, value=math.inf), toy(), watch=lambda record: record["step"] == 10, **options)
+    done = fit(Broken(3, until=4, value=math.inf), toy(), **options)
+    assert [record["skipped"] for record in done.steps] == [2, 2, 3, 3]
+
+
 def test_bfloat16_is_near_float32():
     one, two = Linear(), Linear()
     fit(one, toy(), precision="bf16-mixed", **TOY)
@@ -327,6 +564,12 @@ def test_collapse_warns_once_and_health_does_not():
     with pytest.warns(RuntimeWarning, match="rank of representations is 1.01") as caught:
         done = fit(Monitored(), toy(), **TOY)
     assert len(caught) == 1 and [r["rank"] for r in done.epochs] == [1.01] * 4
+    class Flat(Linear):
+        def monitors(self):
+            return {"rank": 5.0, "variance": 1e-9}
+
+    with pytest.warns(RuntimeWarning, match="variance of representations is 1e-09"):
+        fit(Flat(), toy(), **TOY)
     healthy = Monitored()
     healthy.rank = 5.0
     with warnings.catch_warnings():
@@ -359,6 +602,23 @@ def test_what_is_kept(options, expected, tmp_path):
     fresh = Counted([])
     checkpoints.load(tmp_path / "run", fresh)
     assert torch.equal(weights(fresh), weights(model))
+
+
+def test_the_best_before_an_interruption_is_what_is_kept_after_it(tmp_path):
+    def trained(watch=None):
+        model = Counted([3.0, 1.0, 2.0] if watch else [2.0, 1.5])
+        fit(model, toy(), epochs=5, batch_size=96, seed=1, validation=toy(8), path=tmp_path / "run", watch=watch,
+            resume=True, **QUIET)
+        return model
+
+    assert trained(lambda record: record["step"] == 3).count == 2
+    assert checkpoints.read_card(tmp_path / "run")["trained"] | {"seconds": 0} == {
+        "steps": 3, "epochs": 3, "jets": 3 * 96, "reason": "watch", "seconds": 0}
+    assert trained().count == 2
+    card = checkpoints.read_card(tmp_path / "run")
+    assert (card["metrics"]["epoch"], card["trained"]["epochs"]) == (2, 5)
+    checkpoints.load(tmp_path / "run", fresh := Counted([]))
+    assert fresh.count == 2
 
 
 def test_watch_sees_every_record_and_the_validation(tmp_path):
@@ -401,7 +661,7 @@ def test_arguments_that_make_no_sense(change, message):
         fit(Linear(), toy(), **{**TOY, **change})
 
 
-def test_models_and_data_that_make_no_sense(tmp_path):
+def test_models_and_data_that_make_no_sense(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="card"):
         fit(Linear(), toy(), path=tmp_path / "run", card={"encoder": object()}, **TOY)
     assert list(tmp_path.iterdir()) == []
@@ -411,6 +671,11 @@ def test_models_and_data_that_make_no_sense(tmp_path):
         fit(Linear(), toy(), validation=toy(0), **TOY)
     with pytest.raises(ValueError, match="measure returned only auc"):
         fit(Linear(), toy(), measure=lambda model: {"auc": 1.0}, best_by="accuracy", **TOY)
+    with pytest.raises(ValueError, match="measure returned None: it must return a dict"):
+        fit(Linear(), toy(), measure=lambda model: None, **TOY)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="accelerator is 'cuda', but torch .* sees no CUDA .* use 'cpu' or 'auto'"):
+        fit(Linear(), toy(), **{**TOY, "accelerator": "cuda"})
 
 
 def test_nothing_is_printed_but_the_bar(capfd):

@@ -215,6 +215,20 @@ def test_losses_are_drawn_with_all_that_is_known():
     plt.close("all")
 
 
+@pytest.mark.parametrize("n", [40, 30_000])
+def test_losses_are_drawn_at_the_steps_of_their_records(n):
+    """As `training.fit` makes them: a record every 10 steps, some with a validation."""
+    records = [{"step": 10 * i, "loss": 1.0, "lr": 1e-3, **({"validation_loss": 2.0} if i % (n // 4) == 0 else {})}
+               for i in range(1, n + 1)]
+    _, ax = plt.subplots()
+    widgets.draw_losses(ax, records)
+    main, small = ax.child_axes
+    assert main.lines[0].get_xdata()[[0, 1]].tolist() == [10, 20 if n == 40 else 160]
+    assert main.lines[-1].get_xdata().tolist() == [10 * n // 4 * i for i in (1, 2, 3, 4)]
+    assert small.lines[0].get_xdata().tolist() == main.lines[0].get_xdata().tolist()
+    plt.close("all")
+
+
 @pytest.mark.parametrize("losses", [[3.0, 2.9], [-1.0, 5.0], [float("nan"), 1.0], [float("nan")] * 3])
 def test_the_axis_of_losses_is_linear_where_a_logarithm_makes_no_sense(losses):
     _, ax = plt.subplots()

@@ -113,9 +113,13 @@ class JetCLR(nn.Module):
 
         `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in `jetnb.augment`; targets
         after them are not looked at. `generator` draws the views; None is torch's global one, from which dropout
-        draws too. Raises ValueError for a malformed or an empty batch. Taught in notebook 07.
+        draws too. Raises ValueError for a malformed or an empty batch, and for one jet, which has nothing to be told
+        from: its loss is 0 whatever the weights. Taught in notebook 07.
         """
         particles, offsets, *_ = batch
+        if len(offsets) == 2:
+            raise ValueError("batch has one jet, and a contrastive loss needs others to tell it from: take more jets, a "
+                             "larger batch_size, or fewer devices")
         (one, start), (two, end) = self.views(particles, offsets, generator=generator)
         offsets = torch.cat([start, start[-1] + end[1:]])
         _, jets = self.encoder(torch.cat([one, two]), offsets)  # (2 B, D): both views in one pass
@@ -135,7 +139,7 @@ class JetCLR(nn.Module):
         jets, z1, z2 = self._last
         jets = jets[:len(z1)]
         return {"alignment": float(alignment(z1, z2)),
-                "uniformity": float(uniformity(z1)) if len(z1) > 1 else math.nan,
+                "uniformity": float(uniformity(z1)),
                 "rank": float(embedding_rank(jets)), "variance": float(jets.double().var(0, correction=0).mean())}
 
 
