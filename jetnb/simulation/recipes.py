@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import pileup, reconstruction
-from .detector import reconstruct
+from . import delphes, detector, pileup, reconstruction
 from .processes import Events, generate
-from .response import ATLAS, CMS, Detector
+from .response import CMS, Detector
 
 
 class Component(NamedTuple):
@@ -40,13 +39,14 @@ class Recipe(NamedTuple):
     components: tuple[Component, ...]
     pt_range: tuple[float, float]
     eta_max: float
-    detector: Detector
+    detector: Detector | delphes.Card
     max_constituents: int
     energy: float = 13000.0
     radius: float = 0.8
     pileup: tuple[float, float] = (0.0, 0.0)
     sigma_z: float = 36.0
     underlying_event: bool = True
+    long_lived: bool = True  # strange hadrons may fly out of the tracker, see processes.make_generator
     min_jets: int = 1
     max_jets: int = 1000
     track_pt_min: float = 0.0
@@ -77,14 +77,14 @@ _JETCLASS = Recipe(
      _jetclass("HToGG", "HZ_gg", 25), _jetclass("HToWW4Q", "HZ_4q", 25), _jetclass("HToWW2Q1L", "HZ_2q1l", 25),
      _jetclass("ZToQQ", "ZZ", 23), _jetclass("WToQQ", "WW", 24), _jetclass("TTBar", "tt", 6),
      _jetclass("TTBarLep", "tt_leptonic", 6)),
-    (500.0, 1000.0), 2.0, CMS, 200, sigma_z=0.0, jets_per_event=0.2)
+    (500.0, 1000.0), 2.0, delphes.CMS_JETCLASS, 200, sigma_z=0.0, long_lived=False, jets_per_event=0.2)
 
 _TOPTAGGING = Recipe(
     "toptagging", "top and light jets at 14 TeV, no underlying event and no pile-up, four-vectors only",
     "Top Quark Tagging Reference, arXiv:1902.09914", ("QCD", "TTBar"),
     (Component("light", "multijet", 0.5, 360.0, "QCD"), Component("top", "tt", 0.5, 360.0, "TTBar", 6)),
-    (550.0, 650.0), 2.0, ATLAS, 200, energy=14000.0, sigma_z=0.0, underlying_event=False, four_vectors_only=True,
-    jets_per_event=0.12)
+    (550.0, 650.0), 2.0, delphes.ATLAS_2016, 200, energy=14000.0, sigma_z=0.0, underlying_event=False,
+    long_lived=False, four_vectors_only=True, jets_per_event=0.12)
 
 _HH4B = Recipe(
     "hh4b", "X -> HH -> 4b at six masses and multijets: events with two to five anti-kT 0.8 jets, no pile-up",
@@ -119,6 +119,8 @@ def make_chunk(recipe: Recipe, component: Component, pythia, *, n_events: int, r
     if vertices is None:
         vertices = pileup.place_vertices(np.zeros(n_events, int), sigma_z=recipe.sigma_z, rng=rng)
     z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
+    by_card = isinstance(recipe.detector, delphes.Card)
+    reconstruct = delphes.reconstruct if by_card else detector.reconstruct
     c = reconstruct(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
     n_vertices = np.add.reduceat(vertices.found, vertices.start)
     c["weight"] = np.ones(len(c["pt"]))
