@@ -6,7 +6,10 @@ An imitation follows the card of its data set, also where real detectors are bet
   was made with that generation, and not with the one of 2017, shows in the jets: photons and neutral hadrons share
   directions to the last digit, as there one module makes both; and of 1 075 such pairs in 500 jets no two lie in one
   tower of 0.1 x 10 degrees, while in towers of 0.11 x 11 degrees 31 do.
-- CMS_JETCLASS: the card that the authors of JetClass published (arXiv:2202.03772), run with Delphes 3.5.
+- CMS_JETCLASS: the card that the authors of JetClass published (arXiv:2202.03772), run with Delphes 3.5. It smears
+  momenta, but its TrackSmearing, whose formula for the momentum is 0, puts the true momentum and an error of 0 in place
+  of that. Without error tracks have no weight against the calorimeter: where it sees no significant excess they take
+  its energy, and below its threshold they vanish. Hence tracks below 1 GeV are rare in JetClass.
 
 Left out: time, isolation, and tracks whose share of a tower is negative, which Delphes turns round.
 """
@@ -46,7 +49,8 @@ class Card(NamedTuple):
 
     replace  : tracks measured worse than by the calorimeter take its energy, as in 3.3; else tracks without a
                significant excess are scaled to the best estimate from both, as since 3.4
-    momentum : |pdg id| -> constant and slope of the relative pt resolution in three regions of |eta|; 0: hadrons
+    momentum : |pdg id| -> constant and slope of the relative pt resolution in three regions of |eta|; 0: hadrons;
+               None: tracks have their true momentum, and no error
     d0, dz   : (pt, eta) -> mm, or None
     """
 
@@ -56,7 +60,7 @@ class Card(NamedTuple):
     half_length: float
     replace: bool
     massless_tracks: bool
-    momentum: dict
+    momentum: dict | None
     electromagnetic: Calorimeter
     hadronic: Calorimeter
     d0: Callable | None = None
@@ -116,6 +120,8 @@ def _efficiency(pt, eta, code):
 
 
 def _momentum_resolution(table, pt, eta, code):
+    if table is None:
+        return np.zeros(len(pt))
     region = np.searchsorted(STEPS, np.abs(eta))
     by_kind = [np.hypot(constant[region], slope[region] * pt) for constant, slope in (table[11], table[13], table[0])]
     return np.minimum(np.select([code == 11, code == 13], by_kind[:2], by_kind[2]), 1.0)
@@ -185,7 +191,7 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
         calorimetric = np.divide(1, sigma ** 2, out=np.zeros_like(sigma), where=sigma > 0)
         tracked = np.divide(1, spread, out=np.zeros_like(sigma), where=spread > 0)
         best = np.divide(tracked * tracks + calorimetric * energy, tracked + calorimetric, out=np.copy(tracks),
-                         where=tracked > 0)
+                         where=tracked + calorimetric > 0)  # tracks without an error have no weight
         sigma = np.sqrt(sigma ** 2 + spread)
         excess = (neutral > calorimeter.minimum) & (neutral > calorimeter.significance * sigma)
         ratio = np.divide(best, tracks, out=np.ones_like(best), where=(tracks > 0) & ~excess)
@@ -297,7 +303,5 @@ def _read(table):
 
 CMS_JETCLASS = Card(
     "Delphes 3.5, CMS card of JetClass", field=3.8, radius=1.29, half_length=3.00, replace=False, massless_tracks=False,
-    momentum={0: _HADRONS, 11: _resolution([0.03, 0.05, 0.15], [1.3e-3, 1.7e-3, 3.1e-3]),
-              13: _resolution([0.010, 0.015, 0.025], [1.0e-4, 1.5e-4, 3.5e-4])},
-    electromagnetic=Calorimeter(_CRYSTALS, _cms_light, 0.5, 2.0, 22),
+    momentum=None, electromagnetic=Calorimeter(_CRYSTALS, _cms_light, 0.5, 2.0, 22),
     hadronic=Calorimeter(_CMS_TOWERS, _cms_heavy, 1.0, 1.0, 130), d0=_read(_D0), dz=_read(_DZ))
