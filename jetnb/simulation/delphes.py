@@ -166,7 +166,7 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
     keys, first, inverse = np.unique(cell, return_index=True, return_inverse=True)
 
     def total(values):
-        return np.bincount(inverse, values, len(keys))
+        return np.bincount(inverse, values, len(keys)).astype(float)  # of nothing it would be of integers
 
     low, high = towers.edges[ring[first]], towers.edges[ring[first] + 1]
     middle, share = 0.5 * (low + high), part["share"]
@@ -175,7 +175,7 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
     sigma = resolution(energy, middle)
     energy *= (energy >= calorimeter.minimum) & (energy >= calorimeter.significance * sigma)
     where = np.stack([rng.uniform(low, high), (column[first] + rng.random(len(keys))) * width[first] - np.pi])
-    if seen is not None:
+    if seen is not None and len(seen[0]):
         at = np.minimum(np.searchsorted(seen[0], keys), len(seen[0]) - 1)
         where = np.where(seen[0][at] == keys, seen[1][:, at], where)
 
