@@ -15,6 +15,7 @@ from .. import names
 from . import geometry
 from .response import Detector
 
+IMPACT = ("d0", "z0", "d0_error", "dz_error")  # of candidates, in mm
 MASS = {code: p.mass for p in names.PARTICLES.values() for code in map(abs, p.pdg_ids)}
 HADRON_IN_CRYSTALS = 0.25  # electromagnetic share of a hadron: neutral ones leave 3 % of a jet there, arXiv:1706.04965
 # Calorimeter excess over the tracks that makes a neutral, in units of its resolution: as in the ATLAS card of Delphes.
@@ -120,18 +121,22 @@ def _at_calorimeter(p, pt, eta, phi, vertex_z, detector):
     return np.arcsinh((z0 + path * sinh) / r), np.arctan2(y, x), reaches
 
 
+def impact_parameters(p: dict, i: np.ndarray, pt, eta, phi, vertex_z, field: float) -> tuple[np.ndarray, np.ndarray]:
+    """True d0 and z0 [mm] of the particles i relative to the beam line, in a field [T]."""
+    charge, x, y = p["charge"][i].astype(float), p["x"][i], p["y"][i]
+    curl = 1000 * pt[i] / (0.3 * field)  # mm
+    d0 = charge * (np.hypot(x + charge * curl * np.sin(phi[i]), y - charge * curl * np.cos(phi[i])) - curl)
+    back = x * np.cos(phi[i]) + y * np.sin(phi[i])  # transverse path from the point of closest approach
+    return d0, vertex_z[i] + p["z"][i] - back * np.sinh(eta[i])
+
+
 def _measure_tracks(p, i, pt, eta, phi, vertex_z, detector, rng):
     """Tracks with smeared momentum and helix impact parameters relative to the beam line."""
     charge, code = p["charge"][i].astype(float), np.abs(p["pdg_id"][i])
     resolution = detector.track_resolution(pt[i], eta[i])
     resolution = np.where(code == 11, np.maximum(resolution, 0.02), resolution)  # bremsstrahlung
     measured = pt[i] * np.maximum(1 + resolution * rng.normal(size=len(i)), 0.2)
-    x, y = p["x"][i], p["y"][i]
-    curl = 1000 * pt[i] / (0.3 * detector.field)  # mm
-    centre = np.hypot(x + charge * curl * np.sin(phi[i]), y - charge * curl * np.cos(phi[i]))
-    d0 = charge * (centre - curl)
-    back = x * np.cos(phi[i]) + y * np.sin(phi[i])  # transverse path from the point of closest approach
-    z0 = vertex_z[i] + p["z"][i] - back * np.sinh(eta[i])
+    d0, z0 = impact_parameters(p, i, pt, eta, phi, vertex_z, detector.field)
     d0_error, dz_error = detector.d0_resolution(pt[i], eta[i]), detector.dz_resolution(pt[i], eta[i])
     worse = np.where(rng.random(len(i)) < TAIL[0], TAIL[1], 1.0)
     electron, muon = (rng.random(len(i)) < np.where(pt[i] > IDENTIFIED[k][0], *IDENTIFIED[k][1:]) for k in (11, 13))

@@ -3,7 +3,7 @@
 CMS: JINST 3 (2008) S08004. Barrel crystals are 1 degree in phi and 0.0174 in eta up to 1.479; endcap crystals sit
 on a square x-y grid of 28.62 mm at |z| = 3.154 m; hadronic towers are 0.087 x 5 degrees up to 1.74 and coarser
 beyond; the forward calorimeter covers 3 < |eta| < 5.2 in towers of 0.175 x 10 degrees.
-ATLAS: the granularity of the Delphes 3 ATLAS card (arXiv:1307.6346), which the Top Tagging data set used.
+ATLAS: the granularity of the Delphes 3 ATLAS card (arXiv:1307.6346).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def _grid(eta, phi, edges, phi_width, offset) -> Cells:
 
 
 def cms_crystals(eta: np.ndarray, phi: np.ndarray) -> Cells:
-    """Pairs of 2 x 2 crystals make one cluster key; the centre is that of the crystal that was hit."""
+    """3 x 3 crystals make one cluster: its seed is above all of its eight neighbours (arXiv:1706.04965, section 3.4), so
+    that closer photons merge. The centre is that of the crystal that was hit first."""
     barrel = np.abs(eta) < BARREL_END
     i, j = np.floor(eta / CRYSTAL).astype(np.int64), np.floor(phi / CRYSTAL).astype(np.int64)
     radius = ENDCAP_Z / np.sinh(np.maximum(np.abs(eta), 1.0))
@@ -52,8 +53,8 @@ def cms_crystals(eta: np.ndarray, phi: np.ndarray) -> Cells:
     x, y = (u + 0.5) * ENDCAP_PITCH, (v + 0.5) * ENDCAP_PITCH
     endcap_eta = np.arcsinh(ENDCAP_Z / np.hypot(x, y)) * np.sign(eta)
     side = (eta > 0).astype(np.int64)
-    key = np.where(barrel, (i // 2 + 100) * 1000 + j // 2 + 200,
-                   1_000_000 * (1 + side) + (u // 2 + 200) * 1000 + v // 2 + 200)
+    key = np.where(barrel, (i // 3 + 100) * 1000 + j // 3 + 200,
+                   1_000_000 * (1 + side) + (u // 3 + 200) * 1000 + v // 3 + 200)
     return Cells(key, np.where(barrel, (i + 0.5) * CRYSTAL, endcap_eta),
                  np.where(barrel, (j + 0.5) * CRYSTAL, np.arctan2(y, x)),
                  np.where(barrel, CRYSTAL, ENDCAP_PITCH / np.hypot(x, y)))

@@ -38,7 +38,7 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
     else:
         cut = (f"PhaseSpace:pTHatMin={component.pt_hat}",) if component.pt_hat else ()
         pythia = make_generator(component.process, seed=a, settings=(*component.settings, *cut),
-                                energy=recipe.energy, underlying_event=recipe.underlying_event)
+                                energy=recipe.energy, long_lived=recipe.long_lived)
         made = recipes.make_chunk(recipe, component, pythia, n_events=EVENTS_PER_CHUNK, rng=rng,
                                   pool=pileup.load_pool(pool) if pool else None)
     columns, constituents, counts = made or ({}, {}, np.zeros(0, int))

@@ -17,6 +17,9 @@ CONE = 0.4  # arXiv:2003.00503
 # Up to which |eta|; thresholds on weight * pt [GeV] = A + B * n_vertices; factors on median and RMS of alpha. Table 1 of
 # arXiv:2003.00503, but with lower thresholds beyond 2.5 (there 2.0 + 0.13 n), chosen to resemble later CMS processings.
 REGIONS = ((2.5, 0.2, 0.015, 1.0, 1.0), (3.0, 1.7, 0.08, 0.9, 1.2), (10.0, 2.0, 0.08, 0.75, 0.95))
+# GeV, in the processing of 2016 data for the legacy (tune 15, CMS DP-2021-001): charged candidates above SURE count as from
+# the hard scatter, and the weight of neutral ones is at least (pt - SURE) / (SAFE - SURE).
+SURE, SAFE = 20.0, 200.0
 
 _POOL_FIELDS = ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")
 
@@ -164,6 +167,7 @@ def puppi(c: dict, *, hard: np.ndarray, n_vertices: np.ndarray, near: np.ndarray
             low, event = high, c["event"][i]
             distance = (alpha[i] - median_factor * median[event]) / (spread_factor * spread[event])
             w = erf(np.maximum(distance, 0) / np.sqrt(2))
+            w = np.maximum(w, np.clip((c["pt"][i] - SURE) / (SAFE - SURE), 0, 1))
             weight[i] = np.where((w < 0.01) | (w * c["pt"][i] < base + slope * n_vertices[event]), 0, w)
     return weight
 

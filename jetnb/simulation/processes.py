@@ -71,9 +71,10 @@ def charge_of(pdg_id: np.ndarray) -> np.ndarray:
 
 
 def make_generator(process: str, *, seed: int, settings: tuple[str, ...] = (), energy: float = 13000.0,
-                   underlying_event: bool = True):
+                   underlying_event: bool = True, long_lived: bool = True):
     """A ready Pythia for one of PROCESSES.
 
+    long_lived: strange hadrons that fly out of the tracker stay, as in a real detector; else all decay, as by default.
     seed is folded into Pythia's range; settings are further lines as in Pythia's manual; energy in GeV.
     Raises ValueError naming the first setting that Pythia refuses.
     """
@@ -82,8 +83,7 @@ def make_generator(process: str, *, seed: int, settings: tuple[str, ...] = (), e
     pythia = pythia8mc.Pythia("", False)
     lines = ("Print:quiet=on", "Random:setSeed=on", f"Random:seed={seed % 900_000_000 + 1}", f"Beams:eCM={energy}",
              f"PartonLevel:MPI={'on' if underlying_event else 'off'}",
-             # Strange hadrons that fly out of the tracker stay neutral hadrons, as in a real detector.
-             "ParticleDecays:limitCylinder=on", "ParticleDecays:xyMax=1100", "ParticleDecays:zMax=2800")
+             f"ParticleDecays:limitCylinder={'on' if long_lived else 'off'}", "ParticleDecays:xyMax=1100", "ParticleDecays:zMax=2800")
     for line in (*lines, *PROCESSES[process], *settings):
         if not pythia.readString(line):
             raise ValueError(f"process {process!r}: Pythia does not know the setting {line!r}")

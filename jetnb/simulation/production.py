@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from .. import __version__, _json, atomic, catalogue, jets, parallel, store
 from ..readers import parquet
 from . import parts, pileup, pileup_jets
+from .delphes import Card
 from .parts import RECIPES
 from .response import Detector
 
@@ -128,7 +129,7 @@ def _versions() -> dict[str, str]:
 def _settings(recipe) -> dict:
     """The recipe as plain JSON, the detector by name."""
     def plain(value):
-        if isinstance(value, Detector):
+        if isinstance(value, Detector | Card):
             return value.name
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
             return {k: plain(v) for k, v in value._asdict().items()}

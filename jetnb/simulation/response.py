@@ -104,7 +104,7 @@ def _atlas_track_efficiency(pt, eta, code):
 
 
 def _atlas_track_resolution(pt, eta):
-    """In |eta| < 0.5, < 1.5 and beyond the card's constants for muons, for all: its 6 to 25 % for hadrons are too wide."""
+    """In |eta| < 0.5, < 1.5 and beyond the card's constants for muons, for all: those for hadrons, 6 to 25 %, are not ATLAS'."""
     i = np.searchsorted([0.5, 1.5], np.abs(eta))
     return _quadrature(np.array([0.010, 0.015, 0.025])[i], np.array([1.0e-4, 1.5e-4, 3.5e-4])[i] * pt)
 
