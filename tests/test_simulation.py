@@ -204,7 +204,7 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
     assert ak.to_numpy(ak.flatten(found.constituents.pt[order])) == pytest.approx(constituents["pt"], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["aoj", "jetclass", "hh4b", "pileup"])
+@pytest.mark.parametrize("name", ["aoj", "aoj_all", "jetclass", "hh4b", "pileup"])
 def test_every_component_of_every_recipe_runs(name, tmp_path, monkeypatch):
     """One chunk of each process, with few events; the physics is tested on the shipped sample."""
     monkeypatch.setattr(parts, "EVENTS_PER_CHUNK", 40)
@@ -227,7 +227,7 @@ def test_provenance_is_complete(made):
     about = jets.provenance(made.jets)
     assert about["sample"] == "toptagging"
     assert about["seed"] == 3
-    assert about["settings"]["detector"] == "ATLAS-like"
+    assert about["settings"]["detector"] == "Delphes 3.3, ATLAS card"
     assert set(about["versions"]) == {"jetnb", "pythia8mc", "fastjet", "numpy"}
     assert json.dumps(about)
 

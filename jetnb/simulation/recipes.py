@@ -48,7 +48,7 @@ class Recipe(NamedTuple):
     long_lived: bool = True  # strange hadrons may fly out of the tracker, see processes.make_generator
     min_jets: int = 1
     max_jets: int = 1000
-    before_puppi: bool = False  # constituents are all candidates within the radius, also those of weight 0
+    before_puppi: bool = False  # constituents are also the candidates within the radius that have PUPPI weight 0
     track_pt_min: float = 0.0
     d0_sign: int = 1  # of x sin(phi) - y cos(phi), as Delphes; CMS has -1
     four_vectors_only: bool = False
@@ -190,8 +190,11 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
     columns = {k: jets[k] for k in ("pt", "eta", "phi", "mass", "event")}
     columns |= reconstruction.substructure({k: v[rows] for k, v in p.items()}, found.counts, radius=recipe.radius)
     if recipe.before_puppi:
-        plain = {"event": c["event"], **reconstruction.four_momentum(c)}
-        number, rows, _ = reconstruction.pairs(jets, plain, radius=recipe.radius)
+        gone = np.flatnonzero(c["weight"] == 0)
+        without = {k: v[gone] for k, v in c.items()}
+        jet, row, _ = reconstruction.pairs(jets, {"event": without["event"], **reconstruction.four_momentum(without)},
+                                           radius=recipe.radius)
+        number, rows = np.concatenate([number, jet]), np.concatenate([rows, gone[row]])
         found = found._replace(rows=rows, counts=np.bincount(number, minlength=len(found.counts)))
     order = np.lexsort((-c["pt"][rows], number))
     rank = np.arange(len(rows)) - np.repeat(np.cumsum(found.counts) - found.counts, found.counts)
