@@ -26,12 +26,12 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def check(accelerator) -> None:
-    """Raise `ValueError` where `accelerator` names what this machine does not have; "cpu" and "auto" are always there."""
-    here = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available(), "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available()}
+    """Raise `ValueError` where `accelerator` names what this machine lacks; "cpu" and "auto" are always there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    here = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}
     if not here.get(name := str(accelerator).partition(":")[0], True):
-        raise ValueError(f"accelerator is {accelerator!r}, but torch {torch.__version__} sees no {name.upper()} on this "
-                         "machine: use 'cpu' or 'auto', or install the build of torch that fits your driver")
+        raise ValueError(f"accelerator is {accelerator!r}, but torch {torch.__version__} sees no {name.upper()} on "
+                         "this machine: use 'cpu' or 'auto', or install the build of torch that fits your driver")
 
 
 def tidy(last: float, *, every: float = 20.0) -> float:

@@ -96,7 +96,8 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
     starts = {}
     alone = contextlib.nullcontext() if path is None else atomic.alone(Path(path), "adding runs to")
     shared = {name: value for name, value in settings.items() if name != "head"}  # which each run says itself
-    with (alone, contextlib.nullcontext(Ledger(path, shared)) as runs, tqdm(total=n_runs, unit=" runs", disable=not progress) as bar, _trials.one_thread(),
+    with (alone, contextlib.nullcontext(Ledger(path, shared)) as runs,
+          tqdm(total=n_runs, unit=" runs", disable=not progress) as bar, _trials.one_thread(),
           torch.random.fork_rng(devices=[])):
         def keep(run, record, probabilities):
             runs.add(run, {**record, "scores": ""}, probabilities if scores else None)

@@ -66,8 +66,9 @@ def trained(folder) -> dict:
 
 def measure(folder):
     finetuning.measure(lambda seed: DeepSets(3, dim=8, n_layers=1), [toy(80, 1), toy(40, 2), toy(40, 3)],
-                       budgets=(10, 20), seeds=(0,), modes=("random", "scratch"), validation_least=10, steps=2, epochs=1,
-                       every=1, lrs={"scratch": [1e-3, 1e-2]}, path=folder / "runs.jsonl", scores=True, progress=False)
+                       budgets=(10, 20), seeds=(0,), modes=("random", "scratch"), validation_least=10, steps=2,
+                       epochs=1, every=1, lrs={"scratch": [1e-3, 1e-2]}, path=folder / "runs.jsonl", scores=True,
+                       progress=False)
 
 
 def measured(folder) -> dict:

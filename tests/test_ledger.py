@@ -42,6 +42,7 @@ def test_half_a_line_of_a_killed_process_is_cut_off_by_whoever_adds_next(tmp_pat
     assert [json.loads(line)["run"]["jets"] for line in path.read_text().splitlines()[1:]] == [1, 3]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed here")
 def test_several_processes_add_and_see_what_the_others_did(tmp_path):
     path = tmp_path / "runs.jsonl"
     mine = ledger.Ledger(path)
