@@ -70,12 +70,9 @@ def _why_hdf5(path: Path) -> str:
 
 
 def _why_root(path: Path) -> str:
-    import uproot
-
     from jetnb.readers import _root
 
-    with _root.explained(path), uproot.open(path, array_cache=None) as file:
-        found = file.keys(cycle=False)
+    found = _root.contents(path)
     for name, tree in (("pfnano", "Events"), ("jetclass", "tree"), ("physlite", "CollectionTree"),
                        ("physlite", "EventData"), ("higgstobb", "deepntuplizer/tree")):
         if tree in found:
