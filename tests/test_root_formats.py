@@ -174,6 +174,18 @@ def test_missing_values_and_lists_of_a_fixed_size_are_named(tmp_path, name, kind
 
 # ---- one header
 
+def test_a_file_of_something_else_is_named_by_what_lies_in_it(tmp_path):
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mktree("folder/deep/tree", {"x": "f4"})
+        file["h"] = np.histogram([1.0])
+    assert sorted(_root.contents(tmp_path / "a.root")) == ["folder/deep", "h"]
+    with pytest.raises(ValueError, match="a.root is ROOT, but of no dataset that jetnb reads: it has .*folder/deep"):
+        identify.identify(tmp_path / "a.root")
+    with pytest.raises(ValueError, match="CMS PFNano has a tree 'h', here is a TH1D; the file has"), _root.open_tree(
+            tmp_path / "a.root", "h", "CMS PFNano"):
+        pass
+
+
 @FLAVOURS
 def test_a_file_is_opened_and_its_header_read_once(tmp_path, monkeypatch, name, kind):
     _, tree, columns = FORMATS[name]

@@ -207,7 +207,8 @@ class Fixed:
         self.kept = Cache(model.encoder, n_jets, n_steps).kept.zero_()  # what is masked must be a number all the same
         self.tokens = torch.empty(n_jets, n_steps, dtype=torch.int64, device=device)
         self.uniform = torch.zeros(n_jets, n_steps, dtype=torch.float64, device=device)
-        self.label, self.last = torch.zeros(2, n_jets, dtype=torch.int64, device=device)
+        self.label = torch.full((n_jets,), -1, device=device)  # rows without a jet are of no class
+        self.last = torch.zeros(n_jets, dtype=torch.int64, device=device)
         self.going = torch.zeros(n_jets, dtype=torch.bool, device=device)
         self.place = torch.zeros(1, dtype=torch.int64, device=device)  # which token is next
         self.places = torch.arange(n_steps, device=device)
@@ -218,6 +219,7 @@ class Fixed:
         n = len(uniform)
         self.tokens.fill_(self.model.encoder.n_codes)
         self.uniform[:n], self.label[:n] = uniform, label
+        self.label[n:] = -1
         self.going.fill_(False)
         self.going[:n] = True
         self.place.zero_()

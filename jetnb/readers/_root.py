@@ -116,7 +116,8 @@ class _File:
         import uproot  # here, because it takes a second
 
         self.path, self._trees = path, {}
-        self._directory = uproot.open(path, object_cache=None, array_cache=None)
+        # Classes that the file describes stay its own: those of a damaged file would be taken for the next one, too.
+        self._directory = uproot.open(path, object_cache=None, array_cache=None, custom_classes=dict(uproot.classes))
 
     def found(self) -> list[str]:
         """What lies at the top of the file, and in folders there."""
@@ -193,6 +194,18 @@ def open_tree(path, name: str | tuple[str, ...], what: str) -> Iterator[Tree]:
         raise ValueError(f"{path}: {what} has a tree {' or '.join(map(repr, names))}, here is {here}; the file has "
                          f"{', '.join(found[:8]) or 'nothing'}: use the reader of its own format")
     yield trees[0]
+
+
+def contents(path) -> dict[str, Tree | str]:
+    """What lies at the top of a ROOT file, and in folders there: trees, and of all else the class.
+
+    Raises `ValueError` if it is none, or damaged.
+    """
+    path = Path(path)
+    start_of(path)
+    with explained(path):
+        file = _File(path)
+        return {name: file.tree(name) for name in file.found()[:50]}
 
 
 def need(path, tree: Tree, names: Iterable[str], what: str) -> None:

@@ -167,28 +167,20 @@ def _pandas(group) -> str:
 
 
 def _why_root(path: Path) -> str:
-    import uproot
-
     from jetnb.readers import _root
 
-    with _root.explained(path), uproot.open(path, array_cache=None) as file:
-        kinds = file.classnames(cycle=False)
-        trees = {name: file[name] for name, kind in list(kinds.items())[:50] if kind in ("TTree", "ROOT::RNTuple")}
-        branches = {name: tree.keys(recursive=False) for name, tree in trees.items()}
-        rows = {name: tree.num_entries for name, tree in trees.items()}
+    found = _root.contents(path)
+    branches = {name: list(tree.names) for name, tree in found.items() if isinstance(tree, _root.Tree)}
     for name, tree, starts in TREES:
         if sum(branch.startswith(starts) for branch in branches.get(tree, ())) > 1:
             return _complaint(path, name)
     if len(DELPHES & set(branches.get("Delphes", ()))) > 1:
         return (f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
                 "their constituents, so write those as JetClass does (see jetnb.readers.jetclass)")
-    kinds = {name: kind for name, kind in kinds.items() if not kind.startswith("TDirectory")}
-    if kinds and all(kind.startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in kinds.values()):
-        some = ", ".join(list(kinds)[:8])
-        return f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, {some}"
-    inside = [f"{name} ({kinds[name]} of {rows[name]:,} rows: {', '.join(branches[name][:5])}"
-              f"{' ...' if len(branches[name]) > 5 else ''})" if name in branches else f"{name} ({kinds[name]})"
-              for name in list(kinds)[:8]]
+    if found and all(str(kind).startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in found.values()):
+        return f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, {', '.join(list(found)[:8])}"
+    inside = [f"{name} ({tree.num_entries:,} rows: {', '.join(branches[name][:5])}{' ...' * (len(branches[name]) > 5)})"
+              if name in branches else f"{name} ({tree})" for name, tree in list(found.items())[:8]]
     return f"{path} is ROOT, but of no dataset that jetnb reads: it has {', '.join(inside) or 'nothing'}"
 
 
