@@ -280,8 +280,8 @@ def plain(name: str, values: ak.Array) -> np.ndarray:
     """One number in every row, (N,); `ValueError` that names what has missing values (option type) or lists."""
     if not isinstance(ak.type(values[:0]).content, ak.types.NumpyType):
         raise ValueError(f"{name} is of type {ak.type(values[:0]).content}, but must be one plain number "
-                         "in every row: where values are missing, as after jets.mask[...], select with jets[...] or "
-                         "use ak.drop_none or ak.fill_none")
+                         "in every row: fill or drop missing values, with ak.fill_none or ak.drop_none; after "
+                         "jets.mask[...], select with jets[...] instead")
     return ak.to_numpy(values)
 
 

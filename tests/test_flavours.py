@@ -120,7 +120,8 @@ def retyped(values, kind):
         return values
     with np.errstate(all="ignore"):
         cast = values.astype(kind)
-    return cast if np.array_equal(cast.astype("f8"), values.astype("f8"), equal_nan=values.dtype.kind == "f") else values
+    holds = np.array_equal(cast.astype("f8"), values.astype("f8"), equal_nan=values.dtype.kind == "f")
+    return cast if holds else values
 
 
 def datasets(path):

@@ -127,8 +127,8 @@ def _array(path, archive: zipfile.ZipFile, name: str) -> _Array:
                          f"{', '.join(one.removesuffix('.npy') for one in found[:8]) or 'nothing'}")
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{path}: array {name!r} is compressed in another way than NumPy does: write the archive again "
-                         "with numpy.savez_compressed")
+        raise ValueError(f"{path}: array {name!r} is compressed in another way than NumPy does: write the archive "
+                         "again with numpy.savez_compressed")
     most = DEFLATE * min(member.compress_size, Path(path).stat().st_size) + 1024
     if member.file_size > most:
         raise ValueError(f"{path}: array {name!r} claims {member.file_size:,} bytes, more than its "

@@ -62,8 +62,8 @@ def identify(path) -> str:
     if path.is_dir():
         raise ValueError(folder(path))
     if not path.is_file():
-        raise ValueError(f"{path} is neither a file nor a folder, but a pipe or a device: copy what comes out of it into "
-                         "a file")
+        raise ValueError(f"{path} is neither a file nor a folder, but a pipe or a device: copy what comes out of it "
+                         "into a file")
     with path.open("rb") as stream:
         start = stream.read(512)
     kind = STARTS.get(start[:4])
