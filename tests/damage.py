@@ -46,7 +46,8 @@ def good_file(folder: Path, name: str) -> Path:
     if name == "aspen":
         return aspen.write(folder / "aspen.h5", jetnb.load("aoj", n_jets=12))
     if name == "toptagging":
-        return test_reader_toptagging.write_by_hand(folder / "toptagging.h5", test_reader_toptagging.TWO * 4, [1, 0] * 4)
+        jets = test_reader_toptagging.TWO * 4
+        return test_reader_toptagging.write_by_hand(folder / "toptagging.h5", jets, [1, 0] * 4)
     if name == "jetnet":
         jet = (test_reader_jetnet.JET, test_reader_jetnet.PARTICLES)
         return test_reader_jetnet.write_by_hand(folder / "t.hdf5", [jet] * 8)
@@ -64,9 +65,11 @@ def good_file(folder: Path, name: str) -> Path:
 def damaged(raw: bytes, rng: random.Random) -> bytes:
     """Other bytes: a few changed, a run cleared, scrambled, moved, taken out or put in, cut, or a number made wild."""
     data, n = bytearray(raw), len(raw)
-    at = rng.choice((rng.randrange(n), rng.randrange(n), rng.randrange(min(n, 2048)), n - 1 - rng.randrange(min(n, 2048))))
+    near = rng.randrange(min(n, 2048))  # headers are at the start, footers at the end
+    at = rng.choice((rng.randrange(n), rng.randrange(n), near, n - 1 - near))
     size = min(rng.choice((1, 4, 16, 64, 512)), n - at)
-    kind = rng.choice(("flip", "flip", "flip", "number", "number", "clear", "scramble", "move", "out", "in", "cut", "more"))
+    kind = rng.choice(("flip", "flip", "flip", "number", "number", "clear", "scramble", "move", "out", "in", "cut",
+                       "more"))
     if kind == "flip":
         for _ in range(rng.randint(1, 8)):
             place = at if rng.random() < 0.5 else rng.randrange(n)

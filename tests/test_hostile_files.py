@@ -481,7 +481,8 @@ def test_one_jet_of_forty_million_constituents_in_parquet(toy_jets, tmp_path):
     few = {name: zeros[name] for name in zeros if not name.startswith("constituent_")}
     few |= {name: pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), zeros[name])
             for name in ("constituent_pt", "constituent_eta", "constituent_phi", "constituent_energy")}
-    pq.write_table(pa.table(few).replace_schema_metadata(table.schema.metadata), path, compression="zstd", use_dictionary=False)
+    few = pa.table(few).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(few, path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 200_000
     with pytest.raises(ValueError, match="a.parquet is damaged: .*claims 40,000,000 values of .* for the 1 jets"):
         parquet.count(path)
@@ -494,8 +495,10 @@ def test_one_jet_of_forty_million_constituents_in_parquet(toy_jets, tmp_path):
     (lambda t: t.append_column("jet_\x1b[31m", pa.array(["a"] * 5)), r"column 'jet_.x1b.31m' is string"),
     (lambda t: t.append_column("other", pa.array([1] * 5)), "it has a column 'other'"),
     (lambda t: put(t, "jet_pt", pa.array([None] * 5, pa.float32())), "column 'jet_pt' has values that are missing"),
-    (lambda t: put(t, "constituent_eta", pa.array([[1]] * 5, pa.list_(pa.int32()))), "'constituent_eta' has other numbers"),
-    (lambda t: put(t, "constituent_pdg_id", pa.array([[99] * len(x) for x in t["constituent_pt"]], pa.list_(pa.int8()))),
+    (lambda t: put(t, "constituent_eta", pa.array([[1]] * 5, pa.list_(pa.int32()))),
+     "'constituent_eta' has other numbers"),
+    (lambda t: put(t, "constituent_pdg_id", pa.array([[99] * len(x) for x in t["constituent_pt"].to_pylist()],
+                                                     pa.list_(pa.int8()))),
      "column 'constituent_pdg_id' is not in 0 to"),
     (lambda t: with_about(t, provenance=[]), "'provenance' is"),
     (lambda t: with_about(t, provenance={}), "do not say where they come from"),

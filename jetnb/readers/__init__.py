@@ -3,7 +3,8 @@
 `read(path, *, block_size=10_000, start=0, stop=None, tally=None)` yields blocks of jets of the rows `start` to
 `stop - 1`, in the order of the file; rows are jets, or events where the format is one of events, and `block_size`
 counts rows. The form of the file is checked before the first block, so at the call; values block by block. It raises
-`FileNotFoundError`, and `ValueError` that names file, column, row and value, and says what to do. `event` is the same
+`FileNotFoundError`, `PermissionError`, and `ValueError` that names file, column, row and value, and says what to do:
+nothing else, whatever is in the file (the decorator `_common.explaining` sees to it). `event` is the same
 whatever the range of rows. `tally`, a mapping if given, counts what was not taken as it stands:
     rows          rows read so far
     jets          jets left out: pt <= 0, or a needed value that is not finite

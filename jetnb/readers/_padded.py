@@ -14,7 +14,7 @@ import pyarrow
 from zlib_ng import zlib_ng
 
 from jetnb.jets import PI
-from jetnb.readers._common import AGAIN, BLOCK, CACHE, SLOTS, explained, open_hdf5, shown, sort_by_pt
+from jetnb.readers._common import AGAIN, BLOCK, SLOTS, explained, open_hdf5, shown, sort_by_pt
 
 open_file = open_hdf5  # the one way to open HDF5
 SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC, ZSTD = 2, 3, 1, 32000, 32001, 32015  # in the registry of filters of HDF5
@@ -149,8 +149,8 @@ class Rows:
                     continue
                 chunk = self._chunk((first, *corner))
                 if not self.by_hdf5:
-                    out[into] = np.frombuffer(chunk, dtype).reshape(chunks)[
-                        low - first:high - first, *(slice(size - c) for c, (size, _) in zip(corner, inner, strict=True))]
+                    inside = (slice(size - c) for c, (size, _) in zip(corner, inner, strict=True))
+                    out[into] = np.frombuffer(chunk, dtype).reshape(chunks)[low - first:high - first, *inside]
         return self.data[rows] if self.by_hdf5 else out
 
     def _chunk(self, corner: tuple[int, ...]):

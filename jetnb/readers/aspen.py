@@ -36,7 +36,7 @@ import numpy as np
 from jetnb import atomic
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5
+from jetnb.readers._common import CACHE, accepts, ahead, counter, explaining, open_hdf5
 
 WHAT = "Aspen Open Jets"
 SLOTS = 150
@@ -113,7 +113,7 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
     pieces = [jets_or_blocks] if isinstance(jets_or_blocks, ak.Array) else jets_or_blocks
     pieces = (block[i:i + PIECE] for block in pieces for i in range(0, len(block), PIECE))
     with (atomic.new_file(path, replace=overwrite) as hidden,
-          h5py.File(hidden, "w", rdcc_nbytes=_padded.CACHE, rdcc_nslots=10_007) as file):
+          h5py.File(hidden, "w", rdcc_nbytes=CACHE, rdcc_nslots=10_007) as file):
         for piece in pieces:
             append(file, _encode(path, piece))
         if not len(file):

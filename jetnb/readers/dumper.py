@@ -129,7 +129,7 @@ def _fields(path, data: h5py.Dataset, alternatives: tuple[tuple[str, ...], ...])
     if chosen is None:
         wanted = " or ".join(" with ".join(map(repr, fields)) for fields in alternatives)
         raise ValueError(f"{path}: dataset {name!r} has no field {wanted}, as {WHAT} has, but "
-                         f"{shown(', '.join(found))}: choose the reader of its format, or dump the file again with that field")
+                         f"{shown(', '.join(found))}: choose the reader of its format, or dump the file again with it")
     for field in chosen:
         _number(path, data, field)
     return chosen

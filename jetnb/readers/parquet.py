@@ -174,8 +174,8 @@ def _claims(path: Path) -> str:
         if n < n_rows or (not column.name.startswith("constituent_") and n != n_rows):
             return f"{what} has {n:,} values for the {n_rows:,} jets of row group {i}"
         if n > VALUES or column.unpacked > BLOCK:
-            return (f"{what} claims {n:,} values of {column.unpacked:,} bytes for the {n_rows:,} jets of row group {i}; "
-                    f"more than {VALUES:,} are not read at a time")
+            return (f"{what} claims {n:,} values of {column.unpacked:,} bytes for the {n_rows:,} jets of row group "
+                    f"{i}; more than {VALUES:,} are not read at a time")
     for i, _, column in columns:
         what, pages = f"column {column.name!r:.80}", _footer.pages(path, column)
         n_values = sum(n for kind, n, _ in pages if kind != _footer.DICTIONARY)
@@ -249,8 +249,9 @@ def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
     counts = raw["constituent_pt"].value_lengths().to_numpy().astype(np.int64)
     of_tracks = J.TRACK_FIELDS if "constituent_has_track" in raw else ()
     for name, values in raw.items():
-        if name.startswith("constituent_") and name.removeprefix("constituent_") not in of_tracks and not np.array_equal(
-                values.value_lengths().to_numpy(), counts):
+        if not name.startswith("constituent_") or name.removeprefix("constituent_") in of_tracks:
+            continue
+        if not np.array_equal(values.value_lengths().to_numpy(), counts):
             raise ValueError(f"column {name!r} has other numbers of constituents than 'constituent_pt'; {AGAIN}")
     columns = {name.removeprefix("jet_"): values.to_numpy(zero_copy_only=False)
                for name, values in raw.items() if name.startswith("jet_")}
