@@ -188,6 +188,9 @@ def test_what_came_first_is_recorded_and_compared(server, tmp_path, recwarn):
     with pytest.raises(ValueError, match="there, but it has 299,999 bytes, what came first, .*says, 300,000: move"):
         fetch(toy, tmp_path)
     path.unlink()
+    fetch(toy, tmp_path)
+    assert not recwarn.list  # it came again, as it was
+    path.unlink()
     server.body = OTHER
     refused(toy, tmp_path, "what came has sha256 .*, what came first, as .* says, .* It was removed")
     assert record(tmp_path)["sha256"] == hashlib.sha256(BODY).hexdigest() and not left(tmp_path)
@@ -225,6 +228,8 @@ def test_a_checksum_that_the_server_gives_with_the_file_is_compared(server, tmp_
     refused(dataset(server, None, ""), tmp_path, "what came has sha256 .*, the file that the server announced ")
     server.script = [announce(hashlib.sha256(BODY).hexdigest())]
     assert fetch(dataset(server, None, ""), tmp_path)[0].read_bytes() == BODY
+    server.script = [announce(hashlib.sha256(OTHER).hexdigest())]  # the published one counts
+    assert fetch(dataset(server, None), tmp_path / "a")[0].read_bytes() == BODY
     server.script = [announce("not a sha256")]
     assert fetch(dataset(server, None, ""), tmp_path / "b")[0].read_bytes() == BODY
 
