@@ -75,7 +75,7 @@ def test_shipped_toptagging_shares_directions_as_the_reference():
     def pairs(sample):
         found = []
         for jet in sample:
-            place = np.stack([jet.constituents.eta, jet.constituents.phi], axis=1)
+            place = np.stack([np.array(jet.constituents.eta), np.array(jet.constituents.phi)], axis=1)
             apart = np.abs(place[:, None] - place).max(axis=2)
             found.append(np.sum(np.triu(apart < 2e-4, 1)))
         return np.array(found)

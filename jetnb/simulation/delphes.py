@@ -228,8 +228,8 @@ _FORWARD = [3.125, 3.3, 3.475, 3.65, 3.825, 4.0, 4.175, 4.35, 4.525, 4.7, 5.0]
 _CRYSTALS = _rings((360, [0.0174 * i for i in range(-169, 171)]), (36, [-2.958, *_FORWARD, *(-e for e in _FORWARD)]))
 _ATLAS_TOWERS = _rings(
     (36, [-3.2, 3.3, *(0.1 * i for i in range(-25, 27))]),
-    (18, [-4.9, -4.7, -4.5, -4.3, -4.1, -3.9, -3.7, -3.5, -3.3, -3.0, -2.8, -2.6, 2.8, 3.0, 3.2, 3.5, 3.7, 3.9, 4.1, 4.3,
-          4.5, 4.7, 4.9]))
+    (18, [-4.9, -4.7, -4.5, -4.3, -4.1, -3.9, -3.7, -3.5, -3.3, -3.0, -2.8, -2.6,
+          2.8, 3.0, 3.2, 3.5, 3.7, 3.9, 4.1, 4.3, 4.5, 4.7, 4.9]))
 _COARSE = [1.74, 1.83, 1.93, 2.043, 2.172, 2.322, 2.5, 2.65, 2.868, 2.95, *_FORWARD[:8]]
 _CMS_TOWERS = _rings((72, [0.087 * i for i in range(-18, 20)]), (36, [-1.653, *(-e for e in _COARSE), *_COARSE, 4.525]),
                      (18, [-5.0, -4.7, -4.525, 4.7, 5.0]))
@@ -253,7 +253,8 @@ def _atlas_heavy(energy, eta):
 def _cms_light(energy, eta):
     near = np.abs(eta)
     barrel = _root((0.008 * energy) ** 2, 0.11 ** 2 * energy, 0.40 ** 2)
-    return np.select([near <= 1.5, near <= 2.5], [(1 + 0.64 * eta ** 2) * barrel, (2.16 + 5.6 * (near - 2) ** 2) * barrel],
+    factors = [1 + 0.64 * eta ** 2, 2.16 + 5.6 * (near - 2) ** 2]
+    return np.select([near <= 1.5, near <= 2.5], [factor * barrel for factor in factors],
                      _root((0.107 * energy) ** 2, 2.08 ** 2 * energy))
 
 

@@ -43,8 +43,8 @@ def _grid(eta, phi, edges, phi_width, offset) -> Cells:
 
 
 def cms_crystals(eta: np.ndarray, phi: np.ndarray) -> Cells:
-    """3 x 3 crystals make one cluster: its seed is above all of its eight neighbours (arXiv:1706.04965, section 3.4), so
-    that closer photons merge. The centre is that of the crystal that was hit first."""
+    """3 x 3 crystals make one cluster: its seed is above all of its eight neighbours (arXiv:1706.04965, section 3.4),
+    so that closer photons merge. The centre is that of the crystal that was hit first."""
     barrel = np.abs(eta) < BARREL_END
     i, j = np.floor(eta / CRYSTAL).astype(np.int64), np.floor(phi / CRYSTAL).astype(np.int64)
     radius = ENDCAP_Z / np.sinh(np.maximum(np.abs(eta), 1.0))

@@ -17,8 +17,8 @@ CONE = 0.4  # arXiv:2003.00503
 # Up to which |eta|; thresholds on weight * pt [GeV] = A + B * n_vertices; factors on median and RMS of alpha. Table 1 of
 # arXiv:2003.00503, but with lower thresholds beyond 2.5 (there 2.0 + 0.13 n), chosen to resemble later CMS processings.
 REGIONS = ((2.5, 0.2, 0.015, 1.0, 1.0), (3.0, 1.7, 0.08, 0.9, 1.2), (10.0, 2.0, 0.08, 0.75, 0.95))
-# GeV, in the processing of 2016 data for the legacy (tune 15, CMS DP-2021-001): charged candidates above SURE count as from
-# the hard scatter, and the weight of neutral ones is at least (pt - SURE) / (SAFE - SURE).
+# GeV, in the processing of 2016 data for the legacy (tune 15, CMS DP-2021-001): charged candidates above SURE count as
+# from the hard scatter, and the weight of neutral ones is at least (pt - SURE) / (SAFE - SURE).
 SURE, SAFE = 20.0, 200.0
 
 _POOL_FIELDS = ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")
