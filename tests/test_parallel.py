@@ -248,7 +248,8 @@ finetuning.measure(lambda seed: Slow(3, dim=8, n_layers=1), [part] * 3, budgets=
 def parent(request, tmp_path):
     """The process of a script in PARENTS whose workers have begun, in a group of its own, and all of its workers."""
     file = tmp_path / "parent.py"
-    file.write_text("import sys, time\n" + PARENTS[request.param])
+    file.write_text("import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                    + PARENTS[request.param])  # a job in the background has it ignored
     process = subprocess.Popen([sys.executable, file, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, start_new_session=True)
     while "begun" not in (line := process.stdout.readline()):
