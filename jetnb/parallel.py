@@ -247,22 +247,20 @@ def _serve(connection, function, lasting: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler that was inherited is not meant for a worker
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # forked, it has the number of its parent
-    try:
-        function = cloudpickle.loads(function) if isinstance(function, bytes) else function
-    except BaseException as error:
-        connection.send_bytes(_packed(False, _described(error)))
-        return
-    connection.send_bytes(b"")
-    while True:
+    with contextlib.suppress(EOFError, OSError):  # the parent has just gone, and this process will too
         try:
-            piece = connection.recv_bytes()
-        except (EOFError, OSError):
-            return
-        try:
-            said = _packed(True, function(cloudpickle.loads(piece)))
+            function = cloudpickle.loads(function) if isinstance(function, bytes) else function
         except BaseException as error:
-            said = _packed(False, _described(error))
-        connection.send_bytes(said)
+            connection.send_bytes(_packed(False, _described(error)))
+            return
+        connection.send_bytes(b"")
+        while True:
+            piece = connection.recv_bytes()
+            try:
+                said = _packed(True, function(cloudpickle.loads(piece)))
+            except BaseException as error:
+                said = _packed(False, _described(error))
+            connection.send_bytes(said)
 
 
 def _packed(good: bool, value) -> bytes:

@@ -21,7 +21,11 @@ from jetnb import jets, parallel, store
 from jetnb.simulation import parts, pileup, production
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
-SIMULATE = [sys.executable, "-m", "jetnb", "simulate", "toptagging", "--jets", "60", "--seed", "3"]  # the same
+START = """import signal, sys
+from jetnb.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+sys.exit(main())"""
+SIMULATE = [sys.executable, "-c", START, "simulate", "toptagging", "--jets", "60", "--seed", "3"]  # the same
 
 
 @pytest.fixture(scope="module")
