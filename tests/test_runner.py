@@ -135,6 +135,7 @@ def test_nothing_that_is_damaged_ends_the_run(tmp_path, capsys):
     (tmp_path / "03_list.ipynb").write_text("[1, 2]")
     (tmp_path / "04_binary.ipynb").write_bytes(b"\xff\x00" * 99)
     (tmp_path / "05_cells.ipynb").write_text('{"cells": [{"cell_type": 7}], "metadata": {}, "nbformat": 4}')
+    (tmp_path / "09_cells.ipynb").write_text('{"cells": [{"metadata": {}, "source": ""}], "metadata": {}, "nbformat": 4}')
     write(tmp_path, "result = [1, 2]", name="06_list.ipynb")
     write(tmp_path, "from IPython.display import publish_display_data as show\nshow({'image/png': '?'})", "result = {}",
           name="07_picture.ipynb")
@@ -144,17 +145,17 @@ def test_nothing_that_is_damaged_ends_the_run(tmp_path, capsys):
     for name, text in foreign.items():
         (out / name).write_text(text)
     (out / "6.json").mkdir()
-    assert runner.run(out=out, folder=tmp_path) == 6
+    assert runner.run(out=out, folder=tmp_path) == 7
     said = capsys.readouterr().out
     lines = dict(line.split(None, 1) for line in said.splitlines())
     assert lines["01_good"].endswith("ok") and lines["07_picture"].endswith("ok")
-    for name in ("02_cut", "03_list", "04_binary", "05_cells"):
+    for name in ("02_cut", "03_list", "04_binary", "05_cells", "09_cells"):
         assert f"{name}.ipynb cannot be run: " in lines[name]
     assert "06_list.ipynb, no `result` after the last cell: ValueError: it is of type list" in lines["06_list"]
     assert "08_syntax.ipynb, cell 4: SyntaxError" in lines["08_syntax"]
 
     index = (out / "index.html").read_text()
-    assert index.count("<article>") == 8 and all(f"0{i}" in index for i in range(1, 9))
+    assert index.count("<article>") == 9 and all(f"0{i}" in index for i in range(1, 10))
     assert "<script" not in index and "<b>" not in index and "<i>" not in index
     assert "01_good%20%3C%26%27%22x.html" in index and "&lt;script&gt;" in index
     assert index.count("<li>") == len(foreign) + 1 and "2&lt;b&gt;.json is no record of a notebook" in index

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,10 +71,7 @@ def n_jets(file: Path) -> int:
 def damage(file: Path, read: Callable) -> str:
     """What is wrong with a file that `np.savez` wrote and `read` reads; "" if nothing."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            if bad := archive.testzip():
-                return f"its {bad} is damaged"
-        read(file)
+        read(file)  # which compares the checksum of each table
         return ""
     except Exception as error:  # whatever it is: it is made again
         return str(error) or type(error).__name__
