@@ -52,7 +52,7 @@ from jetnb.strategies.masked_autoencoder import MaskedAutoencoder
 from jetnb.strategies.next_token import NextToken
 
 PARTS = ("numerics", "speed", "generate", "processes", "train")
-SIMULATED = (("jetclass", 24_000), ("aoj", 24_000))  # jets, in the order in which they are made
+SIMULATED = (("jetclass", 16_000), ("aoj", 20_000))  # jets, in the order in which they are made
 SHARES = {"numerics": 0.1, "speed": 0.25, "generate": 0.05, "processes": 0.05}  # of the time, at most
 COMPILED = ("Transformer", "Particle Transformer", "JetCLR", "next token")
 SAMPLE_OF = {"omnijet-aoj-vqvae": "aoj", "omnijet-aoj-kmeans": "aoj"}  # others train on jetclass
