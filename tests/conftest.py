@@ -69,3 +69,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def of_today():
+    """The function `of_today(name)`: the shipped sample, if it was made with the recipe that is there today."""
+    def load(name: str, **options):
+        pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
+        from jetnb import catalogue
+        from jetnb.simulation import production
+
+        jets = catalogue.load(name, **options)
+        made, now = J.provenance(jets)["settings"], production._settings(production.RECIPES[name])
+        if changed := sorted(key for key in {*made, *now} if made.get(key) != now.get(key)):
+            pytest.skip(f"the shipped {name} was made with an earlier recipe: {', '.join(changed)} changed since")
+        return jets
+    return load

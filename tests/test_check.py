@@ -213,7 +213,7 @@ def test_one_name_alone_makes_no_file_that_of_a_format(tmp_path):
         path = tmp_path / f"{tree}.root"
         with uproot.recreate(path) as file:
             file.mktree(tree, dict.fromkeys(branches, "f4")).extend({name: np.zeros(7, "f4") for name in branches})
-        refused(path, "of no dataset", f"{tree} (TTree of 7 rows: {', '.join(branches)})")
+        refused(path, "of no dataset", f"{tree} (7 rows: {', '.join(branches)})")
     pq.write_table(pa.table({"part_px": [1.0], "x": [1]}), tmp_path / "one.parquet")
     refused(tmp_path / "one.parquet", "of no dataset", "columns part_px, x")
 

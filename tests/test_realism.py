@@ -60,17 +60,17 @@ def test_class_patterns_and_windows(toy_jets):
 
 
 @pytest.mark.parametrize("name", ["QCD", "TTBar"])
-def test_shipped_toptagging_looks_like_the_reference(name):
+def test_shipped_toptagging_looks_like_the_reference(name, of_today):
     """Of 500 published jets. Trees tell the two apart no better than chance, and few features exceed their floor."""
     tables = [realism.features(realism.select(s, name)) for s in (real("toptagging_500_blosc.h5"),
-                                                                  catalogue.load("toptagging", n_jets=3000))]
+                                                                  of_today("toptagging", n_jets=3000))]
     rows, separation = realism.compare(*tables, seed=1, name=name)
     assert separation.area < 0.60
     assert sum(row.ks > row.ks_limit for row in rows) <= 6  # one would by chance; 14 without multiparton interactions
     assert max(row.ks for row in rows) < 0.16
 
 
-def test_shipped_toptagging_shares_directions_as_the_reference():
+def test_shipped_toptagging_shares_directions_as_the_reference(of_today):
     """Photons and neutral hadrons of one tower: 1.7 pairs in a light jet, 2.6 in a top."""
     def pairs(sample):
         found = []
@@ -79,21 +79,20 @@ def test_shipped_toptagging_shares_directions_as_the_reference():
             apart = np.abs(place[:, None] - place).max(axis=2)
             found.append(np.sum(np.triu(apart < 2e-4, 1)))
         return np.array(found)
-    published, ours = real("toptagging_500_blosc.h5"), catalogue.load("toptagging", n_jets=1500)
+    published, ours = real("toptagging_500_blosc.h5"), of_today("toptagging", n_jets=1500)
     for label in (0, 1):
         one, other = (pairs(s[s.label == label]) for s in (published, ours))
         error = np.hypot(one.std() / len(one) ** 0.5, other.std() / len(other) ** 0.5)
         assert abs(one.mean() - other.mean()) < 4 * error + 0.1
 
 
-def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones():
+def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones(of_today):
     """d0 errors are looked up before tracks take the energy of the calorimeter: the pt that they say is not that of
     the track, by as much as in public jets of the same chain (JetClass-II, of other processes and with pile-up)."""
-    pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
     from jetnb.simulation import delphes
 
     spread = []
-    for sample in (real("JetClassII_example.parquet"), catalogue.load("jetclass", n_jets=1000)):
+    for sample in (real("JetClassII_example.parquet"), of_today("jetclass", n_jets=1000)):
         c = sample.constituents
         c = ak.flatten(c[(abs(c.pdg_id) == 211) & (abs(c.eta) < 0.5)])
         said = np.geomspace(3, 15, 200)

@@ -201,14 +201,16 @@ def test_towers_are_coarser_than_crystals(flat):
     assert np.abs(np.mean(np.exp(2j * np.pi * phi / np.radians(5)))) > 0.2
 
 
-def test_no_crystals_are_seen_where_delphes_puts_clusters_anywhere_in_their_cell(jetclass):
+def test_no_crystals_are_seen_where_delphes_puts_clusters_anywhere_in_their_cell(of_today):
+    jetclass = of_today("jetclass")
     c = ak.flatten(jetclass.constituents)
     eta = ak.to_numpy(c.eta[(code(c) == 22) & (abs(c.eta) < 1.4) & (c.pt < 2)])
     assert np.abs(np.mean(np.exp(2j * np.pi * eta / 0.0174))) < 0.05
 
 
-def test_soft_tracks_are_rare_in_jetclass(jetclass):
+def test_soft_tracks_are_rare_in_jetclass(of_today):
     """Below the threshold of the calorimeter tracks vanish; JetClass-II, with pile-up, has 0.2 below 0.5 GeV a jet."""
+    jetclass = of_today("jetclass")
     c = jetclass.constituents[jetclass.constituents.charge != 0]
     assert ak.mean(ak.sum(c.pt < 0.5, axis=1)) < 0.2
     assert ak.mean(ak.sum(c.pt < 2, axis=1)) < 3

@@ -188,9 +188,9 @@ def test_ctrl_c_of_a_simulation_is_one_line_and_keeps_the_parts(made, tmp_path):
     assert same(production.simulate("toptagging", path=path, processes=1, **SMALL).jets, made.jets)
 
 
-def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path):
+def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path, of_today):
     """The shipped jets come from this code: regenerate one chunk and find its jets among them."""
-    shipped = jetnb.load("toptagging")
+    shipped = of_today("toptagging")
     here = jets.provenance(shipped)
     if here["versions"]["pythia8mc"] != production._versions()["pythia8mc"]:
         pytest.skip(f"shipped with Pythia {here['versions']['pythia8mc']}, installed is another")

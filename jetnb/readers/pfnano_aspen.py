@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 
 from jetnb import atomic
-from jetnb.readers import _padded, _pfnano, _root, aspen
-from jetnb.readers._common import ahead
+from jetnb.readers import _pfnano, _root, aspen
+from jetnb.readers._common import CACHE, ahead
 from jetnb.readers._pfnano import CAND, EVENT, EVENTS, INDICES, JETS, TREE, WHAT
 from jetnb.readers.aspen import SLOTS, TAUS
 
@@ -73,7 +73,7 @@ def write(path, files: str | os.PathLike | Iterable, *, good_runs: str | os.Path
     path = Path(path)
     files = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     good, passed = None if good_runs is None else _ranges(good_runs), Counter()
-    with atomic.new_file(path, replace=overwrite) as hidden, h5py.File(hidden, "w", rdcc_nbytes=_padded.CACHE) as out:
+    with atomic.new_file(path, replace=overwrite) as hidden, h5py.File(hidden, "w", rdcc_nbytes=CACHE) as out:
         for batch in _batches(itertools.chain.from_iterable(_tables(Path(one), good, passed) for one in files)):
             aspen.append(out, batch)
         if not len(out):
