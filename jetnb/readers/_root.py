@@ -14,34 +14,9 @@ from pathlib import Path
 
 import awkward as ak
 
-AGAIN = "fetch the file again and compare its checksum"
+from jetnb.readers._common import AGAIN, explained, start_of
+
 KEPT = 4  # files whose headers are kept: recognising, counting and reading ask in turn
-
-
-@contextlib.contextmanager
-def explained(path) -> Iterator[None]:
-    """What the libraries raise at damaged bytes, of whatever type, as a `ValueError` that names the file."""
-    try:
-        yield
-    except PermissionError as error:
-        raise PermissionError(f"{path} cannot be read: {error}") from error
-    except MemoryError as error:
-        raise ValueError(f"{path} claims more than fits in the memory of this machine, or is damaged: take a smaller "
-                         f"block_size, or {AGAIN}") from error
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]  # uproot shows all that it has read so far
-        raise ValueError(f"{path} is truncated or damaged ({type(error).__name__}: {said}): {AGAIN}") from error
-
-
-def start_of(path) -> bytes:
-    """The first 16 bytes of the file; `FileNotFoundError`, `PermissionError` or `ValueError` where there is none."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file: give one file")
-    with path.open("rb") as stream:
-        return stream.read(16)
 
 
 class Tree:
@@ -201,10 +176,9 @@ def contents(path) -> dict[str, Tree | str]:
 
     Raises `ValueError` if it is none, or damaged.
     """
-    path = Path(path)
     start_of(path)
     with explained(path):
-        file = _File(path)
+        file = _File(path := Path(path))
         return {name: file.tree(name) for name in file.found()[:50]}
 
 
@@ -221,8 +195,6 @@ def blocks(path, tree: Tree, names: list[str], *, block_size: int, start: int = 
 
     `whole`: blocks end where baskets or clusters end, if that can be. `first_only`: columns of the first block alone.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
     if start >= stop:
         return
