@@ -526,7 +526,8 @@ def with_about(table, **changes):
     (PermissionError(13, "Permission denied"), PermissionError, "a.h5 cannot be read .Permission denied.*permissions"),
     (KeyError("x"), ValueError, "a.h5 is truncated or damaged .KeyError: 'x'"),
     (ValueError("\x1b[31m"), ValueError, r"a.h5 is truncated or damaged ..x1b.31m.: download"),
-    (OSError("Can't open a.h5"), ValueError, "a.h5 is truncated"), (OSError(5, "Input"), OSError, "cannot be read .*disk"),
+    (OSError("Can't open a.h5"), ValueError, "a.h5 is truncated"),
+    (OSError(5, "Input"), OSError, "cannot be read .*disk"),
     (FileNotFoundError("there is no file b"), FileNotFoundError, "there is no file b")])
 def test_whatever_is_raised_names_the_file(error, kind, message):
     @_common.explaining

@@ -15,7 +15,7 @@ FORMATS = {name: name for name in damage.FORMATS if name != "store"} | {
 ERRORS = {"memory": (MemoryError(), ValueError, "does not fit into the memory .*smaller block_size"),
           "permission": (PermissionError(13, "Permission denied"), PermissionError, "cannot be read .*permissions"),
           "disk": (OSError(5, "Input/output error"), OSError, "cannot be read .Input.*disk"),
-          "library": (RuntimeError("wrong bytes"), ValueError, "damaged .RuntimeError: wrong bytes.: download it again"),
+          "library": (RuntimeError("bytes"), ValueError, "damaged .RuntimeError: bytes.: download it again"),
           "library, its own": (type("Odd", (Exception,), {})(), ValueError, "damaged .Odd.: download it again"),
           "end": (EOFError(), ValueError, "damaged .EOFError.: download it again")}
 

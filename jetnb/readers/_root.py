@@ -30,9 +30,9 @@ class Tree:
             self._branches, self._fields = dict(source.iteritems(recursive=True)), None
             self.num_entries = int(source.num_entries)
         else:
-            from jetnb.readers import _pages
+            from jetnb.readers import _root_pages
 
-            self._branches, self._fields = None, _pages.Fields(source)
+            self._branches, self._fields = None, _root_pages.Fields(source)
             self.num_entries = self._fields.num_entries
         if self.num_entries < 0:
             raise ValueError(f"{self.num_entries} rows are claimed")
@@ -48,7 +48,7 @@ class Tree:
 
         Raises `ValueError` for a column that claims more rows than it has, or bytes beyond the end of the file.
         """
-        from jetnb.readers import _baskets
+        from jetnb.readers import _root_baskets
 
         for name in names:
             if name in self._types:
@@ -56,9 +56,9 @@ class Tree:
             with explained(self.path):
                 if self._fields is None:
                     branch = self._branches[name]
-                    kind = _baskets.type_of(branch)
+                    kind = _root_baskets.type_of(branch)
                     if branch.interpretation is not None:
-                        _baskets.check(branch, self._size, self.num_entries)
+                        _root_baskets.check(branch, self._size, self.num_entries)
                 else:
                     kind = self._fields.type(name)
                     self._fields.check(name)
@@ -67,21 +67,21 @@ class Tree:
 
     def edges(self, names: Iterable[str], start: int, stop: int, block_size: int) -> list[int]:
         """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters if possible."""
-        from jetnb.readers import _baskets
+        from jetnb.readers import _root_baskets
 
         if self._fields is None:
             ends = [self._branches[name].entry_offsets for name in names]
         else:
             ends = [[first + n for first, n in self._fields.clusters]]
-        return _baskets.edges(ends, start, stop, block_size)
+        return _root_baskets.edges(ends, start, stop, block_size)
 
     def columns(self, stream, names: Iterable[str]):
         """What reads the columns `names` from the opened file `stream`: `read(start, stop)`."""
-        from jetnb.readers import _baskets, _pages
+        from jetnb.readers import _root_baskets, _root_pages
 
         if self._fields is None:
-            return _baskets.Columns(stream, {name: self._branches[name] for name in names})
-        return _pages.Columns(stream, self._fields, list(names))
+            return _root_baskets.Columns(stream, {name: self._branches[name] for name in names})
+        return _root_pages.Columns(stream, self._fields, list(names))
 
 
 class _File:
@@ -111,7 +111,7 @@ class _File:
     def _read(self, name: str) -> Tree | None | str:
         import uproot
 
-        from jetnb.readers import _pages, _unpack
+        from jetnb.readers import _root_pages, _root_unpack
 
         try:
             key = self._directory.key(name)
@@ -123,11 +123,11 @@ class _File:
             for one in (key, self._streamers()):
                 if one is not None:
                     stream.seek(one.data_cursor.index)
-                    packed = stream.read(max(min(one.data_compressed_bytes, _unpack.LIMIT), 0))
-                    _unpack.unpack(memoryview(packed), one.data_uncompressed_bytes)
+                    packed = stream.read(max(min(one.data_compressed_bytes, _root_unpack.LIMIT), 0))
+                    _root_unpack.unpack(memoryview(packed), one.data_uncompressed_bytes)
             source = key.get()
             if isinstance(source, uproot.behaviors.RNTuple.RNTuple):
-                _pages.whole(stream, source)
+                _root_pages.whole(stream, source)
         return Tree(self.path, source)
 
     def _streamers(self):

@@ -180,7 +180,8 @@ def _why_root(path: Path) -> str:
         return (f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
                 "their constituents, so write those as JetClass does (see jetnb.readers.jetclass)")
     if found and all(str(kind).startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in found.values()):
-        return f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, {', '.join(list(found)[:8])}"
+        return (f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, "
+                f"{', '.join(list(found)[:8])}")
     inside = [f"{name} ({tree.num_entries:,} rows: {', '.join(branches[name][:5])}{' ...' * (len(branches[name]) > 5)})"
               if name in branches else f"{name} ({tree})" for name, tree in list(found.items())[:8]]
     return f"{path} is ROOT, but of no dataset that jetnb reads: it has {', '.join(inside) or 'nothing'}"

@@ -40,7 +40,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb import jets as J
-from jetnb.readers import _footer
+from jetnb.readers import _parquet_footer
 from jetnb.readers._common import (
     AGAIN, accepts, ahead, counter, explained, explaining, first_event, row_range, sort_by_pt, start_of)
 from jetnb.readers._root import blocks, open_tree
@@ -120,7 +120,7 @@ def _layout(path: Path, start: bytes, stamp: tuple) -> tuple:
                              "file converted? Use the published one")
     if not is_root:
         with explained(path):
-            _footer.check(path, needed, lists="part_")
+            _parquet_footer.check(path, needed, lists="part_")
     return is_root, labels, n_jets
 
 
@@ -138,7 +138,7 @@ def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
         return str(pa.list_(of.value_type) if pa.types.is_fixed_size_list(of) else of)
 
     with explained(path):
-        _footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
+        _parquet_footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
     with explained(path), pq.ParquetFile(path) as file:
         return {field.name: kind(field.type) for field in file.schema_arrow}, file.metadata.num_rows
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jetnb import _json, atomic
 from jetnb import jets as J
 from jetnb.names import PARTICLES
-from jetnb.readers import _footer
+from jetnb.readers import _parquet_footer
 from jetnb.readers._common import accepts, counter, explained, explaining, row_range, shown, start_of
 
 AGAIN = "fetch or make it again"
@@ -112,7 +112,7 @@ def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
         J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
         if wrong := _wrong(file.schema_arrow):
             raise ValueError(wrong)
-        _footer.check(path, file.schema_arrow.names, lists="constituent_")
+        _parquet_footer.check(path, file.schema_arrow.names, lists="constituent_")
     return file, about["provenance"]
 
 
@@ -121,7 +121,7 @@ def _about(path) -> tuple[pq.ParquetFile, bytes]:
     if start_of(path, 4) != b"PAR1":
         raise ValueError(f"{path} is not Parquet, by its start: {AGAIN}")
     with explained(path):
-        _footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
+        _parquet_footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
         file = pq.ParquetFile(path, page_checksum_verification=True)
         schema, text = file.schema_arrow, (file.schema_arrow.metadata or {}).get(b"jetnb", b"{}")
     if b'"format"' not in text:

@@ -1,8 +1,7 @@
-"""What a Parquet file claims: its footer and the headers of its pages, decoded here, before Arrow sees them.
+"""What a Parquet file claims, in its footer and in the headers of its pages: read and compared before Arrow sees it.
 
-Arrow gives each page the memory that its header asks for, reads lists of any length out of a few bytes, and ends the
-process at some footers that are damaged. The footer and the headers are in the compact protocol of Apache Thrift, of
-which this decodes the whole: struct -> {number of field: value}.
+Arrow takes as much memory as a header asks for, and ends the process at some damaged footers. Footer and headers are
+structs in the compact protocol of Apache Thrift; a struct becomes {number of field: value}.
 """
 
 from __future__ import annotations
