@@ -62,10 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args) -> int:
-    from jetnb import atomic, runner
+    from jetnb import runner
 
-    with atomic.alone(out := args.out or runner.GALLERY, "writing the gallery"):
-        return min(runner.run(args.numbers, args.scale, out=out, timeout=args.timeout), 1)
+    return min(runner.run(args.numbers, args.scale, out=args.out or runner.GALLERY, timeout=args.timeout), 1)
 
 
 def _simulate(args) -> int:
@@ -176,15 +175,6 @@ def _is_ours(error) -> bool:
     file = (cause.file if isinstance(cause, parallel.Elsewhere) else
             traceback.extract_tb(error.__traceback__)[-1].filename)
     return Path(file).is_relative_to(Path(__file__).parent)
-
-
-INTERRUPTED = {  # what becomes of the work of a command that is interrupted
-    "run": "the notebooks that were done are in the gallery",
-    "simulate": "the parts that were done are kept; the same command goes on from there",
-    "pretrain": "the same command goes on from what was kept",
-    "download": "what has come is kept; the same command goes on from there",
-    "convert": "no store was made",
-}
 
 
 INTERRUPTED = {  # what becomes of the work of a command that is interrupted

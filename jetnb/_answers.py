@@ -1,4 +1,4 @@
-"""What a server's answer says of a file: which part of it this is, which version, how long, and its checksum."""
+"""What the headers of an answer over HTTP say of the file: which part of it comes, its version, size and checksum."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def digest(response: requests.Response) -> str:
 
 
 def number(text: str) -> int | None:
+    """The number that a header is, None for another text."""
     return int(text) if text.isdecimal() else None
 
 

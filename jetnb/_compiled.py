@@ -1,7 +1,7 @@
-"""Kernels compiled by numba, once per machine: where their machine code is kept, wherever the package lies.
+"""`njit`: as numba's, with the machine code kept on disk, and without an error where it cannot be kept.
 
 numba keeps it beside the source or in the user's home, and refuses to compile where neither can be written, as in a
-container that is read-only. Then a folder for temporary files serves, and without one each process compiles anew.
+read-only container. Then it is kept in a folder for temporary files; where there is none, each process compiles anew.
 """
 
 from __future__ import annotations

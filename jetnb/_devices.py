@@ -91,11 +91,9 @@ def threads(model: nn.Module, device: torch.device) -> Iterator[None]:
 def n_threads(n_weights: int, now: int, environment: Mapping = os.environ) -> int:
     """Threads for a network of so many weights, where torch has `now`: for a small one two, or one if they spin.
 
-    Two threads that wait for each other in a loop (what OpenMP does unless told otherwise) take a core from all others,
-    and each other: a training of 0.2 M weights on two cores beside busy processes took 70 s of the processors and eight
-    minutes with two such threads, 13 s and about one and a half minutes with one, 13 s and about one minute with two
-    that sleep, as they do with OMP_WAIT_POLICY=PASSIVE. More are of no use to matrices so small. What the user has
-    set stays: OMP_NUM_THREADS or MKL_NUM_THREADS, and a `torch.set_num_threads` that is no default of torch.
+    Threads that wait spin unless OMP_WAIT_POLICY is PASSIVE: 40 steps of JetCLR beside other work took 12 to 22 s with
+    two that sleep, 15 to 53 s with one, 37 to 247 s with two that spin (three rounds, two cores). What the user has set
+    stays: OMP_NUM_THREADS or MKL_NUM_THREADS, and a `torch.set_num_threads` that is no default of torch.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     theirs = now != AT_FIRST or now not in (cores, cores // 2) or any(

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 
 class Interrupts:
-    """In a `with` block these `signals` wait until `check`, which raises `KeyboardInterrupt`; `asked` is the last one.
+    """In its `with` block these `signals` do nothing until `check` is called, which then raises `KeyboardInterrupt`.
 
-    A second Ctrl-C is heard at once. Signals that are ignored stay so. Outside of the main thread, where Python hears
-    none, nothing changes.
+    `asked` is the last that came, or None. A second Ctrl-C raises at once. Signals that were ignored stay so. Outside
+    of the main thread, where Python hears none, nothing changes.
     """
 
     def __init__(self, signals: Sequence[signal.Signals]):

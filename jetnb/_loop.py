@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from jetnb import _checksum, _devices, _json, batches, checkpoints, history, optimisation
+from jetnb import _devices, _fingerprint, _json, batches, checkpoints, history, optimisation
 from jetnb._interrupts import Interrupts
 from jetnb._watchdog import Watchdog
 from jetnb.history import History
@@ -281,7 +281,7 @@ class Training:
 
     def _checksum(self, data) -> dict:
         self._draw_from("checksum")  # for data that are drawn as they are read
-        return _checksum.of(data)
+        return _fingerprint.of(data)
 
     def _write(self, kind: str, record: dict) -> None:
         if self.path is not None and self.fabric.is_global_zero:
@@ -339,7 +339,7 @@ class Training:
             warnings.warn(f"resume: the checkpoint {self.path} has no checksum of its data: whether these are the same "
                           "cannot be told", RuntimeWarning, stacklevel=2)
         for name, new in self.card["checksum"].items() if isinstance(checksum, Mapping) else ():
-            if found := _checksum.difference(checksum.get(name) or {}, new):
+            if found := _fingerprint.difference(checksum.get(name) or {}, new):
                 raise ValueError(f"resume: the training at {self.path} had other {name}: {found} differ; pass the "
                                  "same, or choose another path")
 

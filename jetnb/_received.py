@@ -1,7 +1,6 @@
-"""What is known of a published file: its publisher's size and checksum, or else those of what came first.
+"""What a published file should be: of the size and checksum that its publisher gives, or else as it first came.
 
-Where the publisher gives no checksum, `<file>.received.json` beside a file keeps the size and the sha256 that it had
-when it came: what comes or lies there later is compared with that.
+In the latter case size and sha256 are kept in `<file>.received.json` beside the file, and compared from then on.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ class Known(NamedTuple):
 
 
 def record_of(path: Path) -> Path:
+    """Where the record of a file is."""
     return path.with_name(f"{path.name}.received.json")
 
 

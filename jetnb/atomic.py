@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -59,21 +59,30 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, doing: str) -> Iterator[None]:
+def alone(path: Path, doing: str, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Be the only process that is `doing` something with `path` until the end of the block, e.g. "training to".
 
-    Another one gets a `ValueError` that names this process. The kernel lets go of a process that ends, however it
-    ends; the lock is the file `.NAME.lock` beside `path`. Where the system has no locks, or the folder may not be
-    written, nothing is held.
+    Another one gets a `ValueError` that names this process; or it calls `wait`, which should take a while, until it is
+    its turn. The lock is the file `.NAME.lock` beside `path`, and the kernel lets go of it when a process ends, however
+    it ends. Where the system has no locks, or the folder may not be written, nothing is held.
     """
     path = Path(os.path.abspath(path))
     lock, handle = path.parent / f".{path.name}.lock", None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while fcntl and handle is None:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is(handle, lock):  # its last owner has just removed it
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = _is(handle, lock)  # else its last owner has just removed it
+            except BlockingIOError:
+                if wait is None:
+                    raise
+                os.close(handle)
+                handle = None
+                wait()
+                continue
+            if not mine:
                 os.close(handle)
                 handle = None
     except BlockingIOError:

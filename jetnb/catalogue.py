@@ -20,6 +20,7 @@ import numpy as np
 from jetnb import datasets, store
 from jetnb import jets as J
 from jetnb.readers import parquet
+from jetnb.readers._common import regular
 from jetnb.readers.identify import folder, identify, no_path, reader
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -266,7 +267,7 @@ def open_store(name_or_path) -> store.Store:
                          + f" The samples are {', '.join(SAMPLES)}")
     if path.is_dir():
         return _store(path)
-    target = derived() / "stores" / f"{path.stem}-{_sha256(path)[:12]}"
+    target = derived() / "stores" / f"{path.stem}-{_sha256(regular(path))[:12]}"
     if not target.exists():
         try:
             return store.write(target, parquet.read(path))

@@ -1,9 +1,9 @@
 """Fetch files of the published datasets: continued after a break, checked, and never half there.
 
 A file grows as `<file>.part` and gets its name only when it is whole and its checksum is right, so what has the name
-is complete. Where nobody gives a checksum, the one of what came first is kept, see `jetnb._received`. `<file>.part.tag` holds what the server calls this version of the file: a part is only continued if the
-file there is still the same. Two processes that want the same file take turns, by a lock on `<file>.part` (not on
-Windows, nor where the file system has no locks: fetch in one process there).
+is complete. Where nobody gives a checksum, the one of what came first is kept, see `jetnb._received`.
+`<file>.part.tag` holds what the server calls this version of the file: a part is only continued if the file there is
+still the same. Two processes that want the same file take turns, by `atomic.alone`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,6 @@ from tqdm.auto import tqdm
 
 from jetnb import _answers, _archives, _received, atomic
 from jetnb.datasets import Dataset, RemoteFile, choose, find
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 CHUNK = 1 << 16  # bytes; a broken connection loses at most so much of what has come
 TIMEOUT = 60  # s without an answer, or without a byte of it
@@ -115,8 +110,8 @@ class _Job:
 
     def fetch(self, progress: bool) -> None:
         bar = tqdm(desc=self.file.name, total=self.known.n_bytes, unit="B", unit_scale=True, disable=not progress)
-        self._refuse_links()
-        with bar, _alone(self.part, bar):
+        with bar, atomic.alone(self.path, "fetching", wait=lambda: self._wait(bar)):
+            self._refuse_links()
             try:
                 if self.is_there():  # another process has fetched it meanwhile
                     return
@@ -129,7 +124,14 @@ class _Job:
                 raise self.error(f"no space is left in {self.path.parent}: make room there") from error
             finally:
                 if not _size(self.part):
+                    self.part.unlink(missing_ok=True)
                     self.tag.unlink(missing_ok=True)
+
+    def _wait(self, bar: tqdm) -> None:
+        """Show how far another process is."""
+        bar.n = _size(self.part)
+        bar.refresh()
+        time.sleep(PAUSE)
 
     def unpack(self) -> list[Path]:
         folder = self.path.with_suffix("")
@@ -158,7 +160,7 @@ class _Job:
 
     def _accept(self) -> None:
         if wrong := self.known.wrong(self.part, True):
-            self.part.write_bytes(b"")  # still locked: to remove it would let two others in, one now and one later
+            self.part.unlink()
             raise self.error(f"what came has {wrong}. It was removed; ask again, and if that does not help, the file "
                              "there is no longer the published one")
         if not self.file.checksum and not _received.record_of(self.path).exists():
@@ -268,32 +270,3 @@ def _lack(folder: Path, n_bytes: int) -> str:
     free = shutil.disk_usage(folder).free
     return (f"{n_bytes / 1e9:,.2f} GB are needed, but only {free / 1e9:,.2f} GB are free in {folder}: make room, or "
             "take another folder or fewer files") if n_bytes > free else ""
-
-
-@contextlib.contextmanager
-def _alone(part: Path, bar: tqdm) -> Iterator[None]:
-    """Hold the lock on a part; until then the bar shows how far another process is. At the end an empty part goes."""
-    handle = None
-    while fcntl:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            bar.n = _size(part)
-            bar.refresh()
-            time.sleep(PAUSE)
-        except OSError:  # the file system has no locks
-            break
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(part)):
-                    break
-        os.close(handle)  # another process has it, or had and made it the file
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if not os.stat(part if handle is None else handle).st_size:
-                os.unlink(part)
-        if handle is not None:
-            os.close(handle)

@@ -184,28 +184,16 @@ def _replace(path: Path, content: str | bytes | None) -> None:
 
 def write_index(out) -> Path:
     """Write index.html over all notebooks whose pages lie in the folder; other files are left out, and named there."""
-    out, written = Path(out), None
-    while written != (found := _records(out)):  # again if another process has added a page meanwhile
-        cards, left_out = [], []
-        for path, _ in found:
-            try:
-                facts = _json.read(path, FACTS, what="record of a notebook", remedy="run it again, or remove the file")
-                cards.append(_card(path.stem, facts, (out / f"{path.stem}.png").exists()))
-            except (ValueError, OSError) as error:
-                left_out.append(f"<li>{escape(str(error))}</li>")
-        text = f"<p>Left out:</p><ul>{''.join(left_out)}</ul>" if left_out else ""
-        _replace(out / "index.html", INDEX.replace("{left_out}", text).replace("{cards}", "\n".join(cards)))
-        written = found
-    return out / "index.html"
-
-
-def _records(out: Path) -> list[tuple[Path, int]]:
-    """The records of notebooks, and when they were written."""
-    found = []
+    out, cards, left_out = Path(out), [], []
     for path in sorted(out.glob("[0-9]*.json")):
-        with contextlib.suppress(FileNotFoundError):
-            found.append((path, path.stat().st_mtime_ns))
-    return found
+        try:
+            facts = _json.read(path, FACTS, what="record of a notebook", remedy="run it again, or remove the file")
+            cards.append(_card(path.stem, facts, (out / f"{path.stem}.png").exists()))
+        except (ValueError, OSError) as error:
+            left_out.append(f"<li>{escape(str(error))}</li>")
+    text = f"<p>Left out:</p><ul>{''.join(left_out)}</ul>" if left_out else ""
+    _replace(out / "index.html", INDEX.replace("{left_out}", text).replace("{cards}", "\n".join(cards)))
+    return out / "index.html"
 
 
 def _card(name, facts, has_picture) -> str:

@@ -223,17 +223,19 @@ def run(numbers=(), scale="laptop", *, out=GALLERY, folder=NOTEBOOKS, timeout=TI
 
     ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page and the facts as ``.json``, and
     ``index.html`` over everything that the folder holds. A notebook that fails does not stop the others, and after
-    Ctrl-C those that were done are there. Raises ValueError for an unknown number or scale.
+    Ctrl-C those that were done are there. Raises ValueError for an unknown number or scale, and while another process
+    writes this gallery.
     """
-    from jetnb import gallery
+    from jetnb import atomic, gallery
 
     _check_scale(scale)
     outcomes, paths = [], find(numbers, folder=folder)
-    index = gallery.write_index(out)
-    for path in paths:
-        outcomes.append(execute(path, scale, timeout=timeout))
-        gallery.write_page(outcomes[-1], out, folder=folder)
-        gallery.write_index(out)
+    with atomic.alone(out, "writing the gallery"):
+        index = gallery.write_index(out)
+        for path in paths:
+            outcomes.append(execute(path, scale, timeout=timeout))
+            gallery.write_page(outcomes[-1], out, folder=folder)
+            gallery.write_index(out)
     for outcome in outcomes:
         print(f"{outcome.name:32s} {outcome.seconds:7.1f} s  {outcome.error or 'ok'}")
     print(f"gallery: {index.resolve().as_uri()}")

@@ -65,9 +65,9 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     With several devices each takes its share of each batch: the gradient is that of one device as long as the
     loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
     which takes minutes to begin, for what lies between attentions, or for all of a model that has no attention of ours.
-    On a CPU, a network of less than a million weights trains on at most two threads, and
-    on one unless OMP_WAIT_POLICY is PASSIVE, as `start.py` and `jetnb` set it: see `jetnb._devices.n_threads`, where the
-    measurement is; the user's own OMP_NUM_THREADS or torch.set_num_threads win.
+    On a CPU, a network of less than a million weights trains on at most two threads, and on one unless OMP_WAIT_POLICY
+    is PASSIVE, as `start.py` and `jetnb` set it (`jetnb._devices.n_threads` has the measurement); the user's own
+    OMP_NUM_THREADS or torch.set_num_threads win.
 
     Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a path to which
     another process trains, and a checkpoint that cannot be written; `FileExistsError` where there is one and resume is

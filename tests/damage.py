@@ -24,8 +24,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-HDF5 = ("aspen", "toptagging", "jetnet", "higgstobb", "hh4b", "dumper")
-FORMATS = (*HDF5, "parquet", "store")
+HDF5 = ("aspen", "toptagging", "jetnet", "higgstobb", "hh4b", "dumper", "omnilearn")
+FORMATS = (*HDF5, "energyflow", "jetclass", "parquet", "store")  # ROOT is in test_root_formats.py
 GOOD, SECONDS, MEMORY, MORE = ("read", "refused"), 20, 500_000, 3 << 30  # kB of memory grown; bytes of address space
 NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 
@@ -33,9 +33,12 @@ NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2*
 def good_file(folder: Path, name: str) -> Path:
     """A small good file (or store) of the format `name`, with compression where the published files have some."""
     import test_reader_dumper
+    import test_reader_energyflow
     import test_reader_hh4b
     import test_reader_higgstobb
+    import test_reader_jetclass
     import test_reader_jetnet
+    import test_reader_omnilearn
     import test_reader_toptagging
     from conftest import make_toy_jets
 
@@ -57,6 +60,14 @@ def good_file(folder: Path, name: str) -> Path:
         return test_reader_hh4b.write_hdf5(folder / "hh4b.h5")
     if name == "dumper":
         return test_reader_dumper.write_by_hand(folder / "dumper.h5", test_reader_dumper.DEFAULT * 2)
+    if name == "omnilearn":
+        jets = jetnb.load("jetclass", n_jets=12)
+        return test_reader_omnilearn.write(folder / "train_qg.h5", test_reader_omnilearn.columns(jets))
+    if name == "energyflow":
+        return test_reader_energyflow.write(folder / "QG_jets.npz")
+    if name == "jetclass":
+        columns = test_reader_jetclass.layout(*test_reader_jetclass.toy(12))
+        return test_reader_jetclass.write_parquet(folder / "jetclass.parquet", columns)
     jets = make_toy_jets(30, 1)
     return (parquet.write(folder / "parquet.parquet", jets) if name == "parquet"
             else store.write(folder / "store", jets).path)
@@ -176,7 +187,8 @@ def child(tasks: list[list[str]]) -> None:
     from conftest import make_toy_jets
 
     from jetnb import store
-    from jetnb.readers import aspen, dumper, hh4b, higgstobb, jetnet, parquet, toptagging  # noqa: F401
+    from jetnb.readers import aspen, dumper, energyflow, hh4b, higgstobb, jetclass, jetnet  # noqa: F401
+    from jetnb.readers import omnilearn, parquet, toptagging  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:  # compile what is compiled
         store.write(Path(folder) / "s", make_toy_jets(9)).gather(np.arange(9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -89,9 +90,32 @@ def test_a_name_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
     assert in_a_child(ask) == 0 and list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_of_notebooks_do_not_share_a_gallery(tmp_path, capsys):
-    from jetnb.__main__ import main
+def test_the_lock_is_on_the_file_that_is_there(tmp_path, monkeypatch):
+    """Its last owner removes it just before this process locks it."""
+    lock, flock, calls = tmp_path / ".run.lock", atomic.fcntl.flock, []
 
-    with atomic.alone(tmp_path / "gallery", "writing the gallery"):
-        assert main(["run", "00", "--out", str(tmp_path / "gallery")]) == 2
-    assert "is writing the gallery" in capsys.readouterr().err and not (tmp_path / "gallery").exists()
+    def late(handle, how):
+        calls.append(how)
+        if len(calls) == 1:
+            lock.unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
+    with (atomic.alone(tmp_path / "run", "training to"), lock.open() as other, pytest.raises(BlockingIOError)):
+        flock(other, atomic.fcntl.LOCK_EX | atomic.fcntl.LOCK_NB)
+    assert len(calls) == 2
+
+
+def test_one_that_may_wait_has_its_turn(tmp_path):
+    first, calls = contextlib.ExitStack(), []
+    first.enter_context(atomic.alone(tmp_path / "run", "training to"))
+    with atomic.alone(tmp_path / "run", "training to", wait=lambda: calls.append(1) or len(calls) < 3 or first.close()):
+        assert len(calls) == 3
+
+
+def test_a_lock_that_is_a_link_changes_no_file_elsewhere(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".run.lock").symlink_to(tmp_path / "mine")
+    with atomic.alone(tmp_path / "run", "training to"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

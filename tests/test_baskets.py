@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import uproot
 
-from jetnb.readers import _baskets
+from jetnb.readers import _root_baskets
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "PHYSLITE_example.root"
 TYPES = ("f4", "f8", "i1", "u1", "i2", "i4", "u4", "i8", "bool")
@@ -20,7 +20,7 @@ LZ4 = uproot.LZ4(4)
 
 
 def columns_of(stream, tree, names):
-    return _baskets.Columns(stream, {name: tree[name] for name in names})
+    return _root_baskets.Columns(stream, {name: tree[name] for name in names})
 
 def write(path, *, n=100, rows=30, compression=LZ4):
     rng = np.random.default_rng(1)
@@ -81,7 +81,7 @@ def test_real_vectors(monkeypatch):
 def test_edges_cover_the_range_once(block_size):
     ends = [[0, 30, 60, 90, 100], [0, 30, 60, 90, 100], [0, 60, 100]]
     for start, stop in ((0, 100), (11, 99), (30, 60)):
-        edges = _baskets.edges(ends, start, stop, block_size)
+        edges = _root_baskets.edges(ends, start, stop, block_size)
         assert edges[0] == start and edges[-1] == stop
         sizes = [b - a for a, b in itertools.pairwise(edges)]
         assert min(sizes) > 0 and max(sizes) <= block_size
@@ -94,7 +94,7 @@ def test_a_damaged_basket_is_never_read_as_if_it_were_whole(tmp_path):
     with uproot.open(path) as file:
         branch = file["tree"]["list_i8"]
         start, n_bytes = int(branch.member("fBasketSeek")[1]), int(branch.member("fBasketBytes")[1])
-    n_key = _baskets.KEY.unpack_from(whole, start)[4]
+    n_key = _root_baskets.KEY.unpack_from(whole, start)[4]
     assert whole[start + n_key:][:2] == b"L4"
     rng = np.random.default_rng(3)
     for at in rng.choice(np.arange(start + n_key + 9, start + n_bytes), 25, replace=False):

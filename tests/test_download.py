@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jetnb import atomic
 from jetnb import download as module
 from jetnb.datasets import Dataset, RemoteFile
 from jetnb.download import DownloadError, download
@@ -557,31 +558,14 @@ def test_who_fails_does_not_let_two_others_in(server, tmp_path, monkeypatch):
     assert outcomes == [True, True] and len(server.seen) == 2 and left(tmp_path) == ["file.h5"]
 
 
-@pytest.mark.skipif(module.fcntl is None, reason="no file locks on Windows")
-def test_the_lock_is_on_the_part_that_is_there(tmp_path, monkeypatch):
-    """Another process removes the part just before this one locks it."""
-    part, lock, calls = tmp_path / "file.h5.part", module.fcntl.flock, []
-
-    def flock(handle, how):
-        calls.append(how)
-        if len(calls) == 1:
-            part.unlink()
-        lock(handle, how)
-
-    monkeypatch.setattr(module.fcntl, "flock", flock)
-    with module._alone(part, module.tqdm(disable=True)), part.open() as other, pytest.raises(BlockingIOError):
-        lock(other, module.fcntl.LOCK_EX | module.fcntl.LOCK_NB)
-    assert len(calls) == 2
-
-
 def test_without_locks_one_process_still_works(server, tmp_path, monkeypatch):
     def flock(*args):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    if module.fcntl:
-        monkeypatch.setattr(module.fcntl, "flock", flock)
+    if atomic.fcntl:
+        monkeypatch.setattr(atomic.fcntl, "flock", flock)
         assert fetch(dataset(server), tmp_path / "a")[0].read_bytes() == BODY
-    monkeypatch.setattr(module, "fcntl", None)
+    monkeypatch.setattr(atomic, "fcntl", None)
     assert fetch(dataset(server), tmp_path / "b")[0].read_bytes() == BODY and left(tmp_path / "b") == ["file.h5"]
 
 

@@ -293,7 +293,7 @@ FOLLOWED = {with_external_link: "an external link", with_external_storage: "exte
 
 
 LARGEST = {"aspen": "PFCands", "toptagging": "table/table", "jetnet": "particle_features", "higgstobb": "pfcand_ptrel",
-           "hh4b": "X_pfo", "dumper": "tracks"}
+           "hh4b": "X_pfo", "dumper": "tracks", "omnilearn": "data"}
 
 
 @pytest.fixture(scope="module")
@@ -319,13 +319,13 @@ def test_nothing_leads_out_of_the_file(hdf5_files, tmp_path, name, change):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("name", (*identify.READERS["HDF5"], *identify.READERS["ROOT"], *identify.READERS["Parquet"]))
+@pytest.mark.parametrize("name", sorted({name for names in identify.READERS.values() for name in names}))
 def test_what_is_no_plain_file_is_refused_at_once(tmp_path, name):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    for path, message in ((tmp_path / "fifo", "is a FIFO, not a file|is not a file"),
-                          (tmp_path / "folder", "is a folder, not a file|is not a file"),
-                          ("/dev/zero", "is a device, not a file|is not a file")):
+    for path, message in ((tmp_path / "fifo", "is a FIFO, not a file"),
+                          (tmp_path / "folder", "is a folder, not a file"),
+                          ("/dev/zero", "is a device, not a file")):
         with pytest.raises(ValueError, match=f"{path} ({message})"):
             identify.reader(name).read(path)
         assert not identify.reader(name).recognises(path)
@@ -484,7 +484,7 @@ def test_one_jet_of_forty_million_constituents_in_parquet(toy_jets, tmp_path):
     few = pa.table(few).replace_schema_metadata(table.schema.metadata)
     pq.write_table(few, path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 200_000
-    with pytest.raises(ValueError, match="a.parquet is damaged: .*claims 40,000,000 values of .* for the 1 jets"):
+    with pytest.raises(ValueError, match="a.parquet is .*damaged .*claims 40,000,000 values of .* for 1 rows"):
         parquet.count(path)
     assert "claims 40,000,000 values" in str(jetnb.check(path))
 
@@ -522,10 +522,12 @@ def with_about(table, **changes):
 
 
 @pytest.mark.parametrize("error, kind, message", [
-    (MemoryError(), ValueError, "a.h5 does not fit into the memory .* smaller block_size"),
+    (MemoryError(), ValueError, "a.h5 does not fit into the memory .*MemoryError.* smaller block_size"),
     (PermissionError(13, "Permission denied"), PermissionError, "a.h5 cannot be read .Permission denied.*permissions"),
     (KeyError("x"), ValueError, "a.h5 is truncated or damaged .KeyError: 'x'"),
-    (ValueError("\x1b[31m"), ValueError, r"a.h5: .x1b.31m"), (OSError("Can't"), ValueError, "a.h5 is truncated"),
+    (ValueError("\x1b[31m"), ValueError, r"a.h5 is truncated or damaged ..x1b.31m.: download"),
+    (OSError("Can't open a.h5"), ValueError, "a.h5 is truncated"),
+    (OSError(5, "Input"), OSError, "cannot be read .*disk"),
     (FileNotFoundError("there is no file b"), FileNotFoundError, "there is no file b")])
 def test_whatever_is_raised_names_the_file(error, kind, message):
     @_common.explaining

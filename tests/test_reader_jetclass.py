@@ -321,7 +321,7 @@ def test_other_files_are_refused_and_not_recognised(tmp_path):
     for name, message in (("page.root", "web page"), ("noise.root", "neither ROOT nor Parquet"),
                           ("empty.root", "neither ROOT nor Parquet"), ("other.parquet", "has no column part_px"),
                           ("events.root", "has a tree 'tree', here is nothing; the file has Events"),
-                          ("ntuple.root", "ntuple.root has no column part_px"), (".", "is not a file")):
+                          ("ntuple.root", "ntuple.root has no column part_px"), (".", "is a folder, not a file")):
         with pytest.raises(ValueError, match=message):
             jetclass.read(tmp_path / name)
         assert jetclass.recognises(tmp_path / name) is False
@@ -403,3 +403,14 @@ def test_branches_of_std_vector_are_read_as_well(monkeypatch):
     ("var * ?float32", False)])
 def test_types_that_are_taken_for_a_list(kind, fits):
     assert bool(jetclass.re.fullmatch(jetclass.LIST, kind)) is fits
+
+
+def test_one_jet_of_forty_million_constituents_is_refused_before_arrow_reads_it(tmp_path):
+    columns, n = layout(*toy(1)), 40_000_000
+    zeros = {name: pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), pa.array(np.zeros(n, np.int8)))
+             for name in ("part_px", "part_charge")}
+    table = pa.table({name: ak.to_arrow(values, extensionarray=False) for name, values in columns.items()} | zeros)
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 200_000
+    with pytest.raises(ValueError, match="a.parquet is .*damaged .*claims 40,000,000 values of .* for 1 rows"):
+        jetclass.count(tmp_path / "a.parquet")

@@ -315,7 +315,7 @@ def test_values_that_contradict_each_other_are_named(tmp_path, change, says):
         (jets,), tally = read(path)
         assert tally["constituents"] == 1 and jets.n_constituents.tolist() == [0] * 4
         return
-    with pytest.raises(ValueError, match=f"a.root: events 0 to 1: {says}.*fetch the file again"):
+    with pytest.raises(ValueError, match=f"a.root: events 0 to 1: {says}.*download it again"):
         read(path)
     with pytest.raises(ValueError, match=says):  # the number of the event does not depend on the blocks
         read(path, block_size=1)

@@ -27,7 +27,7 @@ import xxhash
 from uproot.models.RNTuple import MetaData
 
 from jetnb import jets as J
-from jetnb.readers import _pages, _root, _unpack, hh4b, higgstobb, identify, jetclass, pfnano, physlite
+from jetnb.readers import _root, _root_pages, _root_unpack, hh4b, higgstobb, identify, jetclass, pfnano, physlite
 
 CODECS = {"none": None, "zlib": uproot.ZLIB(4), "lz4": uproot.LZ4(4), "zstd": uproot.ZSTD(3), "lzma": uproot.LZMA(1)}
 INTEGERS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
@@ -221,7 +221,7 @@ def test_every_encoding_of_a_page_is_read_as_by_uproot(tmp_path, dtype, kinds, p
     rng = np.random.default_rng(1)
     for kind in kinds:
         values = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, 100, dtype)
-        if kind in (_pages.INDEX32[1], _pages.INDEX64[1]):  # differences, of which the sum must fit
+        if kind in (_root_pages.INDEX32[1], _root_pages.INDEX64[1]):  # differences, of which the sum must fit
             steps = np.split(rng.integers(0, 9, 100, dtype), [40] if paged else [])
             values = np.concatenate([one.view("u1").reshape(len(one), -1).T.ravel().view(dtype) for one in steps])
         path = write(tmp_path / "a.root", "t", {"x": values}, "RNTuple", compression=None)
@@ -237,8 +237,8 @@ def test_every_encoding_of_a_page_is_read_as_by_uproot(tmp_path, dtype, kinds, p
                 pages[1].locator.offset += 40 * values.itemsize
                 pages[1].locator.num_bytes = 60 * values.itemsize
             want = ntuple.read_cluster_range(0, 0, 1)
-            columns = _pages.Columns(stream, _pages.Fields(ntuple), [])
-            columns._budget = _unpack.Budget()
+            columns = _root_pages.Columns(stream, _root_pages.Fields(ntuple), [])
+            columns._budget = _root_unpack.Budget()
             for low, high in ((0, 100), (10, 45), (40, 100), (99, 100)):
                 found = columns._elements(0, [ntuple.column_records[0]], low, high)
                 expected = want[-100:][low:high]  # of an index uproot puts a zero before it
@@ -290,21 +290,21 @@ def block(kind, packed, n):
 def test_a_bomb_is_never_unpacked_beyond_what_it_claims(kind, claims):
     packed = block(kind, BOMBS[kind](1 << 30), claims)
     with memory(), pytest.raises(ValueError, match="block"):
-        _unpack.unpack(memoryview(packed), claims)
+        _root_unpack.unpack(memoryview(packed), claims)
 
 
 def test_claims_are_compared_before_memory_is_taken():
     honest = block(b"ZL", zlib.compress(bytes(100)), 100)
-    assert not _unpack.unpack(memoryview(honest), 100).any()
-    for packed, claims, says in ((honest, _unpack.LIMIT + 1, "is the most"), (honest, -1, "is the most"),
+    assert not _root_unpack.unpack(memoryview(honest), 100).any()
+    for packed, claims, says in ((honest, _root_unpack.LIMIT + 1, "is the most"), (honest, -1, "is the most"),
                                  (honest, 99, "claim 100 bytes, but their header 99"), (honest[:-1], 100, "are left"),
                                  (honest * 2, 100, "claim 200"), (b"", 7, "claim 0"), (honest[:5], 100, "are left"),
                                  (block(b"QQ", b"12345", 9), 9, "b'QQ' is not known"),
                                  (block(b"ZL", zlib.compress(bytes(100))[:-3], 100), 100, "ends too early")):
         with memory(), pytest.raises(ValueError, match=says):
-            _unpack.unpack(memoryview(packed), claims)
-    budget = _unpack.Budget()
-    budget.spend(_unpack.BLOCK)
+            _root_unpack.unpack(memoryview(packed), claims)
+    budget = _root_unpack.Budget()
+    budget.spend(_root_unpack.BLOCK)
     with pytest.raises(ValueError, match="smaller block_size"):
         budget.spend(1)
 
@@ -376,13 +376,13 @@ def test_a_page_that_is_not_that_of_its_checksum_is_refused():
     values = np.arange(9, dtype="<i4")
     page = MetaData("Page", num_elements=9, has_checksum=True, locator=MetaData("Locator", num_bytes=36, offset=0))
     content = bytearray(values.tobytes() + xxhash.xxh3_64_intdigest(values.tobytes()).to_bytes(8, "little"))
-    columns = _pages.Columns(io.BytesIO(content), None, [])
+    columns = _root_pages.Columns(io.BytesIO(content), None, [])
     assert columns._page(page, 0x07).tolist() == values.tolist()
     content[5] ^= 1
     with pytest.raises(ValueError, match="a page is not that of its checksum"):
-        _pages.Columns(io.BytesIO(content), None, [])._page(page, 0x07)
+        _root_pages.Columns(io.BytesIO(content), None, [])._page(page, 0x07)
     with pytest.raises(ValueError, match="44 bytes are claimed at byte 0, beyond the end of the file"):
-        _pages.Columns(io.BytesIO(content[:-1]), None, [])._page(page, 0x07)
+        _root_pages.Columns(io.BytesIO(content[:-1]), None, [])._page(page, 0x07)
 
 
 # ---- damage

@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from jetnb import __main__, gallery, runner
+from jetnb import __main__, atomic, gallery, runner
 
 FIRST = """# 07 A title with `code`
 
@@ -209,30 +209,13 @@ def test_a_run_that_is_stopped_keeps_what_was_done_and_leaves_no_process(tmp_pat
     assert "01_done.html" in index and "02_long" not in index
 
 
-def test_two_runs_to_one_gallery_are_both_in_its_index(tmp_path):
-    for name in ("01_one.ipynb", "02_other.ipynb"):
-        write(tmp_path, "result = {}", name=name)
-    (tmp_path / "run.py").write_text("import sys\nfrom jetnb import runner\n"
-                                     "runner.run([sys.argv[2]], out=sys.argv[1] + '/gallery', folder=sys.argv[1])")
-    pair = [subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path, number], stderr=subprocess.DEVNULL)
-            for number in "12"]
-    assert [one.wait(120) for one in pair] == [0, 0]
-    index = (tmp_path / "gallery" / "index.html").read_text()
-    assert "01_one.html" in index and "02_other.html" in index
-
-
-def test_an_index_is_written_again_where_a_page_came_meanwhile(tmp_path, monkeypatch):
-    facts = {"title": "t", "question": "", "scale": "ci", "error": "", "seconds": 1, "date": "", "result": {}}
-    (tmp_path / "1.json").write_text(json.dumps(facts))
-    write_card = gallery._card
-
-    def card(*given):
-        (tmp_path / "2.json").write_text(json.dumps(facts))  # another process
-        monkeypatch.setattr(gallery, "_card", write_card)
-        return write_card(*given)
-
-    monkeypatch.setattr(gallery, "_card", card)
-    assert "2.html" in gallery.write_index(tmp_path).read_text()
+def test_two_runs_do_not_share_a_gallery(tmp_path):
+    write(tmp_path, "result = {}", name="01_one.ipynb")
+    with (atomic.alone(tmp_path / "gallery", "writing the gallery"),
+          pytest.raises(ValueError, match="is writing the gallery .*wait for it")):
+        runner.run(out=tmp_path / "gallery", folder=tmp_path)
+    assert not (tmp_path / "gallery").exists()
+    assert runner.run(out=tmp_path / "gallery", folder=tmp_path) == 0
 
 
 @pytest.mark.parametrize("command, kept", [

@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import jetnb
-from jetnb import _checksum, _loop, atomic, batches, checkpoints, history, inputs
+from jetnb import _fingerprint, _loop, atomic, batches, checkpoints, history, inputs
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 from jetnb.optimisation import learning_rate
@@ -312,15 +312,15 @@ def test_the_checksum_looks_at_all_of_large_data_for_a_bounded_price():
             return super().__getitem__(indices)
 
     data = toy(20_000)
-    first = _checksum.of(Counting(data.x, data.offsets, *data.targets))
+    first = _fingerprint.of(Counting(data.x, data.offsets, *data.targets))
     seen = np.concatenate(looked)
     assert len(seen) == 4096 == len(set(seen)) and (seen[0], seen[-1]) == (0, 19_999)
     assert np.diff(np.sort(seen)).max() < 20_000 / 7
-    assert not _checksum.difference(first, _checksum.of(data)) and len(json.dumps(first)) < 1000
+    assert not _fingerprint.difference(first, _fingerprint.of(data)) and len(json.dumps(first)) < 1000
     for part in ("x", "label", "offsets"):
-        assert bool(_checksum.difference(first, _checksum.of(changed(data, part)))) == (part != "x")  # not looked at
+        assert bool(_fingerprint.difference(first, _fingerprint.of(changed(data, part)))) == (part != "x")  # not looked at
     for damaged in ({}, {"exact": first["exact"]}, {**first, "sums": [1.0]}, {**first, "sums": ["a"] * 16}):
-        assert _checksum.difference(damaged, first)
+        assert _fingerprint.difference(damaged, first)
 
 
 def test_a_checkpoint_of_before_there_was_a_checksum_goes_on_and_says_so(tmp_path):

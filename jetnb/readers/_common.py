@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import inspect
@@ -20,6 +21,10 @@ CACHE = 64 << 20  # bytes of decompressed chunks kept, so that a chunk across tw
 OBJECTS = 10_000  # in an HDF5 file; the published ones have at most a few hundred
 BLOCK = 1 << 30  # bytes of one column that are in memory at a time
 SLOTS = 10_000  # constituents of one jet; published files have at most a few hundred
+PERMIT = "change its permissions, or copy it to where you may read it"
+MACHINE = {errno.EACCES: PERMIT, errno.EPERM: PERMIT, errno.EIO: "the disk may be failing, copy it from elsewhere",
+           errno.ESTALE: "the file system has lost it, open it again", errno.ETIMEDOUT: "try again",
+           **dict.fromkeys((errno.EMFILE, errno.ENFILE), "close some of the many files that are open")}
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
          stat.S_IFSOCK: "a socket"}
 
@@ -50,40 +55,57 @@ def regular(path) -> Path:
     return path
 
 
+def start_of(path, n: int = 16) -> bytes:
+    """The first `n` bytes of a file. Raises as `regular` and `explained` do."""
+    with explained(path), regular(path).open("rb") as stream:
+        return stream.read(n)
+
+
 @contextlib.contextmanager
 def explained(path) -> Iterator[None]:
     """What is raised in this block, of whatever type, as a `ValueError` or an `OSError` that names the file.
 
-    `ValueError`s that name it, `FileNotFoundError` and `FileExistsError` pass as they are.
+    What names it passes as it is, and so do `FileNotFoundError`, `FileExistsError` and a package that is missing. An
+    `OSError` of the machine (no permission, an error of the disk, too many open files) stays one.
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError, NameError):  # the last is no fault of the file
+    except (FileNotFoundError, FileExistsError, NameError, ImportError):  # the last two are no fault of the file
         raise
-    except PermissionError as error:
-        raise PermissionError(f"{path} cannot be read ({shown(error.strerror or error)}): change its permissions, or "
-                              "copy it to where you may read it") from error
     except MemoryError as error:
-        raise ValueError(f"{path} does not fit into the memory of this machine ({shown(error) or 'MemoryError'}): read "
-                         "it with a smaller block_size; if it claims more than it can hold, " + AGAIN) from error
+        raise ValueError(f"{path} does not fit into the memory of this machine ({_said(error)}): read it with a "
+                         f"smaller block_size; if it claims more than it can hold, {AGAIN}") from error
     except Exception as error:
-        if isinstance(error, ValueError) and str(path) in str(error):
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            kind = PermissionError if isinstance(error, PermissionError) else OSError
+            raise kind(f"{path} cannot be read ({shown(error.strerror)}): {MACHINE[error.errno]}") from error
+        named = f"{path} cannot be read (" if isinstance(error, OSError) else str(path)
+        if isinstance(error, (ValueError, OSError)) and named in str(error):
             raise
-        what = f"{path}: {shown(error)}" if type(error) is ValueError else \
-            f"{path} is truncated or damaged ({type(error).__name__}: {shown(error)}): {AGAIN}"
-        raise ValueError(what) from error
+        raise ValueError(f"{path} is truncated or damaged ({_said(error)}): {AGAIN}") from error
+
+
+def _said(error: Exception) -> str:
+    """What a library says, on one line; and the type of the error, where that is more than that a value is wrong."""
+    said = shown(" ".join(str(error).split()))
+    return said if type(error) is ValueError and said else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def explaining(function: Callable) -> Callable:
-    """Decorator for `read` and `count` of a reader: all that they raise about the file `path` is `explained`."""
+    """Decorator for `read` and `count` of a reader: all that they raise about the file `path` is `explained`.
+
+    A `block_size` below 1 is refused here.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        path = signature.bind(*args, **kwargs).arguments["path"]  # a wrong call is a TypeError, as ever
-        with explained(path):
+        given = signature.bind(*args, **kwargs).arguments  # a wrong call is a TypeError, as ever
+        if given.get("block_size", 1) < 1:
+            raise ValueError(f"block_size must be at least 1, got {given['block_size']}")
+        with explained(given["path"]):
             found = function(*args, **kwargs)
-        return _each(path, found) if isinstance(found, Iterator) else found
+        return _each(given["path"], found) if isinstance(found, Iterator) else found
 
     return wrapper
 
@@ -110,10 +132,8 @@ def open_hdf5(path):
     import h5py  # here, because not every reader needs them
     import hdf5plugin  # noqa: F401  registers blosc with HDF5
 
-    path = regular(path)
+    path, start = regular(path), start_of(path, 64)
     with explained(path):
-        with path.open("rb") as stream:
-            start = stream.read(64)
         if not h5py.is_hdf5(os.fspath(path)):
             page = start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml")
             raise ValueError(f"{path} is not HDF5: it starts with {start[:16]!r}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded, _root
-from jetnb.readers._common import sort_by_pt
+from jetnb.readers._common import AGAIN, sort_by_pt, start_of
 
 TREE = "deepntuplizer/tree"
 CM = 10.0  # mm
@@ -32,7 +32,7 @@ NUMBER = r"(bool|u?int\d+|float\d+)"
 
 def is_root(path) -> bool:
     """Whether the file starts as ROOT does; raises `FileNotFoundError`, or `ValueError` for a folder."""
-    return _root.start_of(path)[:4] == b"root"
+    return start_of(path)[:4] == b"root"
 
 
 def depths(path, tree, names: Mapping[str, tuple[int, ...]], what: str) -> dict[str, int]:
@@ -83,7 +83,7 @@ def unpack(block: ak.Array, nested: Mapping[str, int]) -> tuple[dict, dict, np.n
 def _same(number: np.ndarray, wanted: np.ndarray, name: str, than: str) -> None:
     if (wrong := number != wanted).any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"{name} has {number[at]} values, but {than} {wanted[at]} in entry {at}: {_root.AGAIN}")
+        raise ValueError(f"{name} has {number[at]} values, but {than} {wanted[at]} in entry {at}: {AGAIN}")
 
 
 def flags(values, name: str, rows: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ def refuse(wrong: np.ndarray, rows: np.ndarray, rule: str, values: np.ndarray) -
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(f"{rule}, but row {rows[at]} has {values[at]} ({wrong.sum()} of {len(wrong)} are like this): "
-                         f"the file is damaged or of another format; {_root.AGAIN}")
+                         f"the file is damaged or of another format; {AGAIN}")
 
 
 def build(columns: Mapping, part: Mapping, counts: np.ndarray, rows: np.ndarray, *,

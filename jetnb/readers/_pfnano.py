@@ -16,6 +16,7 @@ import awkward as ak
 import numpy as np
 
 from jetnb.readers import _root
+from jetnb.readers._common import AGAIN
 
 WHAT, TREE = "CMS PFNano", "Events"
 JETS, CANDS, LINKS = "FatJet", "PFCands", "FatJetPFCands"
@@ -112,7 +113,7 @@ def refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None = 
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
-                         f"{len(wrong)} are like this): {_root.AGAIN}")
+                         f"{len(wrong)} are like this): {AGAIN}")
 
 
 def _jagged(name: str) -> bool:

@@ -14,34 +14,9 @@ from pathlib import Path
 
 import awkward as ak
 
-AGAIN = "fetch the file again and compare its checksum"
+from jetnb.readers._common import AGAIN, explained, start_of
+
 KEPT = 4  # files whose headers are kept: recognising, counting and reading ask in turn
-
-
-@contextlib.contextmanager
-def explained(path) -> Iterator[None]:
-    """What the libraries raise at damaged bytes, of whatever type, as a `ValueError` that names the file."""
-    try:
-        yield
-    except PermissionError as error:
-        raise PermissionError(f"{path} cannot be read: {error}") from error
-    except MemoryError as error:
-        raise ValueError(f"{path} claims more than fits in the memory of this machine, or is damaged: take a smaller "
-                         f"block_size, or {AGAIN}") from error
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]  # uproot shows all that it has read so far
-        raise ValueError(f"{path} is truncated or damaged ({type(error).__name__}: {said}): {AGAIN}") from error
-
-
-def start_of(path) -> bytes:
-    """The first 16 bytes of the file; `FileNotFoundError`, `PermissionError` or `ValueError` where there is none."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file: give one file")
-    with path.open("rb") as stream:
-        return stream.read(16)
 
 
 class Tree:
@@ -55,9 +30,9 @@ class Tree:
             self._branches, self._fields = dict(source.iteritems(recursive=True)), None
             self.num_entries = int(source.num_entries)
         else:
-            from jetnb.readers import _pages
+            from jetnb.readers import _root_pages
 
-            self._branches, self._fields = None, _pages.Fields(source)
+            self._branches, self._fields = None, _root_pages.Fields(source)
             self.num_entries = self._fields.num_entries
         if self.num_entries < 0:
             raise ValueError(f"{self.num_entries} rows are claimed")
@@ -73,7 +48,7 @@ class Tree:
 
         Raises `ValueError` for a column that claims more rows than it has, or bytes beyond the end of the file.
         """
-        from jetnb.readers import _baskets
+        from jetnb.readers import _root_baskets
 
         for name in names:
             if name in self._types:
@@ -81,9 +56,9 @@ class Tree:
             with explained(self.path):
                 if self._fields is None:
                     branch = self._branches[name]
-                    kind = _baskets.type_of(branch)
+                    kind = _root_baskets.type_of(branch)
                     if branch.interpretation is not None:
-                        _baskets.check(branch, self._size, self.num_entries)
+                        _root_baskets.check(branch, self._size, self.num_entries)
                 else:
                     kind = self._fields.type(name)
                     self._fields.check(name)
@@ -92,21 +67,21 @@ class Tree:
 
     def edges(self, names: Iterable[str], start: int, stop: int, block_size: int) -> list[int]:
         """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters if possible."""
-        from jetnb.readers import _baskets
+        from jetnb.readers import _root_baskets
 
         if self._fields is None:
             ends = [self._branches[name].entry_offsets for name in names]
         else:
             ends = [[first + n for first, n in self._fields.clusters]]
-        return _baskets.edges(ends, start, stop, block_size)
+        return _root_baskets.edges(ends, start, stop, block_size)
 
     def columns(self, stream, names: Iterable[str]):
         """What reads the columns `names` from the opened file `stream`: `read(start, stop)`."""
-        from jetnb.readers import _baskets, _pages
+        from jetnb.readers import _root_baskets, _root_pages
 
         if self._fields is None:
-            return _baskets.Columns(stream, {name: self._branches[name] for name in names})
-        return _pages.Columns(stream, self._fields, list(names))
+            return _root_baskets.Columns(stream, {name: self._branches[name] for name in names})
+        return _root_pages.Columns(stream, self._fields, list(names))
 
 
 class _File:
@@ -136,7 +111,7 @@ class _File:
     def _read(self, name: str) -> Tree | None | str:
         import uproot
 
-        from jetnb.readers import _pages, _unpack
+        from jetnb.readers import _root_pages, _root_unpack
 
         try:
             key = self._directory.key(name)
@@ -148,11 +123,11 @@ class _File:
             for one in (key, self._streamers()):
                 if one is not None:
                     stream.seek(one.data_cursor.index)
-                    packed = stream.read(max(min(one.data_compressed_bytes, _unpack.LIMIT), 0))
-                    _unpack.unpack(memoryview(packed), one.data_uncompressed_bytes)
+                    packed = stream.read(max(min(one.data_compressed_bytes, _root_unpack.LIMIT), 0))
+                    _root_unpack.unpack(memoryview(packed), one.data_uncompressed_bytes)
             source = key.get()
             if isinstance(source, uproot.behaviors.RNTuple.RNTuple):
-                _pages.whole(stream, source)
+                _root_pages.whole(stream, source)
         return Tree(self.path, source)
 
     def _streamers(self):
@@ -201,10 +176,9 @@ def contents(path) -> dict[str, Tree | str]:
 
     Raises `ValueError` if it is none, or damaged.
     """
-    path = Path(path)
     start_of(path)
     with explained(path):
-        file = _File(path)
+        file = _File(path := Path(path))
         return {name: file.tree(name) for name in file.found()[:50]}
 
 
@@ -221,8 +195,6 @@ def blocks(path, tree: Tree, names: list[str], *, block_size: int, start: int = 
 
     `whole`: blocks end where baskets or clusters end, if that can be. `first_only`: columns of the first block alone.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
     if start >= stop:
         return

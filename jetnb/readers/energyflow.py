@@ -36,8 +36,8 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, first_event, sort_by_pt
-from jetnb.readers._root import AGAIN, explained, start_of
+from jetnb.readers._common import (
+    AGAIN, accepts, ahead, counter, explained, explaining, first_event, sort_by_pt, start_of)
 
 WHAT = "the quark and gluon jets of EnergyFlow"
 SLOTS = 1_000  # the most particles of a jet; published files have at most some 150
@@ -72,6 +72,7 @@ class _Array(NamedTuple):
     start: int  # bytes of the header
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a QG_jets*.npz file, as `jetnb.readers` says.
@@ -79,8 +80,6 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     Fields: pt, eta, phi, mass, n_constituents, label (0 gluon, 1 quark), event; constituents pt, eta, phi, energy,
     charge, pdg_id.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     x, y = _arrays(path)
     step = min(block_size, max(1, BLOCK // max(_row(x), 1)))
     stop = x.shape[0] if stop is None else min(stop, x.shape[0])
@@ -88,6 +87,7 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     return _blocks(Path(path), x, y, rows, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
     return _arrays(path)[0].shape[0]

@@ -53,8 +53,6 @@ PROVENANCE = {
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a ROOT or HDF5 file of record 12102, as `jetnb.readers` says. Taught in notebook 15."""
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     count(path)
     raw = _raw_root if _deepntuple.is_root(path) else _raw_hdf5
     return _blocks(Path(path), raw(path, block_size, max(start, 0), stop), counter(tally))

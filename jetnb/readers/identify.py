@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 from types import ModuleType
 
+from jetnb.readers._common import explained
+
 STARTS = {b"\x89HDF": "HDF5", b"root": "ROOT", b"PAR1": "Parquet", b"PK\x03\x04": "zip"}
 READERS = {"HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet", "dumper", "omnilearn"),
            "ROOT": ("jetclass", "higgstobb", "hh4b", "pfnano", "physlite"),
@@ -134,9 +136,9 @@ def _nearest(found: set[str]) -> str | None:
 def _why_hdf5(path: Path) -> str:
     import h5py
 
-    from jetnb.readers import _padded, _root
+    from jetnb.readers import _padded
 
-    with _padded.open_file(path) as file, _root.explained(path):  # the first raises for a file that was cut
+    with _padded.open_file(path) as file, explained(path):  # the first raises for a file that was cut
         found = {name: getattr(file[name], "shape", None) for name in _padded.keys(path, file) if name in file}
         tables = {name: _pandas(file[name]) for name in found if isinstance(file[name], h5py.Group)}
     for names, what in FOREIGN:
@@ -178,7 +180,8 @@ def _why_root(path: Path) -> str:
         return (f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
                 "their constituents, so write those as JetClass does (see jetnb.readers.jetclass)")
     if found and all(str(kind).startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in found.values()):
-        return f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, {', '.join(list(found)[:8])}"
+        return (f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, "
+                f"{', '.join(list(found)[:8])}")
     inside = [f"{name} ({tree.num_entries:,} rows: {', '.join(branches[name][:5])}{' ...' * (len(branches[name]) > 5)})"
               if name in branches else f"{name} ({tree})" for name, tree in list(found.items())[:8]]
     return f"{path} is ROOT, but of no dataset that jetnb reads: it has {', '.join(inside) or 'nothing'}"
@@ -187,9 +190,7 @@ def _why_root(path: Path) -> str:
 def _why_parquet(path: Path) -> str:
     import pyarrow.parquet as pq
 
-    from jetnb.readers import _root
-
-    with _root.explained(path):
+    with explained(path):
         found = pq.read_schema(path).names
     if sum(name.startswith("part_") for name in found) > 1:
         return _complaint(path, "jetclass")
@@ -198,9 +199,7 @@ def _why_parquet(path: Path) -> str:
 
 
 def _why_zip(path: Path) -> str:
-    from jetnb.readers import _root
-
-    with _root.explained(path), zipfile.ZipFile(path) as archive:
+    with explained(path), zipfile.ZipFile(path) as archive:
         found = archive.namelist()
     names = [name.removesuffix(".npy") for name in found]
     if {"X", "y"} <= set(names):

@@ -40,8 +40,10 @@ import awkward as ak
 import numpy as np
 
 from jetnb import jets as J
-from jetnb.readers._common import accepts, ahead, counter, first_event, row_range, sort_by_pt
-from jetnb.readers._root import AGAIN, blocks, explained, open_tree, start_of
+from jetnb.readers import _parquet_footer
+from jetnb.readers._common import (
+    AGAIN, accepts, ahead, counter, explained, explaining, first_event, row_range, sort_by_pt, start_of)
+from jetnb.readers._root import blocks, open_tree
 
 LABELS = {"label_QCD": "QCD", "label_Hbb": "HToBB", "label_Hcc": "HToCC", "label_Hgg": "HToGG",
           "label_H4q": "HToWW4Q", "label_Hqql": "HToWW2Q1L", "label_Zqq": "ZToQQ", "label_Wqq": "WToQQ",
@@ -76,17 +78,17 @@ def recognises(path) -> bool:
     return accepts(count, path)
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a JetClass or JetClass-II file, as `jetnb.readers` says. Taught in notebook 01."""
     path = Path(path)
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     is_root, labels, _ = _check_layout(path)
     raw = _raw_root if is_root else _raw_parquet
     return _blocks(path, raw, labels, int(block_size), max(start, 0), stop, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
     return _check_layout(Path(path))[2]
@@ -116,6 +118,9 @@ def _layout(path: Path, start: bytes, stamp: tuple) -> tuple:
         if not re.fullmatch(pattern, types[name]):
             raise ValueError(f"{path}: column {name} is {types[name]}, but should be {kind} for each jet; was the "
                              "file converted? Use the published one")
+    if not is_root:
+        with explained(path):
+            _parquet_footer.check(path, needed, lists="part_")
     return is_root, labels, n_jets
 
 
@@ -132,6 +137,8 @@ def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
     def kind(of):  # lists of a fixed size are lists
         return str(pa.list_(of.value_type) if pa.types.is_fixed_size_list(of) else of)
 
+    with explained(path):
+        _parquet_footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
     with explained(path), pq.ParquetFile(path) as file:
         return {field.name: kind(field.type) for field in file.schema_arrow}, file.metadata.num_rows
 

@@ -30,7 +30,8 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, open_hdf5, sort_by_pt
+from jetnb.readers._common import (
+    accepts, ahead, counter, explaining, first_event, open_hdf5, sort_by_pt)
 
 WHAT = "JetNet"
 SLOTS = (30, 150)

@@ -37,7 +37,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, first_event, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, sort_by_pt
 
 WHAT = "a file prepared for OmniLearn"
 SLOTS = 1_000  # the most particles of a jet; files have 30 to 150
@@ -60,6 +60,7 @@ PROVENANCE = {
 }
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of a file prepared for OmniLearn, as `jetnb.readers` says.
@@ -67,8 +68,6 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     Fields: pt, eta, phi (0), mass, n_constituents, label, event; constituents pt, eta, phi, energy, and charge and
     pdg_id where there are 13 columns.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     with _padded.open_file(path) as file:
         data = _datasets(path, file)["data"]
         row = data.shape[1] * data.shape[2] * data.dtype.itemsize
@@ -76,6 +75,7 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     return _blocks(Path(path), rows, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
     with _padded.open_file(path) as file:

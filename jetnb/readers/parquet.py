@@ -20,13 +20,12 @@ import pyarrow.parquet as pq
 from jetnb import _json, atomic
 from jetnb import jets as J
 from jetnb.names import PARTICLES
-from jetnb.readers import _footer
-from jetnb.readers._common import BLOCK, accepts, counter, explained, explaining, regular, row_range, shown
+from jetnb.readers import _parquet_footer
+from jetnb.readers._common import accepts, counter, explained, explaining, row_range, shown, start_of
 
 AGAIN = "fetch or make it again"
 FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new version
 ROWS = 16384  # jets compressed together
-VALUES = 8_000_000  # constituents of a row group at most: ten times as many as in ours
 GRID = 13  # constituents: eta in steps of 2^-13, phi in steps of pi 2^-15
 FINE = 3  # jets: as many bits finer
 # Bits after the leading one. Two more for d0 and dz than NanoAOD keeps: 1000 bins then show no teeth.
@@ -111,29 +110,20 @@ def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
     about = _json.parse(text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN)
     with explained(path):
         J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
-    try:
-        wrong = _wrong(file.schema_arrow) or _claims(path)
-    except ValueError as error:
-        wrong = shown(error)
-    if wrong:
-        raise ValueError(f"{path} is damaged: {wrong}; {AGAIN}")
+        if wrong := _wrong(file.schema_arrow):
+            raise ValueError(wrong)
+        _parquet_footer.check(path, file.schema_arrow.names, lists="constituent_")
     return file, about["provenance"]
 
 
 def _about(path) -> tuple[pq.ParquetFile, bytes]:
     """The file, if `write` made it, and what it says of itself."""
-    path = regular(path)
-    try:
-        with path.open("rb") as stream:
-            if stream.read(4) != b"PAR1":
-                raise ValueError("its start is not that of Parquet")
-        _footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
+    if start_of(path, 4) != b"PAR1":
+        raise ValueError(f"{path} is not Parquet, by its start: {AGAIN}")
+    with explained(path):
+        _parquet_footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
         file = pq.ParquetFile(path, page_checksum_verification=True)
         schema, text = file.schema_arrow, (file.schema_arrow.metadata or {}).get(b"jetnb", b"{}")
-    except PermissionError:
-        raise
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(f"{path} is truncated or not Parquet ({shown(error)}): {AGAIN}") from None
     if b'"format"' not in text:
         raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write; its columns are "
                          f"{shown(', '.join(schema.names[:8]))} ...")
@@ -166,34 +156,13 @@ def _wrong(schema: pa.Schema) -> str:
     return ""
 
 
-def _claims(path: Path) -> str:
-    """What the file claims that memory should not hold, or that is not of our files, in words; "" if nothing."""
-    columns = [(i, group.n_rows, column) for i, group in enumerate(_footer.groups(path)) for column in group.columns]
-    for i, n_rows, column in columns:
-        n, what = column.n_values, f"column {column.name!r:.80}"
-        if n < n_rows or (not column.name.startswith("constituent_") and n != n_rows):
-            return f"{what} has {n:,} values for the {n_rows:,} jets of row group {i}"
-        if n > VALUES or column.unpacked > BLOCK:
-            return (f"{what} claims {n:,} values of {column.unpacked:,} bytes for the {n_rows:,} jets of row group "
-                    f"{i}; more than {VALUES:,} are not read at a time")
-    for i, _, column in columns:
-        what, pages = f"column {column.name!r:.80}", _footer.pages(path, column)
-        n_values = sum(n for kind, n, _ in pages if kind != _footer.DICTIONARY)
-        if n_values != column.n_values or sum(unpacked for *_, unpacked in pages) > column.unpacked:
-            return f"the pages of {what} of row group {i} hold more or less than is said of it"
-    return ""
-
-
 def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int, start: int, stop: int | None,
             tally: MutableMapping[str, int]) -> Iterator:
     wanted = max(0, min(file.metadata.num_rows if stop is None else stop, file.metadata.num_rows) - start)
-    try:
-        for _, batch in row_range(file, None, block_size, start, stop):
-            tally["rows"] += len(batch)
-            with np.errstate(all="ignore"):  # what comes of wild numbers is refused by jets.build
-                yield _decode(batch, provenance)
-    except OSError as error:
-        raise ValueError(f"{path} is damaged ({shown(error)}): {AGAIN}") from None
+    for _, batch in row_range(file, None, block_size, start, stop):
+        tally["rows"] += len(batch)
+        with np.errstate(all="ignore"):  # what comes of wild numbers is refused by jets.build
+            yield _decode(batch, provenance)
     if tally["rows"] != wanted:
         raise ValueError(f"{path} is damaged: it has {tally['rows']} of {wanted} jets; {AGAIN}")
 

@@ -37,7 +37,7 @@ import numpy as np
 
 from jetnb import jets as J
 from jetnb.readers import _padded, _pfnano, _root
-from jetnb.readers._common import accepts, ahead, counter, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, explaining, sort_by_pt
 from jetnb.readers._pfnano import CAND, CANDS, EVENT, EVENTS, INDICES, JETS, TRACK, TREE, WHAT
 from jetnb.readers.aspen import CM, event_number
 
@@ -65,19 +65,19 @@ WEIGHTED = {
 CLUSTERED = "anti-kT R=0.8 of the PUPPI-weighted candidates, clustered again and matched within 0.4"
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """AK8 jets of the events of a PFNano file, as `jetnb.readers` says; the docstring of this module has the fields.
 
     Raises `ModuleNotFoundError` too, for a file without FatJetPFCands where FastJet is not installed.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     if INDICES[0] not in _columns(path)[0]:
         _reconstruction()
     return _blocks(Path(path), min(block_size, EVENTS), max(start, 0), stop, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of events in the file, from its header."""
     return _columns(path)[1]

@@ -54,7 +54,7 @@ import numpy as np
 from jetnb import jets as J
 from jetnb.names import PARTICLES
 from jetnb.readers import _padded, _root
-from jetnb.readers._common import accepts, ahead, counter, sort_by_pt
+from jetnb.readers._common import AGAIN, accepts, ahead, counter, explaining, sort_by_pt
 from jetnb.readers._electrons import near_electron
 from jetnb.readers.aspen import event_number
 
@@ -95,6 +95,7 @@ PROVENANCE = {
 }
 
 
+@explaining
 def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
          tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
     """Jets of the events of a PHYSLITE file, as `jetnb.readers` says; the docstring of this module has the fields.
@@ -103,13 +104,12 @@ def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = N
     sum_track_pt, sum_track_pt_pileup, track_width, n_vertices, n_constituents, label, event; constituents pt, eta, phi,
     energy, charge, pdg_id, has_track, d0, d0_error, z0, dz, dz_error.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
     with _root.open_tree(path, TREES, WHAT) as tree:
         _columns(path, tree)
     return _blocks(Path(path), block_size, max(start, 0), stop, counter(tally))
 
 
+@explaining
 def count(path) -> int:
     """Number of events in the file, from its header."""
     with _root.open_tree(path, TREES, WHAT) as tree:
@@ -278,4 +278,4 @@ def _refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None =
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
-                         f"{len(wrong)} are like this): {_root.AGAIN}")
+                         f"{len(wrong)} are like this): {AGAIN}")

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -63,7 +62,11 @@ def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = Non
                   "description": recipe.description, "imitates": recipe.imitates, "licence": "CC-BY-4.0",
                   "citation": "jetnb, simulated with Pythia 8 (arXiv:2203.11601) and FastJet (arXiv:1111.6097)",
                   "seed": seed, "versions": versions, "settings": _settings(recipe)}
-    with _alone(folder, path):
+    with atomic.alone(path, "making"):
+        if path.exists():  # made between the first look and the lock
+            shutil.rmtree(folder, ignore_errors=True)
+        _check_free(path)
+        folder.mkdir(parents=True, exist_ok=True)
         _claim(folder, provenance)
         pool = str(_pool(catalogue.derived() / "minimum_bias", recipe.energy, progress)) if recipe.pileup[0] else ""
         quotas = _quotas(recipe, n_jets)
@@ -76,24 +79,6 @@ def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = Non
 def _check_free(path: Path) -> None:
     if path.exists():
         raise ValueError(f"{path} exists already: open it with jetnb.open_store, or remove it to simulate again")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, path: Path) -> Iterator[None]:
-    """Hold the folder of parts for the length of a block; the system lets go of it when this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(f"{path} is being made by another process: wait for it, or choose another path") from None
-    try:
-        if path.exists():  # made between the first look and the lock
-            shutil.rmtree(folder, ignore_errors=True)
-        _check_free(path)
-        yield
-    finally:
-        lock.release()
 
 
 def _pool(folder: Path, energy: float, progress: bool) -> Path:

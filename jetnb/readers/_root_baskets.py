@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import uproot
 
-from jetnb.readers._unpack import LIMIT, Budget, unpack
+from jetnb.readers._root_unpack import LIMIT, Budget, unpack
 
 from jetnb import _compiled
 

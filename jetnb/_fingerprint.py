@@ -14,10 +14,10 @@ TOLERANCE = 1e-6  # of a sum: features that another processor has computed diffe
 
 
 def of(data) -> dict:
-    """A record, for JSON, of up to 4096 jets of `data`, as `jetnb.batches` has it: milliseconds, whatever its size.
+    """A record, for JSON, of up to 4096 jets of `data` (see `jetnb.batches`), made in milliseconds.
 
-    exact: a hash of the number of jets, shapes, and all integers: offsets and labels. sums: of the other numbers, for
-    each block and tensor the sum weighted by place, and that of magnitudes.
+    exact: a hash of the number of jets, of shapes, and of all integers, so of offsets and labels. sums: for each block
+    and each tensor of other numbers, their sum weighted by place and the sum of their magnitudes.
     """
     n, digest, sums = len(data), hashlib.blake2b(digest_size=16), []
     step = JETS if n <= BLOCKS * JETS else (n - JETS) / (BLOCKS - 1)

@@ -14,7 +14,7 @@ import awkward as ak
 import numpy as np
 import xxhash
 
-from jetnb.readers._unpack import LIMIT, Budget, unpack
+from jetnb.readers._root_unpack import LIMIT, Budget, unpack
 
 LEAF, COLLECTION, RECORD = 0, 1, 2
 BIT, INDEX32, INDEX64 = 0x00, (0x0E, 0x1A), (0x0F, 0x1B)

@@ -1,19 +1,22 @@
-"""What a Parquet file claims: its footer and the headers of its pages, decoded here, before Arrow sees them.
+"""What a Parquet file claims, in its footer and in the headers of its pages: read and compared before Arrow sees it.
 
-Arrow gives each page the memory that its header asks for, reads lists of any length out of a few bytes, and ends the
-process at some footers that are damaged. The footer and the headers are in the compact protocol of Apache Thrift, of
-which this decodes the whole: struct -> {number of field: value}.
+Arrow takes as much memory as a header asks for, and ends the process at some damaged footers. Footer and headers are
+structs in the compact protocol of Apache Thrift; a struct becomes {number of field: value}.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
+
+from jetnb.readers._common import BLOCK
 
 LONGEST = 64 << 20  # bytes of a footer
 HEADER = 1 << 14  # bytes in which the header of a page must fit
 DICTIONARY = 2  # type of a page
+VALUES, MEAN = 8_000_000, 256  # of a column in a row group at most: so many, or so many for each row if that is more
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
 
@@ -87,6 +90,29 @@ def pages(path, column: Column) -> list[tuple[int, int, int]]:
     if at != end:
         raise ValueError(f"the pages of column {column.name!r} are longer than it")
     return found
+
+
+def check(path, names: Container[str], *, lists: str) -> None:
+    """Raise `ValueError` where a column of `names` claims more than memory should hold, or other than its pages do.
+
+    lists: how the names of columns start that have a list of values for each row, not one value.
+    """
+    found = groups(path)  # all are looked at before the first page is
+    columns = [(f"column {column.name!r:.80} of row group {i}", group.n_rows, column) for i, group in enumerate(found)
+               if group.n_rows for column in group.columns if column.name.partition(".")[0] in names]
+    for what, n_rows, column in columns:
+        n = column.n_values
+        if n < n_rows or n != n_rows and not column.name.startswith(lists):
+            raise ValueError(f"{what} has {n:,} values for {n_rows:,} rows")
+        if n > (most := max(VALUES, MEAN * n_rows)) or column.unpacked > BLOCK:
+            raise ValueError(f"{what} claims {n:,} values of {column.unpacked:,} bytes for {n_rows:,} rows; more than "
+                             f"{most:,} values or {BLOCK:,} bytes are not read")
+    for what, _, column in columns:
+        held = pages(path, column)
+        n = sum(n for kind, n, _ in held if kind != DICTIONARY)
+        if n != column.n_values or sum(unpacked for *_, unpacked in held) > column.unpacked:
+            raise ValueError(f"the pages of {what} hold {n:,} values, where {column.n_values:,} are claimed, or more "
+                             "bytes than that")
 
 
 def _struct(data: bytes, at: int, depth: int) -> tuple[dict, int]:
