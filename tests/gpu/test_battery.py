@@ -24,8 +24,8 @@ BATTERY = Path(__file__).with_name("battery.py")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("battery") / "out"
-    words = [sys.executable, str(BATTERY), "--out", str(out), "--device", "cpu", "--tiny", "--minutes", "15"]
-    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900)
+    words = [sys.executable, str(BATTERY), "--out", str(out), "--device", "cpu", "--tiny", "--minutes", "40"]
+    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return out, {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
 
