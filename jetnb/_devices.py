@@ -34,6 +34,14 @@ def check(accelerator) -> None:
                          "this machine: use 'cpu' or 'auto', or install the build of torch that fits your driver")
 
 
+def named(accelerator: str) -> str:
+    """The device of torch that Lightning means by `accelerator`: for "auto" and "gpu" the one that there is."""
+    if accelerator not in ("auto", "gpu"):
+        return accelerator
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return next(name for name, there in here.items() if there)
+
+
 def tidy(last: float, *, every: float = 20.0) -> float:
     """Give memory that is free back to the system, if `last` time is `every` seconds ago; returns when it last was.
 

@@ -116,7 +116,7 @@ def split_collinear(particles: Tensor, offsets: Tensor, *, generator: torch.Gene
     key = (jet << 31) + torch.randint(2**31, jet.shape, generator=generator, device=jet.device)
     chosen = key.argsort()[send(_first(n_split, offsets), jet.device)]
     copies = torch.ones_like(jet)
-    copies[chosen] = 2
+    copies.index_fill_(0, chosen, 2)  # copies[chosen] = 2 would send a number to a GPU, and wait
     split = particles.repeat_interleave(copies, dim=0, output_size=len(particles) + int(n_split.sum()))  # (T', 3)
     # The harder half is drawn: the difference to a number less than twice as large is exact in floating point.
     pt = particles[chosen, 0]

@@ -57,7 +57,8 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
     path: a JSON-lines file, see `jetnb.ledger`, to which each run is added when it is done; runs that are in it are not
     done again. It may hold several heads, budgets and seeds; one study at a time writes to it.
     scores: keep the probabilities (n_test, C) of each run beside it, in the folder `path` without its suffix.
-    processes: full trainings at a time, each with one thread, so that the numbers do not depend on it.
+    processes: full trainings at a time, each with one thread, so that the numbers do not depend on it. accelerator: as
+    in `training.fit`.
 
     Returns records of mode, head, budget, seed, n_validation, lr and penalty (nan where there is none), accuracy, auc,
     rejection_50 and rejection_30 (1 / background efficiency at 50 % and 30 % signal efficiency; a lower bound at 95 %
@@ -78,6 +79,7 @@ def measure(make_encoder: Callable[[int], nn.Module], data: Sequence[Packed], *,
                 "validation_least": validation_least, "batch_size": batch_size, "steps": steps, "epochs": epochs,
                 "patience": patience, "every": every, "signal": signal, "tuned_at": None}
     _devices.check(accelerator)
+    accelerator = _devices.named(accelerator)
     n_classes = _check(labels, budgets, n_validation, seeds, modes, settings, pretrained, tune_at, scores, path)
     if any(len(grid) > 1 for grid in settings["lrs"].values()):
         settings["tuned_at"] = [tune_at, seeds[0]]

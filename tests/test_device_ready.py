@@ -96,6 +96,8 @@ def _refuse(func, args, kwargs):
     if name in (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index_put, aten._index_put_impl_):
         if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
             raise Waits(f"{func}: a mask as index, and how long it is must be asked of the device")
+        if any(not isinstance(value, OnGPU) for value in args[2:3]):
+            raise Waits(f"{func}: a number is put at an index, and is sent to the device first: use index_fill")
     if any(value.ndim for value in here):
         raise Waits(f"{func}: operands {[tuple(value.shape) for value in here]} are not on the device")
 
@@ -267,7 +269,8 @@ def test_a_step_waits_for_nothing_and_is_the_same(kind, kernel):
     lambda x: x + torch.ones(3), lambda x: x[torch.tensor([0])], lambda x: torch.tensor(1.0, device=x.device),
     lambda x: torch.ones(3).to(x.device), lambda x: torch.ones(3).to(x.device, non_blocking=True),
     lambda x: x.repeat_interleave(torch.ones(3, dtype=torch.int64, device=x.device)),
-    lambda x: x.index_put((x > 0,), x.new_zeros(()))))
+    lambda x: x.index_put((x > 0,), x.new_zeros(())),
+    lambda x: x.__setitem__(torch.zeros(1, dtype=torch.int64, device=x.device), 2)))
 def test_what_waits_is_seen(fault):
     with Pretend(), pytest.raises((Waits, RuntimeError)):
         fault(OnGPU(torch.ones(3)))
@@ -519,7 +522,7 @@ def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monk
 
 
 @pytest.mark.parametrize(("broken", "dtype", "expected"), [
-    ((), torch.bfloat16, "varlen"), (("_varlen",), torch.bfloat16, "efficient"),
+    ((), torch.bfloat16, "efficient"), (("_efficient",), torch.bfloat16, "varlen"),
     (("_varlen", "_efficient"), torch.float16, "rectangles"), ((), torch.float32, "efficient"),
     (("_efficient",), torch.float32, "rectangles"), ((), torch.float64, "rectangles")])
 @pytest.mark.filterwarnings("ignore:attention goes without")
@@ -532,3 +535,12 @@ def test_the_best_kernel_that_works_is_taken(no_kernels, broken, dtype, expected
     with Pretend(), torch.inference_mode():
         assert _attention.best(OnGPU(torch.ones(2, 16, dtype=dtype)), 8) == expected
     assert _attention.best(torch.ones(2, 16, dtype=dtype), 8) == "rectangles"
+
+
+@pytest.mark.parametrize(("biased", "device", "widths"), [
+    (True, "cuda", [32, 64]), (False, "cuda", [8, 16, 40]), (True, "cpu", [3, 9, 33]), (False, "cpu", [3, 9, 33])])
+def test_rectangles_are_few_on_a_gpu_where_there_are_biases(biased, device, widths):
+    h = torch.ones(45, 8, dtype=torch.float64)
+    with Pretend():
+        cut = _attention.plan(np.array([9, 3, 33]), OnGPU(h) if device == "cuda" else h, n_heads=1, biased=biased)
+    assert [width for _, width in cut.shapes] == widths

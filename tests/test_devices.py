@@ -76,3 +76,10 @@ def test_the_command_line_lets_threads_sleep():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain | mine,
                               timeout=120)
         assert done.stdout.splitlines()[-1] == expected, done.stderr
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_the_best_device_that_there_is(cuda, mps, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert _devices.named("auto") == expected and _devices.named("cpu") == "cpu"

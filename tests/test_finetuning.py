@@ -65,6 +65,12 @@ def test_many_processes_give_the_same_numbers(table, data, pretrained):
     same(table, finetuning.measure(encoder, data, pretrained=pretrained.state_dict(), processes=2, **QUICK))
 
 
+def test_auto_is_the_device_that_there_is(data):
+    quick = {**QUICK, "budgets": (20,), "seeds": (0,), "accelerator": "auto"}
+    table = finetuning.measure(encoder, data, modes=("random", "scratch"), **quick)
+    assert ak.all(table.accuracy > 0)
+
+
 def test_a_study_goes_on_where_it_ended(table, data, pretrained, tmp_path, monkeypatch):
     path, train, begun = tmp_path / "runs.jsonl", _trials.train, []
 

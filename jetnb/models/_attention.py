@@ -1,9 +1,13 @@
 """Attention within the jets of a packed batch, by one of several kernels, all of which give the same up to rounding.
 
 "rectangles": jets sorted by length and cut into rectangles, for PyTorch's attention of equal lengths; everywhere.
-"varlen": `torch.nn.attention.varlen`, on a GPU in half precision, from torch 2.10: jets stay where they are.
-"efficient": the same with the memory-efficient kernel, on a GPU in half precision or float32.
-"auto": the last of rectangles, efficient and varlen that is there, tried once; biases of pairs need rectangles.
+"efficient": the memory-efficient kernel, on a GPU in half precision or float32: jets stay where they are.
+"varlen": the same with `torch.nn.attention.varlen`, on a GPU in half precision, from torch 2.10.
+"auto": the first of efficient, varlen and rectangles that is there, tried once; biases of pairs need rectangles.
+
+On an H200 a training step of a transformer of 2 million weights made, in bfloat16, 25 000 jets/s with efficient, 19 000
+with varlen and 8 500 with rectangles; 22 000 and 8 700 in float32. With biases, 12 000 in rectangles whose widths are
+multiples of 32 and 7 000 with those of 8: many small rectangles are many small kernels.
 """
 
 from __future__ import annotations
@@ -41,11 +45,18 @@ Plan = _packed.Rectangles | Sequences
 
 
 def plan(lengths: np.ndarray, h: Tensor, *, n_heads: int, token: bool = False, step: int | None = None,
-         kernel: str = "auto") -> Plan:
-    """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in `_packed.rectangles`."""
-    kernel = kernel if kernel != "auto" else best(h, h.shape[1] // n_heads)
+         kernel: str = "auto", biased: bool = False) -> Plan:
+    """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in `_packed.rectangles`.
+
+    biased: whether attention is to be given biases of pairs, which only rectangles take.
+    """
+    if biased:
+        kernel = "rectangles"
+    elif kernel == "auto":
+        kernel = best(h, h.shape[1] // n_heads)
     if kernel == "rectangles":
-        return _packed.rectangles(lengths, step or (1 if h.device.type == "cpu" else 8), h.device, token=token)
+        step = step or (1 if h.device.type == "cpu" else 32 if biased else 8)
+        return _packed.rectangles(lengths, step, h.device, token=token)
     sizes, slots, back = lengths + token, None, None
     if token:
         first = np.cumsum(sizes) - sizes
@@ -61,7 +72,7 @@ def best(h: Tensor, width: int) -> str:
     if h.device.type != "cuda" or width > WIDEST:
         return "rectangles"
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
-    kernels = ("varlen", "efficient") if dtype in HALF else ("efficient",) if dtype == torch.float32 else ()
+    kernels = ("efficient", "varlen") if dtype in HALF else ("efficient",) if dtype == torch.float32 else ()
     return next((name for name in kernels if _works(name, h.device, dtype, width)), "rectangles")
 
 

@@ -86,7 +86,7 @@ class ParticleTransformer(nn.Module):
     n_features: F, without the momenta. embed_dims: widths of the MLP on features, the last is D, a multiple of 8 times
     n_heads. pair_dims: widths of the MLP on ln kT, ln z, ln DeltaR and ln m2 of pairs, before the one bias per head.
     n_layers, n_class_layers: blocks among constituents, and of the jet token. dropout: in the former. step: as in
-    `Transformer`.
+    `Transformer`, but None is 32 on a GPU.
     scaler: None where x has four columns more, momenta px, py, pz, energy in GeV as `inputs` makes them. With the
     `Scaler` of the features, x is (T, F), and momenta are those of massless constituents relative to the jet axis,
     from the features log_pt, deta and dphi: pairs do not notice that the axis is another.
@@ -143,7 +143,7 @@ class ParticleTransformer(nn.Module):
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, F + 4), with a scaler (T, F), offsets (B+1,) int64 -> constituents (T, D), jets (B, D)."""
         lengths = _packed.check(x, offsets, self.n_features + (0 if self.scaler else 4))
-        cut = plan(lengths, x, n_heads=1, step=self.step, kernel="rectangles")  # the others take no biases
+        cut = plan(lengths, x, n_heads=1, step=self.step, biased=True)
         biases = self.pair_embed(self._momenta(x), cut)
         h = self.embed.embed(normalise(self.embed.input_bn, x[:, :self.n_features]))  # (T, D)
         h = arrange(h, cut)  # (S, D)

@@ -35,7 +35,8 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
     from as few of the likeliest as make this share of the probability, arXiv:1904.09751. All act on stop too; none
     of them, the default, draws what was learned. labels: one class of the model, or one for each jet, -1 for none.
     max_length: tokens at most; None is that of the model. Warns how many jets did not stop by then, if any.
-    batch_size: jets at a time, None is 128 on a CPU and 2048 elsewhere. fixed: keep arrays in their shapes until all
+    batch_size: jets at a time, None is 128 on a CPU and 2048 elsewhere; an H200 made 2 300 jets/s with 128 in bfloat16,
+    8 700 with 1024 and 11 800 with 4096, whose cache takes 1.6 GB. fixed: keep arrays in their shapes until all
     jets of a batch have stopped: a GPU is asked for that only now and then, and replays the work of one token as a CUDA
     graph; otherwise a jet that stops leaves the batch. None is fixed on a GPU alone. features: for a model with
     n_features, from tokens (n,) int64 to features (n, F), e.g. `lambda tokens: table[tokens]` of what the tokenizer

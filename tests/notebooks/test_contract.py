@@ -22,6 +22,7 @@ FORBIDDEN = {
     r"^\s*from ipywidgets import .*\b(?:Output|interact\w*)\b": "ipywidgets.Output or interact (use Image)",
     r"^\s*(?:from|import) rich\b": "rich (it makes an Output)",
 }
+TRAINS = {"training.fit", "finetuning.measure", "pretraining.jetclr", "pretraining.tokens", "pretraining.omnijet"}
 CODE = (ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Return, ast.For, ast.With, ast.FunctionDef)
 
 
@@ -141,6 +142,9 @@ def cell_problems(cell):
     for node in ast.walk(tree(cell)):
         if isinstance(node, (ast.Try, ast.TryStar)):
             yield "try/except"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in TRAINS and not any(
+                keyword.arg in (None, "accelerator") for keyword in node.keywords):  # None: **options
+            yield f"{ast.unparse(node.func)} is not told its accelerator (ACCELERATOR, a parameter)"
         text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
         if re.match(r"/\w+/|~/|[A-Za-z]:[\\/]", text):
             yield f"an absolute path, {text!r}"
@@ -228,6 +232,7 @@ BROKEN = {
     "Output or interact": lambda n: _last(n, "out = ipywidgets.Output()"),
     "absolute path": lambda n: _last(n, "open('/home/me/jets')"),
     "try/except": lambda n: _last(n, "try:\n    x = 1\nexcept ValueError:\n    x = 2"),
+    "not told its accelerator": lambda n: _last(n, "training.fit(model, data, epochs=1, seed=1)"),
     "commented-out": lambda n: _last(n, "# jets = load('x')"),
     "at most 25": lambda n: _last(n, "x = 1\n" * 25),
     "median": lambda n: [_change(n, i, "x = 1\n" * 6) for i in (6, 8, 10, 12, 14)],

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import h5py
@@ -100,6 +101,37 @@ def test_one_line_switches_to_the_public_events(tmp_path):
     outcome = runner.execute(Path(shutil.copy(path, tmp_path)), "ci", timeout=300, progress=False)
     assert not outcome.error, outcome.error
     assert 0.6 < outcome.result["auc_jets"]["with tracks"] <= 1
+
+
+def in_miniature(number):
+    """The paper scale of a notebook, as scales.toml: with the numbers of ci where it has some, and shipped data."""
+    scales = tomllib.loads((runner.NOTEBOOKS / "scales.toml").read_text(encoding="utf-8"))[number]
+    kept = {name: value for name, value in scales["paper"].items() if "data/derived" not in str(value)}
+    return {**kept, **scales["ci"], "ACCELERATOR": "cpu"}
+
+
+@pytest.mark.parametrize("number", ["05", "07", "08"])
+def test_the_paper_scale_runs_in_miniature(number, tmp_path):
+    """What a GPU would run, with few jets on a CPU: batches, precision, views and cuts are those of the paper scale."""
+    values, (path,) = in_miniature(number), runner.find([number])
+    assert values["PRECISION"] == "bf16-mixed"
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "checkpoints").symlink_to(runner.ROOT / "data" / "checkpoints")  # runs are kept beside it
+    copy = shutil.copy(path, folder)
+    table = "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+    (folder / "scales.toml").write_text(f"[{number}.paper]\n{table}", encoding="utf-8")
+    outcome = runner.execute(Path(copy), "paper", timeout=300, progress=False)
+    assert not outcome.error, outcome.error
+    assert outcome.result
+
+
+def _toml(value):
+    """A value of scales.toml, as it is written there."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)
 
 
 @pytest.mark.parametrize("result, words", [
