@@ -17,8 +17,10 @@ from jetnb.widgets.explorers import (
     panel,
     to_png,
 )
+from jetnb.widgets.files import own_file, propose
 from jetnb.widgets.latents import draw_selection, latent_explorer
 from jetnb.widgets.monitor import LossPlot, draw_losses, loss_plot
 
 __all__ = ["BIN_WIDTHS", "PT_STEPS", "VIEWS", "LossPlot", "browse", "brush", "draw", "draw_brush", "draw_jet",
-           "draw_losses", "draw_selection", "explore", "latent_explorer", "loss_plot", "message", "panel", "to_png"]
+           "draw_losses", "draw_selection", "explore", "latent_explorer", "loss_plot", "message", "own_file", "panel",
+           "propose", "to_png"]

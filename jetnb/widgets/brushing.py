@@ -42,6 +42,8 @@ def _column(jets, name: str) -> _Column:
     field = names.JET_FIELDS[name]
     n, low, high = field.bins
     n = n if n <= 60 else n // 2
+    if field.log and np.isfinite(values).any():  # a spectrum shows both of its ends
+        low, high = max(0.95 * np.nanmin(values), 1e-3), 1.02 * np.nanmax(values)
     edges = np.geomspace(low, high, n + 1) if field.log else np.linspace(low, high, n + 1)
     place = np.digitize(values, edges) - 1
     return _Column(values, edges, np.where((place < 0) | ~np.isfinite(values), n, np.minimum(place, n)), field)
@@ -66,10 +68,12 @@ class _Board:
         plots.stamp(ax, jets)
         self.axes, self.steps, self.spans = {}, {}, {}
         for i, (name, column) in enumerate(self.columns.items()):
-            self._histogram(self._place(0.5 + i % 3 * 1.85, 3.3 - i // 3 * 2.75, 1.45, 1.95), name, column, first=i == 0)
+            place = self._place(0.5 + i % 3 * 1.85, 3.3 - i // 3 * 2.75, 1.45, 1.95)
+            self._histogram(place, name, column, first=i == 0)
         self._map(self._place(6.55, 3.3, 3.6, 1.95))
         self.display = self._place(6.55, 0.55, 3.6, 1.95)
-        for i, name in enumerate(("charged_hadron", "photon", "neutral_hadron") * ("pdg_id" in jets.constituents.fields)):
+        keys = ("charged_hadron", "photon", "neutral_hadron") if "pdg_id" in jets.constituents.fields else ()
+        for i, name in enumerate(keys):
             ax.text((6.5 + 1.35 * i) / BOARD[0], 0.06 / BOARD[1], f"\u25cf {names.PARTICLES[name].tex}", fontsize=8.5,
                     color=names.PARTICLES[name].colour)
 

@@ -44,7 +44,7 @@ def to_png(draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, styl
 
 def render(draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, style: str = "plain",
            form: str = "png") -> tuple[bytes, object]:
-    """As `to_png`; returns the bytes of a "png" or "pdf", and the `ax` that was drawn on, None where `draw` could not."""
+    """As `to_png`; returns the bytes of a "png" or "pdf", and the `ax` drawn on, None where `draw` could not."""
     with plots.style(style), mpl.rc_context(_QUICK):
         figure = Figure(figsize=size, dpi=dpi)
         FigureCanvasAgg(figure)
@@ -235,7 +235,8 @@ def explore(jets) -> ipywidgets.VBox:
 
     def dragged(_frame, x_range, y_range):
         if x_range is not None:
-            move(eta_range=_scaled(x_range, 1, (-ETA_LIMIT, ETA_LIMIT)), phi_range=_scaled(y_range, 1, counting.ALL_PHI))
+            move(eta_range=_scaled(x_range, 1, (-ETA_LIMIT, ETA_LIMIT)),
+                 phi_range=_scaled(y_range, 1, counting.ALL_PHI))
         elif _frame is None:
             move(**{name: start[name] for name in ("eta_range", "phi_range")})
 

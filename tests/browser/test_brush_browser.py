@@ -127,7 +127,8 @@ def test_dragging_on_the_map_zooms_and_a_slider_is_followed(lab, tmp_path):
         assert lab_driver.failed_cells(browser.run_all()) == []
         assert browser.changes(lambda: drag(browser, box, 0.25, 0.5, 0.5, 0.75))
         readout = browser.page.locator(".widget-slider", has_text="detector eta").locator(".widget-readout")
-        low, high = map(float, re.findall(r"-?\d+\.\d+", readout.inner_text().replace("\u2212", "-").replace("\u2013", " ")))
+        text = readout.inner_text().replace("\u2212", "-").replace("\u2013", " ")
+        low, high = map(float, re.findall(r"-?\d+\.\d+", text))
         assert (low, high) == pytest.approx((-1.7, 0.0), abs=0.1)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         browser.page.screenshot(path=SCREENSHOTS / "02_zoomed.png")
