@@ -45,7 +45,7 @@ def histogram(values, field: names.Field, *, bins: tuple | None = None) -> hist.
 def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: tuple | None = None,
            density: bool = True, log: bool = False, counted: str = "jets", ratio_ax=None, with_legend: bool = True,
            dotted: Iterable[str] = (), colours: Sequence[str] | None = None):
-    """Overlay one histogram per entry of `values`, each with its sqrt(N) band; that of an empty bin goes up to 1.84.
+    """Overlay one histogram per entry of `values`, each with its sqrt(N) band; among filled bins that of an empty one goes up to 1.84.
 
     1.84 is the number of which one expects none in 16 % of all cases, the upper end of the central 68 % interval.
 
@@ -67,7 +67,7 @@ def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: 
     for index, (name, filled) in enumerate(fills.items()):
         scale = 1 / max(filled.sum(flow=True), 1) if density else 1.0
         content, error = filled.values() * scale, np.sqrt(filled.variances()) * scale
-        up = np.where(filled.variances() > 0, error, NONE_SEEN * scale) if filled.sum() else error
+        up = np.where(_among_filled(filled) & (filled.variances() == 0), NONE_SEEN * scale, error)
         tex, colour = look(name, index, colours=colours)
         edges, line = filled.axes[0].edges, LINES[index % len(LINES)] if len(fills) > 2 else "-"
         if name in dotted:
@@ -94,6 +94,13 @@ def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: 
     if with_legend and any(fills):
         legend(ax, ceiling=1.0 if density else np.inf)
     return ax
+
+
+def _among_filled(filled: hist.Hist) -> np.ndarray:
+    """Which bins lie between the first and the last with entries, or next to these: others need not be possible."""
+    places = np.flatnonzero(filled.variances())
+    index = np.arange(len(filled.axes[0]))
+    return (index >= places[0] - 1) & (index <= places[-1] + 1) if len(places) else np.zeros(len(index), bool)
 
 
 def _from_one_entry(ax, fills: Iterable[hist.Hist], density: bool) -> None:
