@@ -138,7 +138,7 @@ def load(name_or_path, files=None, *, n_jets: int | None = None, seed: int | Non
     opened = open_store(name_or_path)
     if n_jets is not None and n_jets > len(opened):
         raise ValueError(f"{name_or_path} has {len(opened)} jets, n_jets={n_jets} was asked for: ask for 1 "
-                         f"to {len(opened)}, or make more with `python -m jetnb simulate`")
+                         f"to {len(opened)} (N_JETS in a notebook), or make more with `python -m jetnb simulate`")
     if n_jets is None or n_jets == len(opened) and seed is None:
         return opened.jets
     if seed is None:
@@ -222,7 +222,8 @@ def _enough(files: list, n_rows: int, n_found: int, n_jets: int | None) -> None:
     if not n_found:
         raise ValueError(f"{names}: none of {n_rows:,} rows holds a jet that can be used: `jetnb data check` says why")
     if n_jets is not None and n_found < n_jets:
-        raise ValueError(f"{names} hold {n_found} jets, fewer than the {n_jets} asked for: name more files")
+        raise ValueError(f"{names} hold {n_found} jets, fewer than the {n_jets} asked for: name more files, or set "
+                         f"n_jets (N_JETS in a notebook) to at most {n_found}")
 
 
 def _noted(jets: ak.Array, part: str) -> ak.Array:

@@ -6,6 +6,7 @@ the same wherever it is drawn. Add a row here before using a new field name anyw
 
 from __future__ import annotations
 
+from math import pi
 from typing import NamedTuple
 
 
@@ -51,7 +52,7 @@ def _table(*rows: tuple) -> dict[str, Field]:
 JET_FIELDS = _table(
     ("pt", r"jet $p_T$", "GeV", "float32", (70, 300, 1000), "transverse momentum of the jet", True),
     ("eta", r"jet $\eta$", "", "float32", (60, -3, 3), "pseudorapidity of the jet"),
-    ("phi", r"jet $\phi$", "rad", "float32", (64, -3.2, 3.2), "azimuth of the jet, in (-pi, pi]"),
+    ("phi", r"jet $\phi$", "rad", "float32", (64, -pi, pi), "azimuth of the jet, in (-pi, pi]"),
     ("mass", r"jet $m$", "GeV", "float32", (75, 0, 300), "invariant mass of all constituents"),
     ("softdrop_mass", r"$m_\mathrm{SD}$", "GeV", "float32", (75, 0, 300),
      "groomed mass, soft drop with beta=0 and z_cut=0.1"),
@@ -104,7 +105,7 @@ JET_FIELDS = _table(
 CONSTITUENT_FIELDS = _table(
     ("pt", r"constituent $p_T$", "GeV", "float32", (80, 0.1, 1000), "transverse momentum", True),
     ("eta", r"constituent $\eta$", "", "float32", (70, -3.5, 3.5), "pseudorapidity"),
-    ("phi", r"constituent $\phi$", "rad", "float32", (64, -3.2, 3.2), "azimuth, in (-pi, pi]"),
+    ("phi", r"constituent $\phi$", "rad", "float32", (64, -pi, pi), "azimuth, in (-pi, pi]"),
     ("energy", r"constituent $E$", "GeV", "float32", (80, 0.1, 2000), "energy", True),
     ("charge", "charge", "e", "int8", (3, -1.5, 1.5), "electric charge"),
     ("pdg_id", "PDG id", "", "int16", (500, -250, 250),

@@ -11,6 +11,7 @@ import pytest
 
 import jetnb
 from jetnb import jets as J
+from jetnb import plots
 from jetnb.readers import _padded, aspen
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "aoj_layout_21_cms_mc_jets.h5"
@@ -181,7 +182,8 @@ def test_no_jets_no_blocks(tmp_path):
 
 
 def test_data_are_open_data_and_run_1_is_simulation(tmp_path):
-    for run, source in ((280_000, "open data"), (1, "simulation")):
+    for run, source in ((280_000, "open data"), (1, "simulation"), (0, "open data"), (2, "unknown"),
+                        (278_819, "unknown"), (284_045, "unknown")):
         (jets,) = aspen.read(write_by_hand(tmp_path / f"{run}.h5", [[PION]], runs=run))
         about = J.provenance(jets)
         assert about["source"] == source and about["classes"] == ["QCD", "TTBar"]
@@ -325,6 +327,14 @@ def test_round_trip_of_the_shipped_sample(written, sample):
         np.testing.assert_allclose(a[name], b[name], rtol=3e-7, err_msg=name)
     for name in ("eta", "phi"):
         np.testing.assert_allclose(a[name], b[name], atol=1e-6, err_msg=name)
+
+
+def test_data_that_are_written_again_stay_data(tmp_path):
+    (jets,) = aspen.read(write_by_hand(tmp_path / "a.h5", [[PION]], runs=280_000))
+    (again,) = aspen.read(aspen.write(tmp_path / "b.h5", jets))
+    assert J.provenance(again)["source"] == "open data" and "written again" in J.provenance(again)["description"]
+    (unknown,) = aspen.read(write_by_hand(tmp_path / "c.h5", [[PION]], runs=7))
+    assert plots.source(unknown) == "Aspen layout, origin unknown"
 
 
 def test_a_second_round_trip_changes_no_more_than_rounding(written, tmp_path):

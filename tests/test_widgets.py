@@ -2,6 +2,8 @@
 
 import io
 
+import awkward as ak
+import hist
 import matplotlib.pyplot as plt
 import nbclient
 import nbformat
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jetnb import explore, substructure, widgets
+from jetnb import explore, plots, substructure, widgets
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,70 @@ def test_an_empty_window_is_said_in_the_picture(jets, monkeypatch):
         panel.controls[name].value = value
     panel.controls["view"].value = "detector map"
     panel.controls["particle"].value = ""
-    assert len(said) == 6 and "No constituent" in said[0] and "low < high" in said[-1]
+    assert len(said) == 6 and "no forward hadronic (HF) in these windows, of 100 jets" in said[0]
+    assert "The window in eta is empty, from 1 to 1" in said[-1]
+    assert panel.image.frames == []
+
+
+@pytest.mark.parametrize("size", [(8.0, 5.0), (4.0, 2.4), (3.1, 7.7), (1.2, 1.0)])
+@pytest.mark.parametrize("width", widgets.BIN_WIDTHS.values())
+def test_no_constituent_is_left_out_of_the_picture(jets, size, width):
+    axes = []
+    window = {"eta_range": (-2.47, 2.31), "phi_range": (-3.0, 2.9)}
+    widgets.to_png(lambda ax: axes.append(widgets.draw(ax, jets, bin_width=width, **window)), size=size)
+    box = axes[0].get_window_extent()
+    for image in axes[0].images:
+        assert image.get_array().shape[1] <= box.width and image.get_array().shape[0] <= box.height
+        left, right, bottom, top = image.get_extent()
+        eta, phi = (np.asarray(ak.flatten(jets.constituents[name]), float) for name in ("eta", "phi"))
+        inside = (eta >= left) & (eta < right) & (phi >= bottom) & (phi < top)
+        assert image.get_array().sum() == inside.sum() > 0
+        assert left <= -2.47 < left + 0.2 and right >= 2.31 and top >= 2.9
+
+
+@pytest.mark.parametrize("size", [(8.0, 5.0), (2.0, 1.5), (5.0, 1.1)])
+def test_a_map_finer_than_its_pixels_holds_all_entries(size):
+    axis = hist.axis.Regular(1171, -5.2, 5.2, label="x"), hist.axis.Regular(1080, -3, 3, label="y")
+    filled = hist.Hist(*axis)
+    filled.view()[...] = np.random.default_rng(1).random(filled.shape) < 1e-3
+    axes = []
+    png = widgets.to_png(lambda ax: axes.append(plots.eta_phi_map(ax, filled)), size=size)
+    shown, box = axes[0].images[0], axes[0].get_window_extent()
+    cells = shown.get_array()
+    assert cells.sum() == filled.sum() and (axes[0].get_xlim(), axes[0].get_ylim()) == ((-5.2, 5.2), (-3, 3))
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    height = len(pixels)
+    pixels = pixels[height - int(box.y1) + 3:height - int(box.y0) - 3, int(box.x0) + 3:int(box.x1) - 3]
+    assert (pixels.min(axis=2) < 250).sum() >= 0.95 * cells.count()  # as many coloured pixels as cells with entries
+
+
+def test_zoom_save_and_limits(jets, tmp_path, monkeypatch):
+    monkeypatch.setenv("JETNB_DERIVED", str(tmp_path))
+    panel = widgets.explore(jets)
+    first, start = panel.image.value, panel.controls["eta_range"].value
+    panel.image.set_state({"dragged": [0, 0.25, 0.0, 0.75, 0.5, 1]})
+    assert panel.controls["eta_range"].value == pytest.approx((-1.745, 1.745), abs=0.05)
+    assert panel.controls["phi_range"].value == pytest.approx((-np.pi, 0), abs=0.01)
+    panel.image.set_state({"dragged": [0, 0, 0, 0, 0, 2]})  # a click is no zoom
+    assert panel.controls["phi_range"].value[1] == pytest.approx(0, abs=0.01)
+    panel.image.set_state({"dragged": [-1, 0, 0, 0, 0, 3]})
+    assert panel.controls["eta_range"].value == start and panel.image.value == first
+    for _ in range(12):
+        panel.buttons["zoom in"].click()
+    assert "two crystals" in panel.status.value and np.diff(panel.controls["eta_range"].value) > 0.03
+    for _ in range(12):
+        panel.buttons["zoom out"].click()
+    assert "whole detector" in panel.status.value and panel.controls["eta_range"].value == (-5.2, 5.2)
+    panel.buttons["reset"].click()
+    assert panel.image.value == first
+    for form, magic in (("PNG", b"\x89PNG"), ("PDF", b"%PDF"), ("PNG", b"\x89PNG")):
+        panel.buttons[f"save {form}"].click()
+        path = panel.status.value.removeprefix("Saved as ")
+        assert open(path, "rb").read(4) == magic
+    assert path.endswith("detector_map_all_2.png")
+    panel.controls["view"].value = "one jet"
+    panel.buttons["zoom in"].click()
+    assert "Only the detector map" in panel.status.value
 
 
 def test_other_errors_are_not_swallowed():
@@ -88,9 +153,9 @@ def test_the_static_companion_draws_the_same(jets):
     plt.close("all")
 
 
-def test_controls_wait_for_release_and_show_their_names(jets):
+def test_controls_follow_the_hand_and_show_their_names(jets):
     for control in widgets.explore(jets).controls.values():
-        assert getattr(control, "continuous_update", False) is False
+        assert getattr(control, "continuous_update", True) is True
         assert control.style.description_width == "130px" and len(control.description) <= 18
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import awkward as ak
 import hist
@@ -12,6 +12,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from jetnb import names
 from jetnb.plots.looks import LINES, legend, look, panels, stamp
+
+NONE_SEEN = 1.841  # upper end of the central 68.3 % interval of a count of zero, PDG review of statistics
 
 
 def by_class(jets, field: str, *, constituents: bool = False) -> dict[str, np.ndarray]:
@@ -42,13 +44,17 @@ def histogram(values, field: names.Field, *, bins: tuple | None = None) -> hist.
 
 def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: tuple | None = None,
            density: bool = True, log: bool = False, counted: str = "jets", ratio_ax=None, with_legend: bool = True,
-           dotted: Iterable[str] = ()):
-    """Overlay one histogram per entry of `values`, each with its sqrt(N) band.
+           dotted: Iterable[str] = (), colours: Sequence[str] | None = None):
+    """Overlay one histogram per entry of `values`, each with its sqrt(N) band; among filled bins that of an empty one goes up to 1.84.
+
+    1.84 is the number of which one expects none in 16 % of all cases, the upper end of the central 68 % interval.
 
     values: {name: (N,) array or hist.Hist}; a name in `names.CLASSES` or `names.PARTICLES` brings its colour and TeX.
     field: a row of `names`, or the name of a jet field; bins: (n, low, high) instead of the row's.
     density: the fraction of all `counted` per bin, those outside the range included; else plain counts.
     log: logarithmic y axis. ratio_ax: a second axes (see `with_ratio`) for the ratio of each entry to the first.
+    colours: of entries that `names` does not know, in order; else `COLOURS`. Where particles or classes are drawn
+    in the same notebook take `NEUTRAL`, which shares none with them.
     dotted: names of what is only there for reference, such as the jets pretrained on: a dotted line, no band or ratio.
     Returns `ax`. Taught in notebook 01.
     """
@@ -61,14 +67,15 @@ def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: 
     for index, (name, filled) in enumerate(fills.items()):
         scale = 1 / max(filled.sum(flow=True), 1) if density else 1.0
         content, error = filled.values() * scale, np.sqrt(filled.variances()) * scale
-        tex, colour = look(name, index)
+        up = np.where(_among_filled(filled) & (filled.variances() == 0), NONE_SEEN * scale, error)
+        tex, colour = look(name, index, colours=colours)
         edges, line = filled.axes[0].edges, LINES[index % len(LINES)] if len(fills) > 2 else "-"
         if name in dotted:
             ax.stairs(content, edges, color=names.SLATE, label=tex, linestyle=":", linewidth=1.8)
             continue
         ax.stairs(content, edges, color=colour, label=tex, linestyle=line, linewidth=1.8)
         band = {"fill": True, "color": colour, "alpha": alpha}
-        ax.stairs(content + error, edges, baseline=np.maximum(content - error, 0), **band)
+        ax.stairs(content + up, edges, baseline=np.maximum(content - error, 0), **band)
         if ratio_ax is None:
             continue
         if index == 0:
@@ -82,9 +89,25 @@ def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: 
             if (above := ratio > top).any():  # beyond the panel, but not out of sight
                 ratio_ax.plot(centres[above], np.full(above.sum(), 0.95 * top), "^", color=colour, markersize=4)
     _dress(ax, ratio_ax or ax, field, edges, f"fraction of {counted}" if density else counted, log)
+    if log:
+        _from_one_entry(ax, fills.values(), density)
     if with_legend and any(fills):
-        legend(ax)
+        legend(ax, ceiling=1.0 if density else np.inf)
     return ax
+
+
+def _among_filled(filled: hist.Hist) -> np.ndarray:
+    """Which bins lie between the first and the last with entries, or next to these: others need not be possible."""
+    places = np.flatnonzero(filled.variances())
+    index = np.arange(len(filled.axes[0]))
+    return (index >= places[0] - 1) & (index <= places[-1] + 1) if len(places) else np.zeros(len(index), bool)
+
+
+def _from_one_entry(ax, fills: Iterable[hist.Hist], density: bool) -> None:
+    """Let a logarithmic axis begin below the smallest step that an unweighted histogram can make."""
+    steps = [(1 / one.sum(flow=True) if density else 1.0) for one in fills if one.sum(flow=True)]
+    if steps and all(np.array_equal(one.values(), one.variances()) for one in fills):
+        ax.set_ylim(bottom=0.5 * min(steps))
 
 
 def _dress(ax, lowest, field, edges, what, log) -> None:
@@ -107,11 +130,12 @@ def _dress(ax, lowest, field, edges, what, log) -> None:
 
 
 def field_grid(samples: Mapping[str, Mapping[str, object]], *, fields: Iterable[names.Field], stamped: Iterable,
-               counted: str = "jets", log: Iterable[str] = (), columns: int = 3):
+               counted: str = "jets", log: Iterable[str] = (), columns: int = 3, colours: Sequence[str] | None = None):
     """One panel per field, every sample overlaid, one shared legend below, one stamp.
 
     samples: {name: mapping or record array of field name -> (N,) values}; one that lacks a field is left out there.
-    log: names of the fields drawn with a logarithmic y axis. stamped: the jets arrays to name in the stamp.
+    log: names of the fields drawn with a logarithmic y axis. colours: as in `hist1d`.
+    stamped: the jets arrays to name in the stamp, or {name of the curve: jets}.
     Returns (figure, list of axes).
     """
     fields = list(fields)
@@ -120,12 +144,15 @@ def field_grid(samples: Mapping[str, Mapping[str, object]], *, fields: Iterable[
     figure.set_figheight(figure.get_figheight() + 0.35)
     for ax, field in zip(axes, fields, strict=True):
         having = {k: v[field.name] for k, v in samples.items() if field.name in (getattr(v, "fields", None) or v)}
-        hist1d(ax, having, field=field, counted=counted, log=field.name in log, with_legend=False)
+        hist1d(ax, having, field=field, counted=counted, log=field.name in log, with_legend=False,
+               colours=colours)
+        if field.name in log:
+            ax.set_ylim(top=min(ax.get_ylim()[1], 1.0))
         ax.set_xlabel(ax.get_xlabel().replace(" (log scale)", ", log"), fontsize="small")
         ax.set_ylabel(f"fraction / bin{', log' if field.name in log else ''}", fontsize="small")
-    looks = [look(name, index) for index, name in enumerate(samples)]
+    looks = [look(name, index, colours=colours) for index, name in enumerate(samples)]
     handles = [Line2D([], [], color=colour, linewidth=2, linestyle=LINES[i % len(LINES)] if len(looks) > 2 else "-")
                for i, (_, colour) in enumerate(looks)]
     figure.legend(handles, [tex for tex, _ in looks], loc="outside lower center", ncols=min(len(looks), 5))
-    stamp(figure, *stamped)
+    stamp(figure, *([stamped] if isinstance(stamped, Mapping) else stamped))
     return figure, axes

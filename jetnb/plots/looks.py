@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import mplhep
@@ -12,6 +14,7 @@ from jetnb import names
 
 COLOURS = (names.BLUE, names.RED, names.ORANGE, names.PURPLE, names.BROWN,
            names.DARK_ORANGE, names.SLATE, names.OLIVE, names.CYAN, names.GREY)
+NEUTRAL = ("#000000", "#1b7837", "#777777", "#3aa655")  # for what is neither a class nor a particle
 LINES = ("-", "--", "-.", ":")
 _SHARED = {
     "figure.constrained_layout.use": True, "figure.dpi": 110, "savefig.dpi": 150, "image.cmap": "viridis",
@@ -64,8 +67,15 @@ def source(jets) -> str:
 
 
 def stamp(ax, *jets, note: str = ""):
-    """Write above `ax`, an axes or a whole figure, where `jets` (one or several arrays) come from; returns `ax`."""
-    text = ", ".join([" | ".join(dict.fromkeys(source(each) for each in jets))] + [note] * bool(note))
+    """Write above `ax`, an axes or a whole figure, where `jets` (one or several arrays) come from; returns `ax`.
+
+    A mapping {name of the curve: jets} says of each curve where it comes from, unless all are from the same.
+    """
+    named = [pair for each in jets for pair in (each.items() if isinstance(each, Mapping) else [("", each)])]
+    said = [(name, source(each)) for name, each in named]
+    if len({where for _, where in said}) > 1:
+        said = [(name, f"{name}: {where}" if name else where) for name, where in said]
+    text = ", ".join([" | ".join(dict.fromkeys(where for _, where in said))] + [note] * bool(note))
     if isinstance(ax, Figure):
         ax.suptitle(text, x=0.01, ha="left", fontsize="x-small", style="italic")
     else:
@@ -73,25 +83,32 @@ def stamp(ax, *jets, note: str = ""):
     return ax
 
 
-def look(name: str, index: int) -> tuple[str, str]:
-    """TeX and colour of `name` in `jetnb.names`, or `name` itself and the colour number `index`."""
-    known = names.CLASSES.get(name) or names.PARTICLES.get(name)
-    return (known.tex, known.colour) if known else (name, COLOURS[index % len(COLOURS)])
+def look(name: str, index: int, *, colours=None) -> tuple[str, str]:
+    """TeX and colour of `name` in `jetnb.names`, or `name` itself and the colour number `index` of `colours`."""
+    known, colours = names.CLASSES.get(name) or names.PARTICLES.get(name), colours or COLOURS
+    return (known.tex, known.colour) if known else (name, colours[index % len(colours)])
 
 
-def legend(ax, *, title: str | None = None, most: int = 5):
-    """Add the legend where it hides no curve: above all, or beside the axes if it has more than `most` entries."""
+def legend(ax, *, title: str | None = None, most: int = 5, ceiling: float = np.inf):
+    """Add the legend where it hides no curve: above all, or beside the axes if it has more than `most` entries.
+
+    Beside them too where the axis would have to go beyond `ceiling`: a fraction of a hundred is none.
+    """
     labels = ax.get_legend_handles_labels()[1]
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02), "title": title, "borderaxespad": 0.0}
     if len(labels) > most:
-        return ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), title=title, borderaxespad=0.0)
+        return ax.legend(**beside)
     drawn = ax.legend(loc="upper right", title=title, ncols=2 if len(labels) > 3 else 1)
     box = drawn.get_window_extent().transformed(ax.transAxes.inverted())
     (low, high), room = ax.get_ylim(), max(box.y0 - 0.04, 0.3)
     top = _highest(ax, max(box.x0 - 0.03, 0))
-    if ax.get_yscale() == "linear":
-        ax.set_ylim(top=max(high, low + (top - low) / room))
-    elif top > 0:
-        ax.set_ylim(top=max(high, low * (top / low) ** (1 / room)))
+    wanted = low + (top - low) / room
+    if ax.get_yscale() != "linear":
+        wanted = low * (top / low) ** (1 / room) if top > 0 else high
+    if wanted > ceiling:
+        ax.set_ylim(top=min(high, ceiling))
+        return ax.legend(**beside)
+    ax.set_ylim(top=max(high, wanted))
     return drawn
 
 

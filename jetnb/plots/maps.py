@@ -16,19 +16,26 @@ MARKERS = {"charged_hadron": "o", "photon": "s", "neutral_hadron": "D", "electro
            "forward_hadronic": "P", "forward_electromagnetic": "X"}
 
 
+BORDERS = ((1.479, "end cap"), (2.5, "no tracker"), (3.0, "forward calorimeter"))  # |eta|, and what begins there
+
+
 def eta_phi_map(ax, filled: hist.Hist, *, log: bool = False, square: bool = False, label: str | None = None):
     """Draw a two-dimensional `hist.Hist` in its own axis labels, empty cells white, with a colour bar; returns `ax`.
 
+    Cells smaller than a pixel are summed: a picture leaves out none of the entries. Give the figure its dpi before.
     log: logarithmic colour scale. square: equal scales on both axes. label: of the colour bar, if not the histogram's.
     """
-    content = np.ma.masked_less_equal(filled.values().T, 0)
+    summed, factors = _at_least_a_pixel(ax, filled.values())
+    content = np.ma.masked_less_equal(summed.T, 0)
     low = content.min() if content.count() else 1.0
     high = content.max() if content.count() else 1.0
     norm = LogNorm(low, max(high, 2 * low)) if log else Normalize(0, high)
     (x0, x1), (y0, y1) = ((axis.edges[0], axis.edges[-1]) for axis in filled.axes)
-    drawn = ax.imshow(content, origin="lower", extent=(x0, x1, y0, y1), norm=norm, interpolation="nearest",
+    right, top = (low + (high - low) * n * factor / axis.size for (low, high), n, factor, axis in zip(
+        ((x0, x1), (y0, y1)), summed.shape, factors, filled.axes, strict=True))  # of the last cell, if it is cut
+    drawn = ax.imshow(content, origin="lower", extent=(x0, right, y0, top), norm=norm, interpolation="nearest",
                       aspect="equal" if square else "auto")
-    ax.set(anchor="W", xlabel=filled.axes[0].label, ylabel=filled.axes[1].label)
+    ax.set(anchor="W", xlim=(x0, x1), ylim=(y0, y1), xlabel=filled.axes[0].label, ylabel=filled.axes[1].label)
     ticks = {"ticks": MaxNLocator(6, integer=high > 2)} if not log else {}
     if log and high < 200 * low:  # too short for powers of ten alone to label it
         ticks = {"format": FormatStrFormatter("%g"), "ticks": LogLocator(subs=(1, 2, 5))}
@@ -37,6 +44,37 @@ def eta_phi_map(ax, filled: hist.Hist, *, log: bool = False, square: bool = Fals
     bar.set_label((label or filled.label or "entries / cell") + (" (log scale)" if log else ""))
     if not content.count():
         ax.text(0.5, 0.5, "no entries", transform=ax.transAxes, ha="center")
+    return ax
+
+
+def n_pixels(ax) -> tuple[float, float]:
+    """Width and height of `ax` in pixels of its figure, less a tenth that a layout may take later."""
+    box = ax.get_window_extent()
+    return 0.9 * box.width, 0.9 * box.height
+
+
+def _at_least_a_pixel(ax, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Sum neighbouring cells of (X, Y) until none is smaller than a pixel; also how many in x and in y became one."""
+    factors = [-(-n // max(int(pixels), 1)) for n, pixels in zip(values.shape, n_pixels(ax), strict=True)]
+    for direction, factor in enumerate(factors):
+        values = np.add.reduceat(values, np.arange(0, values.shape[direction], factor), axis=direction)
+    return values, factors
+
+
+def borders(ax):
+    """Write on a map or a distribution in eta (or its size) where end caps and forward calorimeter begin; returns `ax`.
+
+    The borders are those of CMS, JINST 3 (2008) S08004: `BORDERS`. Taught in notebook 02.
+    """
+    low, high = ax.get_xlim()
+    for edge, what in BORDERS:
+        for at in (-edge, edge):
+            if not low < at < high:
+                continue
+            line = ax.axvline(at, color="black", linewidth=0.9, linestyle=":")
+            text = ax.annotate(what, (at, 0.98), (3 * np.sign(at), 0), line.get_transform(), textcoords="offset points",
+                               rotation=90, va="top", ha="left" if at > 0 else "right", fontsize="x-small")
+            text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
     return ax
 
 

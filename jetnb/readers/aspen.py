@@ -19,7 +19,9 @@ What becomes of them:
 - phi is stored with few bits, so it can exceed pi by 1e-5: it is wrapped.
 - event: run, lumi block and event hashed to 63 bits by `event_number`. Jets of one collision get one number.
   The chance that among 1e8 collisions any two share one is 5e-4; these would fall into the same part of a split.
-- Run 1 is CMS simulation, and what `write` makes; no run of 2016 has that number. Such a file is "simulation".
+- The run says what a file is. 278820 to 284044 are the data of 2016 G and H. Run 1 is CMS simulation, and what
+  `write` makes of simulation; run 0 is what it makes of data, whose runs it no longer has. Of any other run it is
+  not known where the jets come from, and the stamp of every figure says so.
 Slots that are all zero are padding. A slot with pt = 0 or a four-momentum that is not finite is dropped, a jet
 with pt <= 0 or a jet value that is not finite too; `read` counts both in the mapping passed as `dropped`.
 """
@@ -65,6 +67,13 @@ SIMULATED = PROVENANCE | {
     "selection": "of whoever made the file; at most 150 constituents",
     "units": "d0, dz and errors cm -> mm, sign of d0 as in the file; GeV as in the file",
     "licence": "of whoever made the file", "citation": "whoever made the file; layout: arXiv:2412.10504"}
+UNKNOWN = SIMULATED | {
+    "sample": "aspen layout", "source": "unknown", "stamp": "Aspen layout, origin unknown",
+    "description": "jets in the layout of Aspen Open Jets, but of runs other than those of 2016 G and H, unlabelled"}
+REWRITTEN = PROVENANCE | {
+    "description": f"{PROVENANCE['description']}, written again by jetnb (run number 0)",
+    "units": "d0, dz and errors cm -> mm, sign of d0 as in the file; GeV as in the file"}
+RUNS = (278_820, 284_044)  # first and last of 2016 G and H, arXiv:2412.10504
 
 
 @explaining
@@ -104,7 +113,7 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
 
     As published: datasets, order of columns, dtypes, chunks as h5py picks them from the first write, gzip 4 for all
     but event_info, zeros up to 150 constituents, -1 where there is no track, cm. nConstituents is the number before
-    truncation to 150. event_info is (1, 1, event): run 1 says simulation. The 8 ParticleNet columns are NaN, as we
+    truncation to 150. event_info is (1, 1, event): run 1 says simulation, run 0 stands there for data. The 8 ParticleNet columns are NaN, as we
     have none; labels and the jet mass have no place in the format. d0 keeps the sign it has.
     Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses or that lack a
     field of the format.
@@ -144,7 +153,7 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with open_hdf5(path) as file:
         data = {name: _padded.Rows(path, values) for name, values in _datasets(path, file).items()}
-        about = SIMULATED if (data["event_info"](slice(0, 1))[:, 0] == 1).any() else PROVENANCE
+        about = _origin(data["event_info"](slice(0, 1))[:, 0])
         raw = ((here, {name: values(here) for name, values in data.items()}) for here in rows)
         for here, block in ahead(raw):
             try:
@@ -152,6 +161,14 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
             except ValueError as error:
                 raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             yield jets
+
+
+def _origin(runs: np.ndarray) -> dict:
+    """The provenance that the run of the first jet stands for."""
+    if not len(runs):
+        return UNKNOWN
+    known = {1: SIMULATED, 0: REWRITTEN}
+    return PROVENANCE if RUNS[0] <= runs[0] <= RUNS[1] else known.get(int(runs[0]), UNKNOWN)
 
 
 def _decode(block: dict, about: dict, tally: MutableMapping[str, int]) -> ak.Array:
@@ -204,6 +221,7 @@ def _encode(path: Path, jets: ak.Array) -> dict[str, np.ndarray]:
     ones = np.ones(len(counts), np.int64)
     tagging = np.full((len(counts), 13), np.nan, np.float32)
     tagging[:, :5] = np.stack([counts, *(columns[name] for name in TAUS)], axis=1)
-    return {"event_info": np.stack([ones, ones, columns["event"]], axis=1),
+    runs = ones * (J.provenance(jets).get("source") != "open data")
+    return {"event_info": np.stack([runs, ones, columns["event"]], axis=1),
             "jet_kinematics": np.stack([columns[name] for name in KINEMATICS], axis=1, dtype=np.float32),
             "PFCands": cands, "jet_tagging": tagging}

@@ -4,6 +4,7 @@
 Each panel has its drawing function beside it, which draws the same figure on a page without a kernel.
 """
 
+from jetnb.widgets.brushing import brush, draw_brush
 from jetnb.widgets.explorers import (
     BIN_WIDTHS,
     PT_STEPS,
@@ -16,8 +17,10 @@ from jetnb.widgets.explorers import (
     panel,
     to_png,
 )
+from jetnb.widgets.files import own_file, propose
 from jetnb.widgets.latents import draw_selection, latent_explorer
 from jetnb.widgets.monitor import LossPlot, draw_losses, loss_plot
 
-__all__ = ["BIN_WIDTHS", "PT_STEPS", "VIEWS", "LossPlot", "browse", "draw", "draw_jet", "draw_losses", "draw_selection",
-           "explore", "latent_explorer", "loss_plot", "message", "panel", "to_png"]
+__all__ = ["BIN_WIDTHS", "PT_STEPS", "VIEWS", "LossPlot", "browse", "brush", "draw", "draw_brush", "draw_jet",
+           "draw_losses", "draw_selection", "explore", "latent_explorer", "loss_plot", "message", "own_file", "panel",
+           "propose", "to_png"]
