@@ -4,12 +4,12 @@ Nothing here touches matplotlib's settings at import: call `use_style` once in a
 `with style():`. Every figure carries a stamp that says where its jets come from.
 """
 
-from jetnb.plots.distributions import by_class, field_grid, hist1d, histogram
+from jetnb.plots.distributions import by_class, field_grid, hist1d, histogram, points
 from jetnb.plots.latents import latent_map
 from jetnb.plots.looks import COLOURS, LINES, legend, look, panels, source, stamp, style, use_style, with_ratio
 from jetnb.plots.maps import MARKERS, eta_phi_map, jet_display, jet_image
 from jetnb.plots.results import learning_curve, reliability, roc_curve
 
 __all__ = ["COLOURS", "LINES", "MARKERS", "by_class", "eta_phi_map", "field_grid", "hist1d", "histogram",
-           "jet_display", "jet_image", "latent_map", "learning_curve", "legend", "look", "panels", "reliability",
-           "roc_curve", "source", "stamp", "style", "use_style", "with_ratio"]
+           "jet_display", "jet_image", "latent_map", "learning_curve", "legend", "look", "panels", "points",
+           "reliability", "roc_curve", "source", "stamp", "style", "use_style", "with_ratio"]
