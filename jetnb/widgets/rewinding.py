@@ -33,7 +33,8 @@ def draw_rewound(ax, jets, *, jet: int = 0, step: int = 0, z_cut: float = 0.1):
     says = ("soft drop stops here" if step == stop else "soft drop goes on" if stop is None or step < stop
             else "inside the groomed jet")
     plots.stamp(display, jets, note=f"jet {jet}")
-    plane.set_title(f"mass {now.mass:.0f} GeV, z = {now.z:.3f}, ΔR = {now.delta_r:.2f}: {says}", fontsize="small")
+    plane.set_title(f"mass {now.mass:.0f} GeV, z = {now.z:.3f}, ΔR = {now.delta_r:.2f}: {says}", fontsize="x-small",
+                    loc="right")
     return ax
 
 
@@ -59,9 +60,9 @@ def _draw_plane(ax, splittings, step, stop, z_cut) -> None:
     ax.scatter(across[seen], up[seen], 18, color=names.SLATE, label="undone")
     ax.scatter(across[step], up[step], 70, color=names.ORANGE, edgecolor="black", label="now")
     if stop is not None:
-        ax.scatter(across[stop], up[stop], 190, facecolor="none", edgecolor=names.RED, linewidth=2, label="soft drop")
+        ax.scatter(across[stop], up[stop], 190, facecolor="none", edgecolor=names.PURPLE, linewidth=2, label="soft drop")
     line = np.array([-1.0, 8.0])
-    ax.plot(line, np.log(z_cut * float(splittings.pt[0]) * RADIUS) - line, ":", color=names.RED,
+    ax.plot(line, np.log(z_cut * float(splittings.pt[0]) * RADIUS) - line, ":", color=names.PURPLE,
             label=f"z = {z_cut:.2f} of all pT")
     ax.set(xlim=(-1, 7), ylim=(-6, 6.5), xlabel=r"$\ln(R\,/\,\Delta R)$", ylabel=r"$\ln(k_T\,/\,\mathrm{GeV})$")
     ax.legend(loc="lower left", fontsize="x-small")

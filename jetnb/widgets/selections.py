@@ -34,7 +34,7 @@ def draw_cuts(ax, table, is_signal, jets, *, tau32_below: float = 0.5, window=(1
     below.plot(centres, (counts - found.curve) / np.sqrt(found.curve), "o", color="black", markersize=4)
     below.axhline(0, color=names.BLUE)
     for each in (main, below):
-        each.axvspan(*window, color=names.ORANGE, alpha=0.2, linewidth=0)
+        each.axvspan(*window, color=names.OLIVE, alpha=0.25, linewidth=0)
         each.set_xlim(EDGES[0], EDGES[-1])
     main.set(ylabel="jets / 10 GeV", ylim=(0, 1.45 * max(counts.max(), found.curve.max()) + 1), xticklabels=[])
     main.legend(loc="upper right", fontsize="small")
