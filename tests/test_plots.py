@@ -180,3 +180,5 @@ def test_points_lie_on_the_histogram_with_an_interval_even_at_none():
     _, ax = plt.subplots()
     plots.points(ax, values, field="mass", bins=(4, 0, 2), density=False, merge=2)
     assert ax.containers[0][0].get_ydata().tolist() == [2, 0.5]  # means, so on the lines of the finer histogram
+    with pytest.raises(ValueError, match="needs bins"):
+        plots.points(ax, values)

@@ -90,18 +90,24 @@ def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: 
     return ax
 
 
-def points(ax, values, *, field: names.Field | str, bins: tuple | None = None, density: bool = True, name: str = "",
-           label: str | None = None, colour: str | None = None, merge: int = 1):
+def points(ax, values, *, field: names.Field | str | None = None, bins: tuple | None = None, density: bool = True,
+           name: str = "", label: str | None = None, colour: str | None = None, merge: int = 1):
     """Draw the histogram of `values` (N,) as points over those of `hist1d`, each with its central Poisson interval.
 
-    field, bins, density: as there. name: in the legend, and a class or particle brings its colour; label and colour
+    field, bins, density: as there; bins alone do, since axes get no label here. name: in the legend, and a class or particle brings its colour; label and colour
     instead of these. merge: draw the mean of so many bins, where jets are few. A bin with no entry has an interval as well, from 0 up. Nothing is drawn where N = 0.
     Returns `ax`. Garwood, Biometrika 28 (1936) 437. Taught in notebook 03.
     """
     field = names.JET_FIELDS[field] if isinstance(field, str) else field
+    if field is None and bins is None:
+        raise ValueError("points needs bins = (n, low, high), or a field whose bins it takes")
     if not len(values):
         return ax
-    filled = histogram(values, field, bins=bins)[:: hist.rebin(merge)]
+    if field is None:
+        filled = hist.Hist(hist.axis.Regular(*bins)).fill(np.asarray(values, float))
+    else:
+        filled = histogram(values, field, bins=bins)
+    filled = filled[:: hist.rebin(merge)]
     counts, scale = filled.values(), (1 / len(values) if density else 1.0) / merge
     tail = (1 - LEVEL) / 2
     low = np.where(counts > 0, stats.chi2.ppf(tail, 2 * np.maximum(counts, 1)) / 2, 0.0)
