@@ -255,6 +255,52 @@ def softdrop(offsets, pt, rapidity, phi, momenta, z_cut, beta, radius, out):
             out[jet] = math.sqrt(max(_groomed_mass2(top, n, z_cut, beta, radius, nodes, parents), 0.0))
 
 
+@compiled
+def decluster(offsets, pt, rapidity, phi, momenta, out, n_steps, step):
+    """Undo Cambridge/Aachen along the harder branch, one row of out (T, 5) a splitting: delta_r, z, kt, mass, pt.
+
+    A jet of n constituents has at most n - 1 splittings, in the rows of its constituents; n_steps (N,) says how many.
+    step (T,): at which of them a constituent is in the softer branch, n_steps for the one that is left in the end.
+    """
+    nodes, parents, work, index = _room(offsets)
+    axes, stack = np.empty((N_AXES, N_AXES, 2)), np.empty(2 * _longest(offsets), np.int64)
+    for jet in range(len(n_steps)):
+        first = offsets[jet]
+        n = _start(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
+        n_steps[jet] = 0
+        if n == 0:
+            continue
+        top, k = _cluster(n, False, False, FAR, nodes, parents, work, index, axes, False), 0
+        while top >= n:
+            hard, soft = parents[top, 0], parents[top, 1]
+            hard_pt2 = nodes[hard, 0] ** 2 + nodes[hard, 1] ** 2
+            soft_pt2 = nodes[soft, 0] ** 2 + nodes[soft, 1] ** 2
+            if soft_pt2 > hard_pt2:
+                hard, soft, hard_pt2, soft_pt2 = soft, hard, soft_pt2, hard_pt2
+            apart = math.sqrt(_squared(_rapidity(hard_pt2, nodes[hard, 2], nodes[hard, 3]),
+                                       math.atan2(nodes[hard, 1], nodes[hard, 0]),
+                                       _rapidity(soft_pt2, nodes[soft, 2], nodes[soft, 3]),
+                                       math.atan2(nodes[soft, 1], nodes[soft, 0])))
+            px, py, pz, energy = nodes[top, 0], nodes[top, 1], nodes[top, 2], nodes[top, 3]
+            out[first + k, 0] = apart
+            out[first + k, 1] = math.sqrt(soft_pt2) / (math.sqrt(soft_pt2) + math.sqrt(hard_pt2))
+            out[first + k, 2] = math.sqrt(soft_pt2) * apart
+            out[first + k, 3] = math.sqrt(max((energy + pz) * (energy - pz) - px * px - py * py, 0.0))
+            out[first + k, 4] = math.sqrt(px * px + py * py)
+            stack[0], m = soft, 1
+            while m > 0:
+                m -= 1
+                node = stack[m]
+                if node < n:
+                    step[first + node] = k
+                else:
+                    stack[m], stack[m + 1] = parents[node, 0], parents[node, 1]
+                    m += 2
+            top, k = hard, k + 1
+        step[first + top] = k
+        n_steps[jet] = k
+
+
 @_compiled.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _triangles(n, link):
     """Sum over i < j < k of link[i, j] link[i, k] link[j, k]: sums in any order, and so several at a time."""

@@ -135,6 +135,30 @@ def images(jets: ak.Array, n_bins: int = 40, *, radius: float = 0.8, weights: st
     return result
 
 
+def decluster(jets: ak.Array) -> tuple[ak.Array, ak.Array]:
+    """Undo the Cambridge/Aachen clustering of each jet, splitting by splitting along the harder branch.
+
+    jets: N jets, of which the constituents alone are used, as in `compute`. Returns (splittings, step).
+    splittings: (N, n_splittings) records, the widest first: delta_r between the two branches, in rapidity and phi; z,
+    the share of the softer one in the sum of their pt; kt = delta_r times the pt of the softer one [GeV]; mass and pt
+    of the branch that splits [GeV]. Soft drop stops at the first with z > z_cut, and the mass there is its mass.
+    step: (N, n_constituents) int64, the number of the splitting whose softer branch holds the constituent,
+    n_splittings for the one that is left in the end. log(1/delta_r) and log(kt) are the primary Lund plane,
+    arXiv:1807.04758 (section 2). Raises `ValueError` as `compute` does. Taught in notebook 03.
+    """
+    splittings, steps = [], []
+    for block in _blocks(jets, None, False):
+        c = _constituents(*block)
+        counts, out = np.diff(c.offsets), np.zeros((len(c.pt), 5))
+        n_steps, step = np.zeros(len(counts), np.int64), np.zeros(len(c.pt), np.int64)
+        _kernels.decluster(c.offsets, c.pt, c.rapidity, c.phi, c.momenta, out, n_steps, step)
+        used = np.arange(len(c.pt)) - c.offsets[c.jet] < n_steps[c.jet]
+        columns = zip(("delta_r", "z", "kt", "mass", "pt"), out[used].T, strict=True)
+        splittings.append(ak.unflatten(ak.zip(dict(columns)), n_steps))
+        steps.append(ak.unflatten(step, counts))
+    return ak.concatenate(splittings), ak.concatenate(steps)
+
+
 def _fields(jets: ak.Array) -> list[str]:
     return ak.fields(jets.constituents) if "constituents" in ak.fields(jets) else []
 

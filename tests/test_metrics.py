@@ -234,3 +234,35 @@ def test_other_unfit_input_is_refused():
             metrics.fit_power_law(sizes, errors)
     with pytest.raises(ValueError, match="sigma of shape"):
         metrics.fit_power_law([1, 2, 3], [3, 2, 1], sigma=[1])
+
+
+def test_a_sideband_expects_what_is_there_and_knows_its_error():
+    rng, edges = np.random.default_rng(1), np.arange(0, 301, 10)
+    centre = (edges[1:] + edges[:-1]) / 2
+    mean = np.exp(4 - 0.0004 * (centre - 60) ** 2 / 2)  # a quadratic in the exponent: both curves can be it
+    inside, pulls = (centre > 100) & (centre < 140), []
+    for _ in range(300):
+        found = metrics.sideband(np.repeat(centre, rng.poisson(mean)), (100, 140), edges=edges, degree=2)
+        pulls.append([(found.expected - mean[inside].sum()) / found.error, found.pull])
+    pulls = np.array(pulls)
+    assert np.all(abs(pulls.mean(axis=0)) < 0.2)
+    assert np.all(abs(pulls.std(axis=0) - 1) < 0.15)
+    with_peak = metrics.sideband(np.append(np.repeat(centre, rng.poisson(mean)), np.full(100, 120.5)), (100, 140),
+                                 edges=edges, degree=2)
+    assert with_peak.pull > 3 and with_peak.seen == pytest.approx(mean[inside].sum() + 100, abs=50)
+
+
+@pytest.mark.parametrize(("window", "values", "said"), [
+    ((101, 140), np.arange(300), "two of the edges"), ((140, 100), np.arange(300), "two of the edges"),
+    ((20, 280), np.arange(300), "too few"), ((100, 140), np.full(9, 50.0), "too few")])
+def test_a_sideband_that_cannot_be_fitted_is_refused(window, values, said):
+    with pytest.raises(ValueError, match=said):
+        metrics.sideband(values, window, edges=np.arange(0, 301, 20))
+
+
+def test_closure_is_expected_over_true():
+    found = metrics.Sideband(50, 40.0, 4.0, np.ones(3), 3.0, 3)
+    closure = metrics.closure(found, 50)
+    assert closure.value == 0.8
+    assert closure.high - closure.value == pytest.approx(0.8 * np.sqrt(0.1**2 + 1 / 50))
+    assert np.isnan(metrics.closure(found, 0).value)

@@ -194,3 +194,25 @@ def test_a_jet_shows_each_constituent_once(jets):
     untyped = ak.with_field(jets, jets.constituents[["pt", "eta", "phi", "energy"]], "constituents")
     plots.jet_display(ax, untyped[0])
     assert ax.get_legend().get_texts()[0].get_text() == f"constituents ({jets[0].n_constituents})"
+
+
+def test_points_lie_on_the_histogram_with_an_interval_even_at_none():
+    values = np.repeat([0.5, 1.5], [4, 1])
+    _, ax = plt.subplots()
+    plots.points(ax, values, field="mass", bins=(3, 0, 3), density=False, name="TTBar")
+    drawn = ax.containers[0]
+    assert drawn[0].get_ydata().tolist() == [4, 1, 0]
+    low, high = np.array([segment[:, 1] for segment in drawn[2][0].get_segments()]).T
+    np.testing.assert_allclose(low, [2.09, 0.17, 0], atol=0.02)  # Garwood's, at 68 %
+    np.testing.assert_allclose(high, [7.16, 3.30, 1.84], atol=0.02)
+    assert drawn[0].get_color() == names.CLASSES["TTBar"].colour
+    assert drawn.get_label() == names.CLASSES["TTBar"].tex
+    _, ax = plt.subplots()
+    assert not plots.points(ax, values[:0], field="mass").containers
+    plots.points(ax, values, field="mass", bins=(3, 0, 3))
+    assert ax.containers[0][0].get_ydata()[0] == 4 / 5
+    _, ax = plt.subplots()
+    plots.points(ax, values, field="mass", bins=(4, 0, 2), density=False, merge=2)
+    assert ax.containers[0][0].get_ydata().tolist() == [2, 0.5]  # means, so on the lines of the finer histogram
+    with pytest.raises(ValueError, match="needs bins"):
+        plots.points(ax, values)

@@ -312,3 +312,38 @@ def test_cms_stores_one_pass_kt_axes_of_weighted_constituents():
             off[axes, weights] = np.quantile([abs(table[name] - jets[name]) for name in S.TAUS], 0.9)
     best = off.pop(("onepass_kt", "puppi_weight"))
     assert best < 1e-4 and min(off.values()) > 5 * best
+
+
+def test_undoing_a_jet_gives_the_splittings_of_fastjet(sample, sequence):
+    splittings, _ = S.decluster(sample)
+    expected = sequence.exclusive_jets_lund_declusterings(1)
+    assert len(splittings) == len(sample)
+    for field, name in (("delta_r", "Delta"), ("kt", "kt")):
+        ours, theirs = splittings[field], ak.flatten(expected[name], axis=2)
+        assert ak.all(ak.num(ours) == ak.num(theirs))
+        np.testing.assert_allclose(ak.flatten(ours), ak.flatten(theirs), rtol=1e-5, atol=1e-7)
+
+
+def test_soft_drop_is_where_the_softer_branch_is_hard_enough(sample):
+    splittings, step = S.decluster(sample)
+    for z_cut in (0.05, 0.1, 0.25):
+        first = ak.firsts(splittings[splittings.z > z_cut])
+        expected = S.compute(sample, "softdrop_mass", z_cut=z_cut)["softdrop_mass"]
+        found = ~ak.is_none(first)
+        np.testing.assert_allclose(first.mass[found], expected[found], atol=1e-6)
+    np.testing.assert_allclose(splittings.mass[:, 0], S.compute(sample, "mass")["mass"], atol=1e-6)
+    # what has not left before a splitting is the branch that splits there
+    for k in (1, 3):
+        deep = ak.num(splittings) > k
+        left = momenta(sample[deep])[step[deep] >= k]
+        px, py, pz, energy = (ak.to_numpy(ak.sum(left[name], axis=1)) for name in ("px", "py", "pz", "E"))
+        np.testing.assert_allclose(np.hypot(px, py), splittings.pt[deep][:, k], rtol=1e-6)
+        np.testing.assert_allclose(np.sqrt(np.maximum(energy**2 - px**2 - py**2 - pz**2, 0)),
+                                   splittings.mass[deep][:, k], rtol=1e-3, atol=2e-2)
+
+
+def test_a_jet_of_one_constituent_has_no_splitting():
+    splittings, step = S.decluster(make([(10.0, 0.0, 0.0)], [], [(30.0, 0.1, 0.0), (10.0, 0.4, 0.0)]))
+    assert ak.num(splittings).to_list() == [0, 0, 1]
+    assert step.to_list() == [[0], [], [1, 0]]
+    np.testing.assert_allclose([splittings[2, 0].delta_r, splittings[2, 0].z, splittings[2, 0].kt], [0.3, 0.25, 3.0])

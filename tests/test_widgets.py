@@ -346,3 +346,64 @@ def test_a_notebook_without_a_browser_does_not_stall(tmp_path):
     nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3",
                             resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert notebook.cells[-1].outputs[0].text == "after\n"
+
+
+def _spectrum(n=6000):
+    rng = np.random.default_rng(3)
+    mass = np.concatenate([60 + rng.exponential(60, n), rng.normal(172, 8, 150)])
+    return {"softdrop_mass": mass, "tau32": rng.uniform(0.2, 1, len(mass))}, np.arange(len(mass)) >= n
+
+
+def test_cuts_say_signal_background_closure_and_pull(jets):
+    table, truth = _spectrum()
+    _, ax = plt.subplots()
+    found = widgets.draw_cuts(ax, table, truth, jets, tau32_below=0.6, window=(150.0, 200.0), degree=1)
+    kept = (table["tau32"] < 0.6) & (table["softdrop_mass"] >= 150) & (table["softdrop_mass"] < 200)
+    text = ax.texts[0].get_text()
+    assert found.seen == kept.sum() and f"in the window: {found.seen}\n" in text
+    assert f"tops: {(kept & truth).sum()} of 150" in text and f"background: {(kept & ~truth).sum()} ±" in text
+    assert f"closure: {found.expected / (kept & ~truth).sum():.3f}" in text and found.pull > 3
+    assert len(ax.child_axes) == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("tau32_below", 0.7), ("window", (120.0, 180.0)), ("degree", 1)])
+def test_every_slider_of_the_cuts_changes_the_picture(jets, name, value):
+    panel = widgets.cuts(*_spectrum(), jets)
+    before = panel.image.value
+    panel.controls[name].value = value
+    assert panel.image.value != before
+
+
+def test_cuts_that_leave_too_little_say_so_in_the_picture(jets, monkeypatch):
+    said = []
+    monkeypatch.setattr(widgets.explorers, "message", lambda ax, text: said.append(text))
+    table, truth = _spectrum()
+    panel = widgets.cuts({key: values[:30] for key, values in table.items()}, truth[:30], jets)
+    panel.controls["tau32_below"].value = 0.3
+    assert "too few" in said[-1]
+
+
+def test_a_jet_is_rewound_splitting_by_splitting(jets):
+    splittings, step = substructure.decluster(jets[4:5])
+    for at in (0, 2):
+        _, ax = plt.subplots()
+        widgets.draw_rewound(ax, jets, jet=4, step=at)
+        display, plane = ax.child_axes
+        sizes = [len(drawn.get_offsets()) for drawn in display.collections]
+        expected = [int(np.sum(np.asarray(step[0]) > at)), int(np.sum(np.asarray(step[0]) == at)),
+                    int(np.sum(np.asarray(step[0]) < at))]
+        assert sizes == expected and sum(sizes) == jets[4].n_constituents
+        assert f"mass {splittings[0, at].mass:.0f} GeV" in plane.get_title()
+    panel = widgets.rewind(jets)
+    for name, value in (("step", 1), ("jet", 5), ("z_cut", 0.3)):
+        before = panel.image.value
+        panel.controls[name].value = value
+        assert panel.image.value != before, name
+
+
+def test_a_single_constituent_cannot_be_rewound(jets):
+    alone = jets[:1]
+    alone["constituents"] = alone.constituents[:, :1]
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match="single constituent"):
+        widgets.draw_rewound(ax, alone)

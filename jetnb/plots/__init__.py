@@ -4,7 +4,7 @@ Nothing here touches matplotlib's settings at import: call `use_style` once in a
 `with style():`. Every figure carries a stamp that says where its jets come from.
 """
 
-from jetnb.plots.distributions import by_class, field_grid, hist1d, histogram
+from jetnb.plots.distributions import by_class, field_grid, hist1d, histogram, points
 from jetnb.plots.latents import latent_map
 from jetnb.plots.looks import COLOURS, LINES, NEUTRAL, legend, look, panels, source, stamp, style, use_style, with_ratio
 from jetnb.plots.maps import BORDERS, MARKERS, borders, eta_phi_map, jet_display, jet_image, n_pixels
@@ -12,5 +12,5 @@ from jetnb.plots.results import learning_curve, reliability, roc_curve
 
 __all__ = ["BORDERS", "COLOURS", "LINES", "MARKERS", "NEUTRAL", "borders", "by_class", "eta_phi_map",
            "field_grid", "hist1d", "histogram", "jet_display", "jet_image", "latent_map", "learning_curve",
-           "legend", "look", "n_pixels", "panels", "reliability", "roc_curve", "source", "stamp", "style",
+           "legend", "look", "n_pixels", "panels", "points", "reliability", "roc_curve", "source", "stamp", "style",
            "use_style", "with_ratio"]

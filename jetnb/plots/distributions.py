@@ -9,11 +9,13 @@ import hist
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from scipy import stats
 
 from jetnb import names
 from jetnb.plots.looks import LINES, legend, look, panels, stamp
 
 NONE_SEEN = 1.841  # upper end of the central 68.3 % interval of a count of zero, PDG review of statistics
+LEVEL = 0.6827  # of an error bar
 
 
 def by_class(jets, field: str, *, constituents: bool = False) -> dict[str, np.ndarray]:
@@ -108,6 +110,35 @@ def _from_one_entry(ax, fills: Iterable[hist.Hist], density: bool) -> None:
     steps = [(1 / one.sum(flow=True) if density else 1.0) for one in fills if one.sum(flow=True)]
     if steps and all(np.array_equal(one.values(), one.variances()) for one in fills):
         ax.set_ylim(bottom=0.5 * min(steps))
+
+
+def points(ax, values, *, field: names.Field | str | None = None, bins: tuple | None = None, density: bool = True,
+           name: str = "", label: str | None = None, colour: str | None = None, merge: int = 1):
+    """Draw the histogram of `values` (N,) as points over those of `hist1d`, each with its central Poisson interval.
+
+    field, bins, density: as there; bins alone do, since axes get no label here. name: in the legend, and a class or
+    particle brings its colour; label and colour instead of these. merge: draw the mean of so many bins, where jets are
+    few. A bin with no entry has an interval as well, from 0 up. Nothing is drawn where N = 0. Returns `ax`. Garwood, Biometrika 28 (1936) 437. Taught in notebook 03.
+    """
+    field = names.JET_FIELDS[field] if isinstance(field, str) else field
+    if field is None and bins is None:
+        raise ValueError("points needs bins = (n, low, high), or a field whose bins it takes")
+    if not len(values):
+        return ax
+    if field is None:
+        filled = hist.Hist(hist.axis.Regular(*bins)).fill(np.asarray(values, float))
+    else:
+        filled = histogram(values, field, bins=bins)
+    filled = filled[:: hist.rebin(merge)]
+    counts, scale = filled.values(), (1 / len(values) if density else 1.0) / merge
+    tail = (1 - LEVEL) / 2
+    low = np.where(counts > 0, stats.chi2.ppf(tail, 2 * np.maximum(counts, 1)) / 2, 0.0)
+    high = stats.chi2.isf(tail, 2 * counts + 2) / 2
+    tex, known = look(name, 0)
+    ax.errorbar(filled.axes[0].centers, counts * scale, [(counts - low) * scale, (high - counts) * scale],
+                fmt="o", color=colour or known, markersize=3.5, linewidth=1, markeredgecolor="black",
+                markeredgewidth=0.5, label=label or tex)
+    return ax
 
 
 def _dress(ax, lowest, field, edges, what, log) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -39,16 +39,19 @@ def learning_curve(ax, curves: Mapping[str, tuple], *, label: str = "error", noi
     return ax
 
 
-def roc_curve(ax, curves: Mapping[str, tuple], *, points: Mapping[str, object] | None = None, lowest: float = 0.0):
+def roc_curve(ax, curves: Mapping[str, tuple], *, points: Mapping[str, object] | None = None, lowest: float = 0.0,
+              colours: Sequence[str] | None = None):
     """Draw background rejection (logarithmic) against signal efficiency, with that of random guessing.
 
     curves: {name: (signal efficiency (K,), background efficiency (K,), ...)}, such as `metrics.roc` returns; drawn as
     far as background passes. points: {name of a curve: what `metrics.rejection` returns}; several points make a band,
     one makes an error bar, and where no background passes an arrow shows the lower bound. lowest: where the axis of
-    the signal efficiency begins. Returns `ax`. Taught in notebook 03.
+    the signal efficiency begins. colours: one for each curve, else those of `look`. Returns `ax`. Taught in
+    notebook 03.
     """
     for index, (name, (signal, background, *_)) in enumerate(curves.items()):
         tex, colour = look(name, index)
+        colour = colours[index] if colours else colour
         drawn = (background > 0) & (signal >= lowest)
         ax.plot(signal[drawn], 1 / background[drawn], color=colour, linestyle=LINES[index % len(LINES)], label=tex)
         if points and name in points:

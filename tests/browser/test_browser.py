@@ -13,7 +13,7 @@ import pytest
 
 from jetnb import runner
 
-START, DETECTOR = "00_start_here.ipynb", "02_detector_in_the_jets.ipynb"
+START, DETECTOR, SUBSTRUCTURE = "00_start_here.ipynb", "02_detector_in_the_jets.ipynb", "03_substructure.ipynb"
 SCREENSHOTS = runner.ROOT / "data" / "derived" / "screenshots"
 MISSING = ("Chromium (apt install chromium, or name it in JETNB_CHROMIUM)" if not lab_driver.CHROMIUM
            else "playwright (pip install 'jetnb[browser]')" if not importlib.util.find_spec("playwright") else "")
@@ -60,4 +60,17 @@ def test_the_explorer_follows_its_slider_and_its_menu(lab, tmp_path):
         assert browser.changes(lambda: browser.press("ArrowRight"))
         browser.settle()
         browser.page.screenshot(path=SCREENSHOTS / "02_after_slider_and_menu.png")
+        assert browser.outside == []
+
+
+def test_a_jet_is_rewound_and_a_cut_moved_by_their_sliders(lab, tmp_path):
+    with lab_driver.reader(lab, f"notebooks/{SUBSTRUCTURE}", profile=tmp_path) as browser:
+        check_a_run(browser, SUBSTRUCTURE)
+        assert browser.changes(lambda: browser.press("ArrowRight"))  # the splittings of the first panel
+        browser.settle()
+        browser.page.screenshot(path=SCREENSHOTS / "03_after_rewinding.png")
+        before = browser.picture(1)
+        browser.press("ArrowRight", slider=3)  # after the three of the first panel
+        assert browser.becomes_another(before, 1)
+        browser.page.screenshot(path=SCREENSHOTS / "03_after_a_cut.png")
         assert browser.outside == []
