@@ -393,7 +393,7 @@ def test_a_jet_is_rewound_splitting_by_splitting(jets):
         expected = [int(np.sum(np.asarray(step[0]) > at)), int(np.sum(np.asarray(step[0]) == at)),
                     int(np.sum(np.asarray(step[0]) < at))]
         assert sizes == expected and sum(sizes) == jets[4].n_constituents
-        assert f"mass {splittings[0, at].mass:.0f} GeV" in plane.get_title()
+        assert f"mass {splittings[0, at].mass:.0f} GeV" in plane.get_title(loc="right")
     panel = widgets.rewind(jets)
     for name, value in (("step", 1), ("jet", 5), ("z_cut", 0.3)):
         before = panel.image.value
