@@ -215,6 +215,7 @@ def run(tasks: list[tuple[str, Path, bool]]) -> list[str]:
             raise RuntimeError(f"the process that reads damaged files failed: {done.stderr[-2000:]}")
         if done.returncode < 0:
             ended = signal.Signals(-done.returncode).name
+            outcomes[len(tasks) - 1:] = []  # it may have ended after the last one, for what an earlier one did
             outcomes.append("hang" if ended == "SIGALRM" else f"crash: {ended}")
     return outcomes
 

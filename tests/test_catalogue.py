@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import multiprocessing
+import os
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -271,3 +273,17 @@ def test_verify_shipped(data):
     (data / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match="SHA256SUMS is missing"):
         catalogue.verify_shipped()
+
+
+def test_what_is_no_plain_file_is_refused_without_opening_it(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for path, what in ((tmp_path / "fifo", "a FIFO|a pipe"), (tmp_path / "folder", "a folder"),
+                       (Path("/dev/zero"), "a device")):
+        for use in (catalogue.open_store, catalogue.load, lambda path: catalogue.load("aoj", path),
+                    lambda path: catalogue.convert(path, tmp_path / "store")):
+            with pytest.raises(ValueError, match=f"{path}.*({what})"):
+                use(path)
+        report = jetnb.check(path)
+        assert not report.ok and str(path) in str(report)
+    assert not (tmp_path / "store").exists()

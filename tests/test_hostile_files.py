@@ -401,6 +401,28 @@ def bombs(path, kind):
         rewritten(path, name, None, shape=shape, dtype=h5py.vlen_dtype("f4"))
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_fields_that_overlap_are_refused(tmp_path, nested):
+    """A float of four bytes whose exponent only a double can hold: read, it would be written over what comes next."""
+    odd, table = h5py.h5t.IEEE_F32LE.copy(), h5py.h5t.create(h5py.h5t.COMPOUND, 8)
+    odd.set_ebias(254)
+    table.insert(b"a", 0, odd)
+    table.insert(b"b", 4, h5py.h5t.IEEE_F32LE)
+    if nested:
+        outer = h5py.h5t.create(h5py.h5t.COMPOUND, 16)
+        outer.insert(b"x", 0, h5py.h5t.array_create(table, (2,)))
+        table = outer
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5py.h5d.create(file.id, b"jets", table, h5py.h5s.create_simple((3,)))
+        file["good"] = np.zeros(3, [("a", "f4"), ("b", "i8", (2,))])
+        file["padded"] = np.zeros(3, np.dtype({"names": ["a", "b"], "formats": ["f4", "?"], "offsets": [8, 2]}))
+    with h5py.File(tmp_path / "a.h5") as file:
+        with pytest.raises(ValueError, match="a.h5: dataset 'jets' is .*whose fields overlap.*download it again"):
+            _padded.need(tmp_path / "a.h5", file, "jets", (), "V", "a test")
+        for name in ("good", "padded"):
+            _padded.need(tmp_path / "a.h5", file, name, (), "V", "a test")
+
+
 @pytest.mark.parametrize("kind, message", {
     "rows never written": "claims 1,099,511,627,776 rows", "slots": "a jet has at most", "chunk size": "has chunks of",
     "gzip": "a chunk of 3840 bytes has more", "gzip after shuffle": "a chunk of 3840 bytes has more",

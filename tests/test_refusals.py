@@ -7,6 +7,7 @@ from pathlib import Path
 import damage
 import pytest
 import test_root_formats
+
 from jetnb import jets as J
 from jetnb.readers import identify
 

@@ -61,6 +61,8 @@ def _believe(path, name: str, data: h5py.Dataset) -> None:
         refuse(f"has rows of shape {shape[1:]}, {row:,} bytes each; a jet has at most {SLOTS:,} constituents")
     if len(shape) and len(data) * max(row, 1) > UNWRITTEN + MOST * size:
         refuse(f"claims {len(data):,} rows of {row:,} bytes, but the file has {size:,} bytes in all")
+    if _overlap(dtype):
+        refuse(f"is {shown(dtype)}, whose fields overlap")
     if data.id.get_type().detect_class(h5py.h5t.VLEN):
         refuse("has lists or texts of any length, which no format of jets has")
     made = data.id.get_create_plist()
@@ -76,6 +78,20 @@ def _believe(path, name: str, data: h5py.Dataset) -> None:
             raise ValueError(f"{path}: dataset {name!r} is compressed by {words.decode(errors='replace')!r:.80} "
                              f"({code}), which is not read; of {', '.join(FILTERS.values())} make it one: "
                              "`h5repack -f GZIP=4 old.h5 new.h5`")
+
+
+def _overlap(dtype: np.dtype) -> bool:
+    """Whether fields of a structured type share bytes, or end beyond it.
+
+    h5py takes the nearest type of numpy for a number of another form, such as a float of four bytes with a wider
+    exponent, at the place that it has in the file; if that is longer, HDF5 writes beyond the end of the array.
+    """
+    if dtype.subdtype:
+        return _overlap(dtype.subdtype[0])
+    fields = (dtype.fields or {}).values()
+    places = sorted((at, at + kind.itemsize) for kind, at, *_ in fields)
+    pairs = itertools.pairwise([*places, (dtype.itemsize, None)])
+    return any(end > start for (_, end), (start, _) in pairs) or any(_overlap(kind) for kind, *_ in fields)
 
 
 def blocks(data: h5py.Dataset, block_size: int, start: int = 0, stop: int | None = None) -> list[slice]:
