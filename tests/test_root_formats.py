@@ -421,11 +421,16 @@ def damaged(whole, rng):
     return bytes(hurt[:at + 1] if how == 4 else hurt)
 
 
+def versions_known() -> dict[str, dict]:
+    return {name: dict(kind.known_versions) for name, kind in uproot.classes.items() if hasattr(kind, "known_versions")}
+
+
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kind in ALL if name not in (
     "JetClass-II", "CMS 2017", "CMS v15")])  # the same readers as others
 def test_damaged_files_give_good_jets_or_a_sentence_with_their_name(tmp_path, name, kind):
     """200 files of a format that has both kinds: a TTree takes uproot five times as long."""
     reader, tree, columns = FORMATS[name]
+    known = versions_known()
     codec = list(CODECS.values())[1 + ALL.index((name, kind)) % 4]
     whole = write(tmp_path / "a.root", tree, {key: values[:6] for key, values in columns().items()}, kind,
                   compression=codec, pieces=2).read_bytes()
@@ -440,3 +445,4 @@ def test_damaged_files_give_good_jets_or_a_sentence_with_their_name(tmp_path, na
                 assert path.name in str(error)
                 assert not isinstance(error.__cause__, MemoryError), f"{path} asked for more than 2 GiB"
         path.unlink()
+    assert versions_known() == known, "what a damaged file says of a class is taken for the next file"

@@ -84,6 +84,18 @@ class Tree:
         return _root_pages.Columns(stream, self._fields, list(names))
 
 
+def _own_classes() -> dict[str, type]:
+    """The classes of uproot, with versions of their own.
+
+    uproot adds what a file says of a class to the versions that it knows; those of a damaged file would be taken for
+    the next file as well.
+    """
+    import uproot
+
+    return {name: type(kind.__name__, (kind,), {"known_versions": dict(kind.known_versions)})
+            if issubclass(kind, uproot.model.DispatchByVersion) else kind for name, kind in uproot.classes.items()}
+
+
 class _File:
     """The trees of a ROOT file, each read once. No file is held open: uproot opens it for each piece that it reads."""
 
@@ -91,8 +103,7 @@ class _File:
         import uproot  # here, because it takes a second
 
         self.path, self._trees = path, {}
-        # Classes that the file describes stay its own: those of a damaged file would be taken for the next one, too.
-        self._directory = uproot.open(path, object_cache=None, array_cache=None, custom_classes=dict(uproot.classes))
+        self._directory = uproot.open(path, object_cache=None, array_cache=None, custom_classes=_own_classes())
 
     def found(self) -> list[str]:
         """What lies at the top of the file, and in folders there."""
