@@ -38,7 +38,8 @@ def sideband(values, window: tuple[float, float], *, edges, degree: int = 3) -> 
     `degree` in its centre, fitted to the bins outside the window by the Poisson likelihood, so that empty bins count.
     `error` is that of the fit: it knows nothing of a spectrum that is no such curve, which only truth can tell.
     Raises `ValueError` where the window does not end at bin edges, where no more bins are left than the fit has
-    parameters, where fewer than `degree` + 1 of them have entries, and where the fit does not settle. Baker and Cousins, NIM 221 (1984) 437.
+    parameters, where fewer than `degree` + 1 of them have entries, and where the fit does not settle. Baker and
+    Cousins, NIM 221 (1984) 437.
 
     >>> falling = 300 * np.random.default_rng(1).beta(1, 4, 4000)
     >>> sideband(falling, (100, 140), edges=np.arange(0, 301, 20))

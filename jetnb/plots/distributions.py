@@ -14,8 +14,8 @@ from scipy import stats
 from jetnb import names
 from jetnb.plots.looks import LINES, legend, look, panels, stamp
 
-NONE_SEEN = 1.841  # upper end of the central 68.3 % interval of a count of zero, PDG review of statistics
 LEVEL = 0.6827  # of an error bar
+NONE_SEEN = stats.chi2.isf((1 - LEVEL) / 2, 2) / 2  # upper end of the central interval of a count of zero: 1.84
 
 
 def by_class(jets, field: str, *, constituents: bool = False) -> dict[str, np.ndarray]:
@@ -47,9 +47,9 @@ def histogram(values, field: names.Field, *, bins: tuple | None = None) -> hist.
 def hist1d(ax, values: Mapping[str, object], *, field: names.Field | str, bins: tuple | None = None,
            density: bool = True, log: bool = False, counted: str = "jets", ratio_ax=None, with_legend: bool = True,
            dotted: Iterable[str] = (), colours: Sequence[str] | None = None):
-    """Overlay one histogram per entry of `values`, each with its sqrt(N) band; among filled bins that of an empty one goes up to 1.84.
+    """Overlay one histogram per entry of `values`, each with its sqrt(N) band.
 
-    1.84 is the number of which one expects none in 16 % of all cases, the upper end of the central 68 % interval.
+    Among filled bins the band of an empty one goes up to 1.84, the upper end of the central 68 % interval of none.
 
     values: {name: (N,) array or hist.Hist}; a name in `names.CLASSES` or `names.PARTICLES` brings its colour and TeX.
     field: a row of `names`, or the name of a jet field; bins: (n, low, high) instead of the row's.
@@ -118,7 +118,8 @@ def points(ax, values, *, field: names.Field | str | None = None, bins: tuple | 
 
     field, bins, density: as there; bins alone do, since axes get no label here. name: in the legend, and a class or
     particle brings its colour; label and colour instead of these. merge: draw the mean of so many bins, where jets are
-    few. A bin with no entry has an interval as well, from 0 up. Nothing is drawn where N = 0. Returns `ax`. Garwood, Biometrika 28 (1936) 437. Taught in notebook 03.
+    few. A bin with no entry has an interval as well, from 0 up. Nothing is drawn where N = 0. Returns `ax`.
+    Garwood, Biometrika 28 (1936) 437. Taught in notebook 03.
     """
     field = names.JET_FIELDS[field] if isinstance(field, str) else field
     if field is None and bins is None:

@@ -113,8 +113,8 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
 
     As published: datasets, order of columns, dtypes, chunks as h5py picks them from the first write, gzip 4 for all
     but event_info, zeros up to 150 constituents, -1 where there is no track, cm. nConstituents is the number before
-    truncation to 150. event_info is (1, 1, event): run 1 says simulation, run 0 stands there for data. The 8 ParticleNet columns are NaN, as we
-    have none; labels and the jet mass have no place in the format. d0 keeps the sign it has.
+    truncation to 150. event_info is (1, 1, event): run 1 says simulation, run 0 stands there for data. The
+    8 ParticleNet columns are NaN, as we have none; labels and the jet mass have no place in the format. d0 keeps the sign it has.
     Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses or that lack a
     field of the format.
     """

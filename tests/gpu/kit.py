@@ -1,4 +1,4 @@
-"""What the battery needs on a machine with torch for CUDA and the usual scientific packages, but no network: one archive.
+"""What the battery needs on a machine with torch for CUDA, the usual packages and no network: one archive.
 
     python tests/gpu/kit.py KIT.tar.xz [--python 3.12]        # here, with a network: 12 MB
     mkdir SITE && tar xJf KIT.tar.xz -C SITE                  # there
@@ -6,7 +6,8 @@
     python tests/gpu/battery.py --out OUT --parts numerics simulate speed generate processes train
 
 The archive holds awkward, vector, uproot, FastJet and Pythia 8 as wheels unpack, without documentation and parton
-densities that no recipe uses. numpy, scipy, numba, h5py, pyarrow, scikit-learn, lightning and safetensors must be there.
+densities that no recipe uses. numpy, scipy, numba, h5py, pyarrow, scikit-learn, lightning and safetensors must be
+there.
 """
 
 from __future__ import annotations
