@@ -287,3 +287,9 @@ def test_what_is_no_plain_file_is_refused_without_opening_it(tmp_path):
         report = jetnb.check(path)
         assert not report.ok and str(path) in str(report)
     assert not (tmp_path / "store").exists()
+
+
+def test_every_shipped_checkpoint_is_among_the_checksums():
+    listed = {line.split()[1] for line in (catalogue.DATA / "SHA256SUMS").read_text().splitlines()}
+    found = {path.relative_to(catalogue.DATA).as_posix() for path in catalogue.DATA.glob("checkpoints/**/*.safetensors")}
+    assert len(found) > 7 and found <= listed

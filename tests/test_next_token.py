@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import jetnb
-from jetnb import checkpoints, plots, pretraining, substructure, training
+from jetnb import catalogue, checkpoints, plots, pretraining, substructure, training
 from jetnb.__main__ import main
 from jetnb.jets import provenance
 from jetnb.models import tokenizer
@@ -114,3 +114,10 @@ def test_from_the_command_line(tmp_path, capsys):
                   ["pretrain", "tokens", "aoj", *small, "--codes", codes, "--out", codes]):
         assert main(wrong) == 2
         assert "--codes: omnijet needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codes", ["vqvae", "kmeans"])
+def test_generators_made_on_a_gpu_draw_jets_here(codes):
+    model, _ = next_token.load(catalogue.DATA / "checkpoints" / "h200" / f"omnijet-aoj-{codes}")
+    drawn = model.draw(32, seed=1, provenance=jetnb.load("aoj").attrs["jetnb"], progress=False)
+    assert 200 < np.median(drawn.pt) < 600 and 20 < np.mean(drawn.n_constituents) < 90

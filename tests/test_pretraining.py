@@ -124,3 +124,10 @@ def test_the_shipped_encoder_is_better_than_a_random_one_on_jets_of_another_samp
         z = [latent.embed(one, part) for part in data]
         found[name] = latent.knn(z[0], known.label, z[1], asked.label, k=20).accuracy
     assert found["pretrained"].low > found["random"].high
+
+
+@pytest.mark.parametrize("name", ["jetclr", "supervised"])
+def test_encoders_made_on_a_gpu_load_here(name):
+    encoder, card = pretraining.load(DATA / "checkpoints" / "h200" / name)
+    data = pretraining.particles(few(20))
+    assert encoder(*data[np.arange(20)][:2])[1].isfinite().all() and card["trained"]["steps"] > 5000
