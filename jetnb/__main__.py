@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from the first part; all without")
     pretrain.add_argument("--codes", type=Path, metavar="DIR", help="for omnijet: the checkpoint of the tokenizer")
     pretrain.add_argument("--turn", action="store_true", help="for omnijet: turn jets about their axes in training")
+    pretrain.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
+                          help="for tokens: settings of the tokenizer, e.g. n_codes=8192 context=features (k-means)")
+    pretrain.add_argument("--accelerator", default="auto", help="cpu, cuda, ...; what there is without")
     pretrain.add_argument("--steps", type=int, required=True, metavar="N")
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
@@ -80,7 +83,10 @@ def _pretrain(args) -> int:
     import numpy as np
 
     from jetnb import catalogue, jets, pretraining
+    from jetnb.models import tokenizer
 
+    if args.set and args.strategy != "tokens":
+        raise ValueError(f"--set: {args.strategy} has no settings here; leave it out")
     if args.turn and args.strategy != "omnijet":
         raise ValueError(f"--turn: {args.strategy} does not know it; leave it out")
     if (args.codes is None) == (args.strategy == "omnijet"):
@@ -92,17 +98,35 @@ def _pretrain(args) -> int:
     made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(part)}
             for part, about in zip(samples, map(jets.provenance, samples), strict=True)]
     card = {"drawn_from": made, "split": list(args.split)}
-    options = dict(seed=args.seed, steps=args.steps, batch_size=args.batch_size, lr=args.lr, resume=True, card=card)
+    options = dict(seed=args.seed, steps=args.steps, batch_size=args.batch_size, lr=args.lr, resume=True, card=card,
+                   accelerator=args.accelerator)
     if args.strategy == "jetclr":
         history = pretraining.jetclr(train, args.out, **options)
     else:
         options["validation"] = validation if len(validation) else None
-        history = (pretraining.tokens(train, args.out, **options) if args.strategy == "tokens" else
-                   pretraining.omnijet(train, args.out, codes=args.codes, turn=args.turn, **options))
+        if args.strategy == "tokens":
+            settings = {**tokenizer.LAPTOP, **dict(map(_setting, args.set))}
+            history = pretraining.tokens(train, args.out, settings=settings, **options)
+        else:
+            history = pretraining.omnijet(train, args.out, codes=args.codes, turn=args.turn, **options)
     if history.reason == "interrupted":
         raise KeyboardInterrupt
-    print(f"{history.reason}: loss {history.epochs[-1]['loss']:.3f} in {args.out}")
+    loss = f"loss {history.epochs[-1]['loss']:.3f}" if history.epochs else "nothing to train"
+    print(f"{history.reason}: {loss}, in {args.out}")
     return 0
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Name and value of KEY=VALUE, where the value is read as JSON if it can be."""
+    import json
+
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"--set: {text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def _data(args) -> int:

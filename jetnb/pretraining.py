@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import awkward as ak
 import torch
@@ -70,6 +71,10 @@ def tokens(jets: ak.Array, path, *, seed: int, validation: ak.Array | None = Non
                   for part in (jets, validation))
     model = tokenizer.build(settings, seed=seed).fit(data, seed=seed)
     card = {"strategy": "VQ-VAE, arXiv:2403.05618", "tokenizer": dict(settings), **_about(jets), **(card or {})}
+    if not list(model.parameters()):  # context "features": k-means has found all there is
+        if not Path(path).exists() or not options.get("resume"):
+            checkpoints.save(path, model, {**card, "strategy": "k-means of constituents", "trained": {}})
+        return History(reason="finished")
     return training.fit(model, data, validation=held, path=path, seed=seed, card=card, **options)
 
 

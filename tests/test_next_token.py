@@ -116,8 +116,22 @@ def test_from_the_command_line(tmp_path, capsys):
         assert "--codes: omnijet needs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("codes", ["vqvae", "kmeans"])
-def test_generators_made_on_a_gpu_draw_jets_here(codes):
-    model, _ = next_token.load(catalogue.DATA / "checkpoints" / "h200" / f"omnijet-aoj-{codes}")
+@pytest.mark.parametrize("name", ["omnijet-aoj", "omnijet-aoj-vqvae"])
+def test_shipped_generators_draw_jets(name):
+    model, _ = next_token.load(catalogue.DATA / "checkpoints" / name)
     drawn = model.draw(32, seed=1, provenance=jetnb.load("aoj").attrs["jetnb"], progress=False)
     assert 200 < np.median(drawn.pt) < 600 and 20 < np.mean(drawn.n_constituents) < 90
+
+
+def test_the_command_line_makes_tokens_by_k_means(tmp_path, capsys):
+    codes, out = str(tmp_path / "codes"), str(tmp_path / "omnijet")
+    words = ["aoj", "--jets", "60", "--steps", "1", "--batch-size", "32", "--seed", "1", "--out"]
+    assert main(["pretrain", "tokens", *words, codes, "--set", "n_codes=64", "context=features"]) == 0
+    assert "nothing to train" in capsys.readouterr().out
+    assert tokenizer.load(codes)[1]["strategy"] == "k-means of constituents"
+    assert main(["pretrain", "omnijet", *words, out, "--codes", codes]) == 0
+    assert next_token.load(out)[1]["next_token"]["tokenizer"]["n_codes"] == 64
+    assert main(["pretrain", "tokens", *words, codes + "2", "--set", "n_codes"]) == 2
+    assert "'n_codes' is not KEY=VALUE" in capsys.readouterr().err
+    assert main(["pretrain", "jetclr", *words, codes + "2", "--set", "n_codes=4"]) == 2
+    assert "--set: jetclr has no settings here" in capsys.readouterr().err
