@@ -54,6 +54,9 @@ SAMPLES = {sample.name: sample for sample in (
     Sample("aoj", 20_000, "simulated QCD jets and top quarks as in a CMS jet trigger, with pile-up: "
            "R=0.8, pt > 300 GeV, |eta| < 2.5",
            "Aspen Open Jets, arXiv:2412.10504, doi:10.25592/uhhfdm.16505", "aoj"),
+    Sample("aoj_all", 500, "simulated jets as in aoj, with all candidates within 0.8 of the axis, also those "
+           "that PUPPI gives no weight",
+           "Aspen Open Jets before PUPPI, which is not public", "aoj"),
     Sample("jetclass", 20_000, "simulated jets of ten classes without pile-up: R=0.8, pt 500 to 1000 GeV, "
            "|eta| < 2",
            "JetClass, arXiv:2202.03772, doi:10.5281/zenodo.6619768", "jetclass"),

@@ -34,9 +34,9 @@ def data(toy_jets, tmp_path, monkeypatch):
 
 
 def test_samples_say_what_they_are():
-    assert list(catalogue.SAMPLES) == ["aoj", "jetclass", "toptagging", "hh4b", "pileup"]
+    assert list(catalogue.SAMPLES) == ["aoj", "aoj_all", "jetclass", "toptagging", "hh4b", "pileup"]
     for name, sample in catalogue.SAMPLES.items():
-        assert sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets > 1000
+        assert sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets >= 500
         assert sample.licence == "CC-BY-4.0" and sample.citation and sample.imitates
         assert "simulated" in sample.description
 

@@ -102,3 +102,15 @@ def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones(of_today):
         spread.append(np.quantile(np.log(np.array(c.pt)[inside] / nearest[inside]), [0.16, 0.5, 0.84]))
     assert spread[1] == pytest.approx(spread[0], abs=0.15)
     assert np.ptp(spread[0]) > 0.35
+
+
+def test_hard_scatter_jets_of_shipped_pileup_have_the_tracks_of_published_ones(of_today):
+    """137 jets of ATLAS simulation; pile-up jets there lie in busier events and have hard-scatter tracks, ours do not."""
+    some = dict(pt_range=(15, 60), eta_max=2)
+    samples = real("PHYSLITE_example.root"), of_today("pileup")
+    rows, separation = realism.compare(*(realism.features(realism.select(s, "hard_scatter", **some)) for s in samples),
+                                       seed=1)
+    found = {row.feature: row for row in rows}
+    assert separation.area < 0.66
+    for name in realism.BY_TRACKS:
+        assert found[name].ours == pytest.approx(found[name].real, abs=0.05) and found[name].ks < 0.2

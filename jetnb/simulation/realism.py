@@ -17,6 +17,7 @@ import numpy as np
 from .. import catalogue, distances, jets, metrics, substructure
 
 HIGH_LEVEL = ("pt", "mass", "softdrop_mass", "tau1", "tau21", "tau32", "d2", "n_constituents", "ptd", "girth")
+BY_TRACKS = ("rpt", "corr_jvf")  # of jets whose constituents are not all stored
 RANKS = (1, 3, 10, 20, 30)  # constituents by falling pt
 CONES = (0.1, 0.2, 0.4)
 N_FLOORS = 20
@@ -39,8 +40,8 @@ class Row(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """Area under the ROC curve of boosted trees on HIGH_LEVEL, real against ours, cross-validated; its statistical
-    error; and mean and spread of the area between simulated jets, in samples of the same sizes."""
+    """Area under the ROC curve of boosted trees on HIGH_LEVEL, or BY_TRACKS, real against ours, cross-validated; its
+    statistical error; and mean and spread of the area between simulated jets, in samples of the same sizes."""
 
     name: str
     area: float
@@ -53,7 +54,10 @@ class Separation(NamedTuple):
 
 def features(sample: ak.Array) -> dict[str, np.ndarray]:
     """Numbers of each jet (N,) that can be compared: HIGH_LEVEL, the pt of some constituents [GeV], how pt is spread,
-    and where they are there the share of charged constituents, impact parameters [mm] and PUPPI weights."""
+    and where they are there the share of charged constituents, impact parameters [mm] and PUPPI weights. Of jets with
+    stored BY_TRACKS only these, pt [GeV] and the number of vertices."""
+    if set(BY_TRACKS) <= set(sample.fields):
+        return {name: np.asarray(sample[name], float) for name in ("pt", "n_vertices", *BY_TRACKS)}
     weight = "puppi_weight" if "puppi_weight" in sample.constituents.fields else None
     table = substructure.compute(sample, HIGH_LEVEL, weights=weight)
     c = sample.constituents
@@ -109,7 +113,8 @@ def compare(real: dict, ours: dict, *, seed: int, name: str = "all") -> tuple[li
         mean, limit = np.mean(floors, axis=0), np.quantile(floors, 0.95, axis=0)
         rows.append(Row(name, feature, float(np.median(a)), float(np.median(b)), distances.w1(a, b, scaled=True), mean[0],
                         limit[0], _ks(a, b), mean[1], limit[1]))
-    x, y = (np.column_stack([t[f] for f in HIGH_LEVEL]) for t in (real, ours))
+    known = BY_TRACKS if BY_TRACKS[0] in real else HIGH_LEVEL
+    x, y = (np.column_stack([t[f] for f in known]) for t in (real, ours))
     area, error = separate(x, y, seed=seed)
     n = min(len(x), len(y) // 2)
     floors = [separate(s[:n], s[n:], seed=seed + i)[0] for i in range(4) if len(s := rng.permutation(y))]
@@ -139,9 +144,9 @@ def separate(x: np.ndarray, y: np.ndarray, *, seed: int) -> tuple[float, float]:
     return float(found.value), float((found.high - found.low) / 2)
 
 
-def select(sample: ak.Array, name: str, *, pt_range=(0.0, np.inf)) -> ak.Array:
-    """Jets of a class (a pattern such as ``H*``; ``*`` for all, also unlabelled) within a range of pt [GeV]."""
-    chosen = (sample.pt >= pt_range[0]) & (sample.pt < pt_range[1])
+def select(sample: ak.Array, name: str, *, pt_range=(0.0, np.inf), eta_max: float = np.inf) -> ak.Array:
+    """Jets of a class (a pattern such as ``H*``; ``*`` for all, also unlabelled) within ranges of pt [GeV] and |eta|."""
+    chosen = (sample.pt >= pt_range[0]) & (sample.pt < pt_range[1]) & (abs(sample.eta) < eta_max)
     if name != "*":
         classes = [i for i, c in enumerate(jets.provenance(sample)["classes"]) if fnmatch.fnmatch(c, name)]
         if not classes:
@@ -172,12 +177,14 @@ def main(argv=None) -> int:
     parser.add_argument("--pair", nargs=2, action="append", metavar=("REAL_CLASS", "OUR_CLASS"),
                         help="compare these classes, patterns such as 'H*'; without, all jets together")
     parser.add_argument("--pt", nargs=2, type=float, default=(0.0, np.inf), metavar=("LOW", "HIGH"))
+    parser.add_argument("--eta-max", type=float, default=np.inf, metavar="ETA")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     real, ours = catalogue.load(args.real), catalogue.load(args.ours)
     rows, separations = [], []
     for theirs, own in args.pair or [("*", "*")]:
-        tables = [features(select(s, n, pt_range=tuple(args.pt))) for s, n in ((real, theirs), (ours, own))]
+        tables = [features(select(s, n, pt_range=tuple(args.pt), eta_max=args.eta_max))
+                  for s, n in ((real, theirs), (ours, own))]
         more, separation = compare(*tables, seed=args.seed, name=theirs if theirs != "*" else "all")
         rows, separations = rows + more, [*separations, separation]
     print(show(rows, separations))

@@ -33,8 +33,10 @@ def test_a_record_says_what_was_measured_where(file):
     found = _json.read(file, {"machine": dict, "tiny": bool, "remarks": list, "results": dict}, what="record of the "
                        "battery", remedy="collect it again")
     assert {"device", "memory_GB", "cuda", "torch", "python", "jetnb", "cores", "date"} <= found["machine"].keys()
-    assert not found["tiny"] and {"numerics", "speed", "generate", "processes"} <= found["results"].keys()
-    assert "where" not in str(found["results"]["speed"]["Transformer: waits"])
+    assert not found["tiny"] and {"numerics", "generate", "processes"} <= found["results"].keys()
+    assert "speed" in found["results"] or "no part speed" in " ".join(found["remarks"])
+    if "speed" in found["results"]:
+        assert "where" not in str(found["results"]["speed"]["Transformer: waits"])
     failed = {f"{part}: {name}" for part, results in found["results"].items() for name, one in results.items()
               if "error" in one}
     assert all(any(name in remark for remark in found["remarks"]) for name in failed)
