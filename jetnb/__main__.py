@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -27,22 +28,21 @@ def _parser() -> argparse.ArgumentParser:
                           help="the store to write, or a .parquet file; under data/derived without")
     simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
 
-    pretrain = commands.add_parser("pretrain", help="pretrain without labels and keep it as checkpoint")
-    pretrain.add_argument("strategy", choices=("jetclr", "tokens", "omnijet"))
-    pretrain.add_argument("data", nargs="+", metavar="NAME", help="shipped samples, or paths of stores or files")
+    pretrain = commands.add_parser("pretrain", help="pretrain and keep it as checkpoint")
+    pretrain.add_argument("strategy", metavar="STRATEGY", help="a name, FILE.py:Class of your own, or `list`: what there "
+                          "is, with all settings")
+    pretrain.add_argument("data", nargs="*", metavar="NAME", help="shipped samples, or paths of stores or files")
+    pretrain.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
+                          help="settings of the strategy, e.g. temperature=0.2 encoder.dim=128")
     pretrain.add_argument("--split", nargs=3, type=float, default=(1.0, 0.0, 0.0), metavar="X",
                           help="shares, by event: to train, to pick the best epoch, to leave out; 1 0 0 without")
     pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from the first part; all without")
-    pretrain.add_argument("--codes", type=Path, metavar="DIR", help="for omnijet: the checkpoint of the tokenizer")
-    pretrain.add_argument("--turn", action="store_true", help="for omnijet: turn jets about their axes in training")
-    pretrain.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
-                          help="for tokens: settings of the tokenizer, e.g. n_codes=8192 context=features (k-means)")
-    pretrain.add_argument("--accelerator", default="auto", help="cpu, cuda, ...; what there is without")
-    pretrain.add_argument("--steps", type=int, required=True, metavar="N")
+    pretrain.add_argument("--steps", type=int, default=1000, metavar="N", help="1000 without")
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
-    pretrain.add_argument("--seed", type=int, required=True, metavar="S")
-    pretrain.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint; goes on from there")
+    pretrain.add_argument("--seed", type=int, default=1, metavar="S", help="1 without")
+    pretrain.add_argument("--accelerator", default="auto", help="cpu, cuda, ...; what there is without")
+    pretrain.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint; goes on from there")
 
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
         dest="what", required=True, metavar="COMMAND")
@@ -79,36 +79,32 @@ def _simulate(args) -> int:
 
 
 def _pretrain(args) -> int:
+    import json
+
     import awkward as ak
     import numpy as np
 
     from jetnb import catalogue, jets, pretraining
-    from jetnb.models import tokenizer
 
-    if args.set and args.strategy != "tokens":
-        raise ValueError(f"--set: {args.strategy} has no settings here; leave it out")
-    if args.turn and args.strategy != "omnijet":
-        raise ValueError(f"--turn: {args.strategy} does not know it; leave it out")
-    if (args.codes is None) == (args.strategy == "omnijet"):
-        raise ValueError("--codes: omnijet needs the checkpoint of a tokenizer, made with `pretrain tokens`, and "
-                         "nothing else does")
+    if args.strategy == "list":
+        for name in pretraining.STRATEGIES:
+            _, made = pretraining.find(name)
+            print(f"{name:20}{made.TITLE}\n{'':20}{json.dumps(made.SETTINGS)}")
+        return 0
+    if not args.data or args.out is None:
+        raise ValueError("pretrain: name the jets, and with --out where the checkpoint goes")
+    settings = {}
+    for text in args.set:
+        _set(settings, text)
     samples = [catalogue.load(name) for name in args.data]
     train, validation, _ = jets.split(ak.concatenate(samples), args.split, seed=args.seed)
     train = train[np.random.default_rng(args.seed).permutation(len(train))[:args.jets]]
     made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(part)}
             for part, about in zip(samples, map(jets.provenance, samples), strict=True)]
-    card = {"drawn_from": made, "split": list(args.split)}
-    options = dict(seed=args.seed, steps=args.steps, batch_size=args.batch_size, lr=args.lr, resume=True, card=card,
-                   accelerator=args.accelerator)
-    if args.strategy == "jetclr":
-        history = pretraining.jetclr(train, args.out, **options)
-    else:
-        options["validation"] = validation if len(validation) else None
-        if args.strategy == "tokens":
-            settings = {**tokenizer.LAPTOP, **dict(map(_setting, args.set))}
-            history = pretraining.tokens(train, args.out, settings=settings, **options)
-        else:
-            history = pretraining.omnijet(train, args.out, codes=args.codes, turn=args.turn, **options)
+    history = pretraining.pretrain(
+        args.strategy, train, args.out, seed=args.seed, settings=settings, validation=validation if len(validation)
+        else None, card={"drawn_from": made, "split": list(args.split)}, steps=args.steps, batch_size=args.batch_size,
+        lr=args.lr, accelerator=args.accelerator, resume=True)
     if history.reason == "interrupted":
         raise KeyboardInterrupt
     loss = f"loss {history.epochs[-1]['loss']:.3f}" if history.epochs else "nothing to train"
@@ -116,17 +112,19 @@ def _pretrain(args) -> int:
     return 0
 
 
-def _setting(text: str) -> tuple[str, object]:
-    """Name and value of KEY=VALUE, where the value is read as JSON if it can be."""
+def _set(settings: dict, text: str) -> None:
+    """Put KEY=VALUE into settings: KEY may be a path with points, VALUE is read as JSON if it can be."""
     import json
 
     key, equals, value = text.partition("=")
-    if not (key and equals):
+    *path, last = key.split(".")
+    if not (equals and last):
         raise ValueError(f"--set: {text!r} is not KEY=VALUE")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
+    for part in path:
+        settings = settings.setdefault(part, {})
+    with contextlib.suppress(ValueError):
+        value = json.loads(value)
+    settings[last] = value
 
 
 def _data(args) -> int:

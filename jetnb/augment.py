@@ -129,10 +129,10 @@ def split_collinear(particles: Tensor, offsets: Tensor, *, generator: torch.Gene
 def keep_hardest(particles: Tensor, offsets: Tensor, *, n_max: int) -> Batch:
     """Cut jets to their first `n_max` particles, the hardest, as constituents are sorted by falling pt.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). Raises ValueError for a
-    malformed batch or a negative n_max. The published study cuts to 50: 2108.04253. Taught in notebook 07.
+    `particles` (T, 3 or more) [GeV, 1, rad, ...], `offsets` (B + 1,). Returns (particles, offsets). Raises ValueError
+    for a malformed batch or a negative n_max. The published study cuts to 50: 2108.04253. Taught in notebook 07.
     """
-    n = _count(particles, offsets)
+    n = _count(particles[:, :3], offsets)
     _at_least_zero(n_max=n_max)
     kept = n.clamp(max=n_max)
     return particles[send(_first(kept, offsets), particles.device)], torch.cat([offsets[:1], kept.cumsum(0)])

@@ -1,36 +1,134 @@
-"""Pretraining in one call, and the way back from a checkpoint to an encoder: what notebook 07 builds by hand."""
+"""Pretraining: any strategy in one call, and the way back from a checkpoint to an encoder.
+
+A strategy is a class of `nn.Module`, ours or your own, with
+
+    loss(batch, *, generator)  and, if it likes, monitors(): as for `training.fit`
+    SETTINGS         its settings and their defaults, all that JSON can hold
+    encoder          attribute: what finetuning takes, encoder(x, offsets) -> constituents (T, D), jets (B, D)
+
+and where the defaults do not do,
+
+    TITLE            what the card calls it, with its source
+    make(**settings) class method that makes the module; without it the class is called with its settings
+    hardest, extras  attributes: how many constituents of each jet it wants (None: all), and which `inputs.FEATURES`
+                     after pt, deta and dphi
+    data(jets)       makes the training data itself
+    fit(data, *, seed)  called once with the training data: scalings, a first codebook
+    card()           what the checkpoint says of it in place of "settings"
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import awkward as ak
+import numpy as np
 import torch
+from torch import nn
 
 from jetnb import augment, batches, checkpoints, inputs, training
 from jetnb import jets as J
 from jetnb.history import History
-from jetnb.models import tokenizer
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
-from jetnb.strategies import next_token
-from jetnb.strategies.contrastive import JetCLR
 
 HARDEST = 40
 ENCODER = {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}
-VIEWS = {"scale": 0.1, "width": 0.1, "n_max": 50}
+STRATEGIES = {"jetclr": "jetnb.strategies.contrastive:JetCLR",
+              "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
+              "omnijet": "jetnb.strategies.next_token:NextToken",
+              "supervised": "jetnb.strategies.supervised:Supervised",
+              "tokens": "jetnb.models.tokenizer:Tokenizer"}
 
 
-def particles(jets: ak.Array, *, hardest: int = HARDEST) -> batches.Packed:
+def pretrain(strategy, jets: ak.Array, path, *, seed: int, settings: Mapping | None = None,
+             validation: ak.Array | None = None, card: Mapping | None = None, **options) -> History:
+    """Pretrain with `strategy` on `jets`, whose labels only a strategy that asks for them looks at; keep it at `path`.
+
+    strategy: a name of `STRATEGIES`, a class, or "FILE.py:Class" or "package.module:Class". settings: those that shall
+    differ from its `SETTINGS`; of one that is a dict, only the keys that differ. validation: other jets, on which the
+    best epoch is picked. card: what else the checkpoint shall say. options: those of `training.fit`, such as steps,
+    batch_size, lr, watch, resume. Returns the history; `load(path)` gives the encoder. Raises `ValueError` for a
+    strategy or settings that are not there, and as `training.fit` does. Taught in notebook 07.
+    """
+    name, made = find(strategy)
+    settings = _merged(made, settings or {}, name)
+    model = _make(made, settings, seed=seed)
+    train, held = (data_of(model, part) if part is not None else None for part in (jets, validation))
+    if hasattr(model, "fit"):
+        model.fit(train, seed=seed)
+    said = model.card() if hasattr(model, "card") else {
+        "settings": settings, **{key: settings[key] for key in ("encoder", "hardest") if key in settings}}
+    about = J.provenance(jets)
+    card = {"strategy": getattr(made, "TITLE", made.__name__), "pretrained_by": name, **said,
+            "data": {key: about[key] for key in ("sample", "source")}, "jets": len(jets), **(card or {})}
+    if not any(weights.requires_grad for weights in model.parameters()):  # `fit` has found all there is, as in k-means
+        if not (options.get("resume") and Path(path).exists()):
+            checkpoints.save(path, model, {**card, "trained": {}})
+        return History(reason="finished")
+    return training.fit(model, train, validation=held, path=path, seed=seed, card=card, **options)
+
+
+def find(strategy) -> tuple[str, type]:
+    """Name and class of a strategy, see `pretrain`. Raises `ValueError` where there is none of that name."""
+    if isinstance(strategy, type):
+        return strategy.__name__, strategy
+    module, colon, name = STRATEGIES.get(strategy, str(strategy)).rpartition(":")
+    remedy = f"use one of {', '.join(STRATEGIES)}, a class, 'FILE.py:Class' or 'package.module:Class'"
+    if not colon:
+        raise ValueError(f"strategy {strategy!r} is unknown: {remedy}")
+    try:
+        if module.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+            found = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(found)
+        else:
+            found = importlib.import_module(module)
+        return (strategy if strategy in STRATEGIES else name), getattr(found, name)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        raise ValueError(f"strategy {strategy!r} cannot be loaded ({error}): {remedy}") from None
+
+
+def load(path, strategy=None) -> tuple[nn.Module, dict]:
+    """The pretrained encoder of the checkpoint at `path`, in evaluation mode, and the card of the checkpoint.
+
+    strategy: as for `pretrain`, for one that is not ours: a checkpoint never says which code to run. Raises
+    `FileNotFoundError` and `ValueError` as `checkpoints.restore` does. Taught in notebook 08.
+    """
+    card = checkpoints.read_card(path)
+    if strategy is None and "settings" not in card:  # an encoder of ours, such as one trained with labels
+        return checkpoints.restore(path, build, name="encoder", part="encoder")
+    name = card.get("pretrained_by")
+    if strategy is None and name not in STRATEGIES:
+        raise ValueError(f"{path} was pretrained by {name!r}, which is none of {', '.join(STRATEGIES)}: pass its class "
+                         "as strategy=...")
+    _, made = find(name if strategy is None else strategy)
+    model, card = checkpoints.restore(path, lambda settings, seed: _make(made, settings, seed=seed), name="settings")
+    return model.encoder, card
+
+
+def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> batches.Packed:
     """Particles of N jets, the `hardest` of each, and their labels, as data for training and embedding.
 
-    Returns `Packed(particles (T, 3): pt [GeV], deta, dphi [rad]; offsets; label (N,))`. Taught in notebook 07.
+    extras: names of `inputs.FEATURES` that follow as columns. Returns `Packed(particles (T, 3 + E): pt [GeV], deta,
+    dphi [rad] and the extras; offsets; label (N,))`. Taught in notebook 07.
     """
-    packed = map(torch.from_numpy, inputs.to_relative(jets))
-    x, offsets = augment.keep_hardest(*packed, n_max=hardest)
-    return batches.Packed(x, offsets, jets.label)
+    x, offsets = inputs.to_relative(jets)
+    if extras:
+        x = np.column_stack([x, inputs.compute(jets, extras).x])
+    packed = torch.from_numpy(x), torch.from_numpy(offsets)
+    return batches.Packed(*(packed if hardest is None else augment.keep_hardest(*packed, n_max=hardest)), jets.label)
+
+
+def data_of(model: nn.Module, jets: ak.Array) -> batches.Packed:
+    """The training data that a strategy makes, or wants made, of these jets."""
+    if hasattr(model, "data"):
+        return model.data(jets)
+    return particles(jets, hardest=getattr(model, "hardest", None), extras=getattr(model, "extras", ()))
 
 
 def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:
@@ -40,72 +138,18 @@ def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:
         return FromParticles(Transformer(**settings))
 
 
-def jetclr(jets: ak.Array, path, *, seed: int, encoder: Mapping = ENCODER, views: Mapping = VIEWS,
-           hardest: int = HARDEST, temperature: float = 0.1, card: Mapping | None = None, **options) -> History:
-    """Pretrain an encoder with JetCLR on `jets`, whose labels are not looked at, and keep it as checkpoint `path`.
-
-    encoder: settings of `models.encoder.Transformer`. views: those of `augment.views`. hardest: particles kept of each
-    jet. temperature: of the loss. card: what else the checkpoint shall say. options: those of `training.fit`, such as
-    steps, batch_size, lr, watch, resume. Returns the history; `load(path)` gives the encoder. Raises as
-    `training.fit` does. arXiv:2108.04253. Taught in notebook 07.
-    """
-    data = particles(jets, hardest=hardest)
-    start = build(encoder, seed=seed).fit(data.x, data.offsets)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the projection head
-        model = JetCLR(start, temperature=temperature, views=partial(augment.views, **views))
-    card = {"strategy": "JetCLR, arXiv:2108.04253", "encoder": dict(encoder), "views": dict(views), "hardest": hardest,
-            "temperature": temperature, **_about(jets), **(card or {})}
-    return training.fit(model, data, path=path, seed=seed, card=card, **options)
-
-
-def tokens(jets: ak.Array, path, *, seed: int, validation: ak.Array | None = None,
-           settings: Mapping = tokenizer.LAPTOP, card: Mapping | None = None, **options) -> History:
-    """Train a tokenizer on `jets` and keep it as checkpoint `path`, for `tokenizer.load(path)`.
-
-    validation: other jets, on which the best epoch is picked. settings: of `models.tokenizer.Tokenizer`. card,
-    options, errors: as for `jetclr`. arXiv:2403.05618. Taught in notebook 04.
-    """
-    extras = settings.get("extras", ())
-    data, held = (batches.Packed(*tokenizer.particles(part, extras)) if part is not None else None
-                  for part in (jets, validation))
-    model = tokenizer.build(settings, seed=seed).fit(data, seed=seed)
-    card = {"strategy": "VQ-VAE, arXiv:2403.05618", "tokenizer": dict(settings), **_about(jets), **(card or {})}
-    if not list(model.parameters()):  # context "features": k-means has found all there is
-        if not Path(path).exists() or not options.get("resume"):
-            checkpoints.save(path, model, {**card, "strategy": "k-means of constituents", "trained": {}})
-        return History(reason="finished")
-    return training.fit(model, data, validation=held, path=path, seed=seed, card=card, **options)
-
-
-def omnijet(jets: ak.Array, path, *, seed: int, codes, validation: ak.Array | None = None,
-            sizes: Mapping = next_token.SIZES, turn: bool = False, card: Mapping | None = None,
-            **options) -> History:
-    """Pretrain a generator to predict the next token of `jets`, and keep it as checkpoint `path`, tokenizer included.
-
-    codes: the checkpoint of the tokenizer. validation: other jets, on which the best epoch is picked. sizes, turn: of
-    `strategies.next_token.NextToken`. card, options, errors: as for `jetclr`; `next_token.load(path)` gives the model.
-    arXiv:2403.05618. Taught in notebook 05.
-    """
-    kept, about = tokenizer.load(codes)
+def _make(made: type, settings: Mapping, *, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = next_token.NextToken(kept, sizes=sizes, turn=turn)
-    data, held = (model.data(part) if part is not None else None for part in (jets, validation))
-    card = {"strategy": "next token, arXiv:2403.05618", "next_token": model.settings, "codes_from": {
-        name: about[name] for name in ("data", "jets", "trained")}, **_about(jets), **(card or {})}
-    return training.fit(model, data, validation=held, path=path, seed=seed, card=card, **options)
+        return getattr(made, "make", made)(**settings)
 
 
-def load(path) -> tuple[FromParticles, dict]:
-    """The pretrained encoder of the checkpoint at `path`, in evaluation mode, and the card of the checkpoint.
-
-    Raises `FileNotFoundError` and `ValueError` as `checkpoints.load` does. Taught in notebook 08.
-    """
-    return checkpoints.restore(path, build, name="encoder", part="encoder")
-
-
-def _about(jets: ak.Array) -> dict:
-    """What a card says of the jets."""
-    about = J.provenance(jets)
-    return {"data": {name: about[name] for name in ("sample", "source")}, "jets": len(jets)}
+def _merged(made: type, settings: Mapping, name: str) -> dict:
+    """The settings of a strategy: its own, but for those given."""
+    own = getattr(made, "SETTINGS", {})
+    parameters = inspect.signature(getattr(made, "make", made)).parameters.values()
+    known = {*own, *(one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL))}
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters) and (unknown := sorted(set(settings) - known)):
+        raise ValueError(f"settings: {name} has no {unknown[0]!r}: it has {', '.join(sorted(known))}")
+    return {**own, **{key: {**own[key], **value} if isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
+                      else value for key, value in settings.items()}}

@@ -27,9 +27,9 @@ def jets():
 def trained(jets, tmp_path_factory):
     """Folder with checkpoints of a tokenizer, "codes", and a generator, "omnijet"."""
     folder = tmp_path_factory.mktemp("trained")
-    pretraining.tokens(jets[:100], folder / "codes", seed=1, settings=CODES, steps=4, **QUIET)
-    pretraining.omnijet(jets[:100], folder / "omnijet", seed=1, codes=folder / "codes", sizes=SIZES,
-                        validation=jets[100:], steps=8, **QUIET)
+    pretraining.pretrain("tokens", jets[:100], folder / "codes", seed=1, settings=CODES, steps=4, **QUIET)
+    pretraining.pretrain("omnijet", jets[:100], folder / "omnijet", seed=1, settings={
+        "codes": folder / "codes", "sizes": SIZES}, validation=jets[100:], steps=8, **QUIET)
     return folder
 
 
@@ -103,17 +103,15 @@ def test_from_the_command_line(tmp_path, capsys):
     codes, out = str(tmp_path / "codes"), str(tmp_path / "omnijet")
     small = ["--split", "0.02", "0.01", "0.97", "--steps", "2", "--batch-size", "64", "--seed", "1"]
     assert main(["pretrain", "tokens", "aoj", *small, "--out", codes]) == 0
-    assert main(["pretrain", "omnijet", "aoj", *small, "--codes", codes, "--turn", "--out", out]) == 0
+    assert main(["pretrain", "omnijet", "aoj", *small, "--set", f"codes={codes}", "turn=true", "--out", out]) == 0
     assert capsys.readouterr().out.count("finished: loss ") == 2
     card = checkpoints.read_card(out)
     assert card["next_token"]["turn"] and 300 < card["jets"] < 500 and card["split"] == [0.02, 0.01, 0.97]
     assert card["metrics"]["validation_loss"] > 0  # on the second part
-    assert main(["pretrain", "tokens", "aoj", *small, "--turn", "--out", out + "2"]) == 2
-    assert "--turn: tokens does not know it" in capsys.readouterr().err
-    for wrong in (["pretrain", "omnijet", "aoj", *small, "--out", out],
-                  ["pretrain", "tokens", "aoj", *small, "--codes", codes, "--out", codes]):
-        assert main(wrong) == 2
-        assert "--codes: omnijet needs" in capsys.readouterr().err
+    assert main(["pretrain", "jetclr", "aoj", *small, "--set", "turn=true", "--out", out + "2"]) == 2
+    assert "jetclr has no 'turn': it has encoder, hardest, temperature, views" in capsys.readouterr().err
+    assert main(["pretrain", "omnijet", "aoj", *small, "--out", out + "2"]) == 2
+    assert "omnijet needs codes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["omnijet-aoj", "omnijet-aoj-vqvae"])
@@ -129,9 +127,7 @@ def test_the_command_line_makes_tokens_by_k_means(tmp_path, capsys):
     assert main(["pretrain", "tokens", *words, codes, "--set", "n_codes=64", "context=features"]) == 0
     assert "nothing to train" in capsys.readouterr().out
     assert tokenizer.load(codes)[1]["strategy"] == "k-means of constituents"
-    assert main(["pretrain", "omnijet", *words, out, "--codes", codes]) == 0
+    assert main(["pretrain", "omnijet", *words, out, "--set", f"codes={codes}"]) == 0
     assert next_token.load(out)[1]["next_token"]["tokenizer"]["n_codes"] == 64
     assert main(["pretrain", "tokens", *words, codes + "2", "--set", "n_codes"]) == 2
     assert "'n_codes' is not KEY=VALUE" in capsys.readouterr().err
-    assert main(["pretrain", "jetclr", *words, codes + "2", "--set", "n_codes=4"]) == 2
-    assert "--set: jetclr has no settings here" in capsys.readouterr().err

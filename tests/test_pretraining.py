@@ -10,12 +10,16 @@ import pytest
 import torch
 
 import jetnb
-from jetnb import checkpoints, jets, latent, pretraining
+from jetnb import augment, checkpoints, finetuning, jets, latent, pretraining, training
 from jetnb.__main__ import main
 from jetnb.catalogue import DATA
+from jetnb.models.encoder import DeepSets
+from jetnb.models.particles import FromParticles
 from jetnb.strategies.contrastive import JetCLR
+from jetnb.strategies.masked_autoencoder import MaskedAutoencoder
 
 SHIPPED = sorted((DATA / "checkpoints").glob("jetclr*"))
+QUICK = {"steps": 3, "batch_size": 32, "progress": False}
 SMALL = {"n_features": 5, "dim": 16, "n_layers": 1, "n_heads": 2}
 
 
@@ -34,7 +38,7 @@ def test_particles_are_the_hardest_of_each_jet_with_its_label():
 
 def test_a_pretrained_encoder_comes_back_with_its_card(tmp_path):
     path = tmp_path / "small"
-    history = pretraining.jetclr(few(), path, seed=3, encoder=SMALL, hardest=20, steps=3, batch_size=32, progress=False)
+    history = pretraining.pretrain("jetclr", few(), path, seed=3, settings={"encoder": SMALL, "hardest": 20}, **QUICK)
     encoder, card = pretraining.load(path)
     assert (history.reason, card["encoder"], card["jets"], card["hardest"]) == ("finished", SMALL, 96, 20)
     data = pretraining.particles(few(), hardest=20)
@@ -44,11 +48,87 @@ def test_a_pretrained_encoder_comes_back_with_its_card(tmp_path):
     assert z.shape == (96, 16) and np.abs(z - before).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["jetclr", "masked_autoencoder", "supervised"])
+def test_every_strategy_with_an_encoder_trains_comes_back_and_is_listed(name, tmp_path, capsys):
+    settings = {"encoder": {"dim": 16, "n_layers": 1, "n_heads": 2}}
+    history = pretraining.pretrain(name, few(), tmp_path / name, seed=1, settings=settings, **QUICK)
+    encoder, card = pretraining.load(tmp_path / name)
+    assert history.reason == "finished" and card["settings"]["encoder"] == {"n_features": 5, **settings["encoder"]}
+    data = pretraining.particles(few(), hardest=card["hardest"])
+    assert latent.embed(encoder, data).shape == (96, 16) and not torch.equal(encoder.width, torch.ones(5))
+    again = pretraining.pretrain(name, few(), tmp_path / name, seed=1, settings=settings, resume=True, **QUICK)
+    assert again.steps == history.steps
+    assert main(["pretrain", "list"]) == 0 and name in capsys.readouterr().out
+
+
+def test_a_masked_autoencoder_of_particles_learns():
+    sample = few(256)
+    model = pretraining._make(MaskedAutoencoder, {**MaskedAutoencoder.SETTINGS, "hardest": 20}, seed=1)
+    data = pretraining.data_of(model, sample)
+    assert data[np.arange(256)][1].diff().max() == 20
+    model.fit(data, seed=1)
+    training.fit(model, data, steps=60, batch_size=64, lr=3e-3, seed=1, progress=False)
+    assert model.monitors()["explained"] > 0.1  # from nothing but the visible particles
+
+
+class Momentum(torch.nn.Module):
+    """Pretraining of a user: how much pt do the particles have that are not among the five hardest?"""
+
+    SETTINGS = {"dim": 16}
+    hardest, extras = 30, ("charge",)
+
+    def __init__(self, *, dim):
+        super().__init__()
+        self.encoder, self.head = FromParticles(DeepSets(5, dim=dim)), torch.nn.Linear(dim, 1)
+
+    def fit(self, data, *, seed):
+        self.encoder.fit(data.x[:, :3], data.offsets)
+
+    def loss(self, batch, *, generator=None):
+        x, offsets, *_ = batch
+        (seen, start) = augment.keep_hardest(x[:, :3], offsets, n_max=5)
+        rest = torch.stack([part[5:, 0].sum() for part in x.split(offsets.diff().tolist())])
+        return (self.head(self.encoder(seen, start)[1])[:, 0] - rest.log1p()).square().mean()
+
+
+def test_a_strategy_of_a_user_trains_resumes_and_is_finetuned(tmp_path):
+    sample = few(200)
+    cut = pretraining.pretrain(Momentum, sample, tmp_path / "own", seed=1, log_every=1, watch=bool, **QUICK)
+    assert cut.reason == "watch" and cut.steps[-1]["step"] == 1
+    done = pretraining.pretrain(Momentum, sample, tmp_path / "own", seed=1, log_every=1, resume=True, **QUICK)
+    assert done.reason == "finished" and done.steps[0] == cut.steps[0]
+    with pytest.raises(ValueError, match="pretrained by 'Momentum', which is none of jetclr.*pass its class"):
+        pretraining.load(tmp_path / "own")
+    encoder, card = pretraining.load(tmp_path / "own", Momentum)
+    assert card["settings"] == {"dim": 16} and card["strategy"] == "Momentum"
+    parts = [pretraining.particles(part, hardest=30) for part in jets.split(sample, (0.5, 0.25, 0.25), seed=1)]
+    table = finetuning.measure(lambda seed: FromParticles(DeepSets(5, dim=16)).fit(parts[0].x, parts[0].offsets),
+                               parts, budgets=[40], seeds=[1], pretrained=encoder, modes=["frozen", "finetuned"],
+                               validation_least=20, steps=4, epochs=1, lrs={"finetuned": (1e-3,)}, progress=False)
+    assert sorted(table.mode.to_list()) == ["finetuned", "frozen"]
+
+
+def test_a_strategy_in_a_file_is_found_by_the_command_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from jetnb.strategies.contrastive import JetCLR\n\n\nclass Mine(JetCLR):\n    TITLE = 'mine'\n")
+    out = tmp_path / "ck"
+    words = ["jetclass", "--jets", "64", "--steps", "2", "--batch-size", "32", "--out", str(out)]
+    assert main(["pretrain", f"{tmp_path}/mine.py:Mine", *words, "--set", "encoder.dim=32", "temperature=0.3"]) == 0
+    card = checkpoints.read_card(out)
+    assert (card["strategy"], card["pretrained_by"], card["settings"]["temperature"]) == ("mine", "Mine", 0.3)
+    assert card["settings"]["encoder"]["dim"] == 32 and str(tmp_path) not in json.dumps(card)
+    for strategy, said in (("nothing", "strategy 'nothing' is unknown: use one of jetclr"),
+                           (f"{tmp_path}/mine.py:Yours", "cannot be loaded"),
+                           (f"{tmp_path}/none.py:Mine", "cannot be loaded")):
+        assert main(["pretrain", strategy, *words]) == 2 and said in capsys.readouterr().err
+    assert main(["pretrain", "jetclr"]) == 2 and "name the jets" in capsys.readouterr().err
+
+
 def test_labels_are_not_looked_at(tmp_path):
     sample = few(64)
     other = ak.with_field(sample, -np.ones(len(sample), np.int32), "label")
     for name, which in (("one", sample), ("two", other)):
-        pretraining.jetclr(which, tmp_path / name, seed=1, encoder=SMALL, steps=2, batch_size=32, progress=False)
+        pretraining.pretrain("jetclr", which, tmp_path / name, seed=1, settings={"encoder": SMALL}, **QUICK)
     one, two = (pretraining.load(tmp_path / name)[0].state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 

@@ -61,9 +61,13 @@ class FromParticles(nn.Module):
         self.width.copy_(width)
         return self
 
+    def scaled(self, particles: Tensor, offsets: Tensor) -> Tensor:
+        """The columns of `FEATURES` of particles (T, 3), as the encoder gets them: (T, 5)."""
+        return (_inputs(particles, offsets) - self.mean) / self.width
+
     def forward(self, particles: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """particles (T, 3), offsets (B + 1,) int64 -> constituents (T, D), jets (B, D)."""
-        x = (_inputs(particles, offsets) - self.mean) / self.width  # (T, 5)
+        x = self.scaled(particles, offsets)  # (T, 5)
         if self.momenta:
             pt, deta, dphi = particles.unbind(1)
             momenta = pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb import checkpoints, inputs
+from jetnb import batches, checkpoints, inputs
 from jetnb.models import _packed, heads
 from jetnb.models._fast import Linear
 from jetnb.models.encoder import Transformer
@@ -42,6 +42,8 @@ class Tokenizer(nn.Module):
 
     Raises `ValueError` for settings that do not fit. arXiv:2403.05618 (section 3.1). Taught in notebook 04.
     """
+
+    TITLE, SETTINGS = "VQ-VAE, arXiv:2403.05618", LAPTOP
 
     def __init__(self, *, n_codes: int = 512, latent: int = 4, dim: int = 64, n_layers: int = 2, n_heads: int = 4,
                  expansion: int = 1, context: str = "jet", extras: Sequence[str] = (), alpha: float = 10.0,
@@ -75,6 +77,15 @@ class Tokenizer(nn.Module):
         self.register_buffer("mean", torch.tensor([*MEAN, *[0.0] * len(extras)]))
         self.register_buffer("width", torch.tensor([*WIDTH, *[1.0] * len(extras)]))
         self._last: Tensor | None = None
+
+    def data(self, jets: ak.Array) -> batches.Packed:
+        """N jets as data for training: all their constituents, see `particles`."""
+        return batches.Packed(*particles(jets, self.extras), jets.label)
+
+    def card(self) -> dict:
+        """What a checkpoint says of it, for `load`."""
+        kmeans = {"strategy": "k-means of constituents"} if self.settings["context"] == "features" else {}
+        return {**kmeans, "tokenizer": self.settings}
 
     @torch.no_grad()
     def fit(self, data, *, seed: int, n_jets: int | None = None) -> Tokenizer:

@@ -7,7 +7,8 @@ JetCLR, which puts them together with the symmetries of `jetnb.augment`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from jetnb import augment
 from jetnb.augment import Batch
 from jetnb.models import heads
+from jetnb.models.encoder import Transformer
+from jetnb.models.particles import FromParticles
 
 
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, chunk: int | None = None) -> Tensor:
@@ -99,6 +102,10 @@ class JetCLR(nn.Module):
     1000. Taught in notebook 07.
     """
 
+    TITLE = "JetCLR, arXiv:2108.04253"
+    SETTINGS = {"encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
+                "views": {"scale": 0.1, "width": 0.1, "n_max": 50}, "hardest": 40, "temperature": 0.1}
+
     def __init__(self, encoder: nn.Module, *, dim: int | None = None, hidden: int = 256, output: int = 128,
                  temperature: float = 0.1, chunk: int | None = 1024,
                  views: Callable[..., tuple[Batch, Batch]] = augment.views):
@@ -107,6 +114,19 @@ class JetCLR(nn.Module):
         self.temperature, self.chunk = temperature, chunk
         self.head = heads.projection(dim or encoder.dim, hidden, output)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @classmethod
+    def make(cls, *, encoder: Mapping, views: Mapping, hardest: int | None, temperature: float) -> JetCLR:
+        """For `pretraining.pretrain`: a transformer of particles; views: settings of `augment.views`."""
+        model = cls(FromParticles(Transformer(**encoder)), temperature=temperature,
+                    views=partial(augment.views, **views))
+        model.hardest = hardest
+        return model
+
+    def fit(self, data, *, seed: int) -> JetCLR:
+        """Set the scaling of the encoder's inputs to training jets; returns self."""
+        self.encoder.fit(data.x, data.offsets)
+        return self
 
     def loss(self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None) -> Tensor:
         """Contrastive loss of a batch, a scalar.

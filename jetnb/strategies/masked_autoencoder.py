@@ -8,6 +8,7 @@ jet, by its pooled vector alone. arXiv:2111.06377 for images; for jets see also 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from torch.nn import functional as F
 from jetnb._devices import on_cpu, send
 from jetnb.models import _packed
 from jetnb.models._packed import pad, select, wide
-from jetnb.models.encoder import DeepSets
+from jetnb.models.encoder import DeepSets, Transformer
+from jetnb.models.particles import FEATURES, FromParticles
 from jetnb.strategies.contrastive import embedding_rank
 
 TOKENS = ("one", "slot")
 READS = ("tracks", "jet")
+TARGETS = (0, 1, 2)  # of the features of particles: deta, dphi and log_pt, of which the others are made
 
 
 def draw_mask(offsets: Tensor, ratio: float = 0.5, *, generator: torch.Generator | None = None,
@@ -112,6 +115,11 @@ class MaskedAutoencoder(nn.Module):
     arXiv:2111.06377. Taught in notebook 10.
     """
 
+    TITLE = "masked autoencoder, arXiv:2111.06377"
+    SETTINGS = {"encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
+                "decoder": {"dim": 32, "n_layers": 1, "n_heads": 4}, "hardest": 40, "reads": "jet", "ratio": 0.5,
+                "tokens": "slot"}
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, *, n_features: int, reads: str = "tracks",
                  ratio: float = 0.5, tokens: str = "slot", n_slots: int = 35, loss_of=slot_loss, targets=None):
         super().__init__()
@@ -132,6 +140,19 @@ class MaskedAutoencoder(nn.Module):
         if reads == "jet":
             self.jet = nn.Linear(encoder.dim, encoder.dim)
         self._last: tuple[Tensor, ...] | None = None
+
+    @classmethod
+    def make(cls, *, encoder: Mapping, decoder: Mapping, hardest: int | None, **options) -> MaskedAutoencoder:
+        """For `pretraining.pretrain`: transformers; the encoder reads particles and makes their features itself."""
+        body = FromParticles(Transformer(**encoder))
+        model = cls(body, Transformer(body.dim, **decoder), n_features=len(FEATURES), targets=TARGETS, **options)
+        model.hardest = hardest
+        return model
+
+    def fit(self, data, *, seed: int) -> MaskedAutoencoder:
+        """Set the scaling of an encoder of particles to training jets; returns self."""
+        self.encoder.fit(data.x, data.offsets)
+        return self
 
     def reconstruct(self, x: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the visible tracks say of the hidden ones.
@@ -171,7 +192,9 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError(f"no track of {len(offsets) - 1} jets can be hidden, as each keeps one: leave out jets "
                              "with less than two")
         found, jets = self.reconstruct(x, offsets, mask)
-        columns = torch.stack([x[:, column] for column in self.targets], 1)  # a list as index waits for a GPU
+        # An encoder of particles scales their features itself; what is to be found are scaled features, too.
+        scaled = self.encoder.scaled(x, offsets) if isinstance(self.encoder, FromParticles) else x
+        columns = torch.stack([scaled[:, column] for column in self.targets], 1)  # a list as index waits for a GPU
         target, start = select(columns, offsets, mask)
         self._last = found.detach(), target, jets.detach()
         return self.loss_of(found, target, start)

@@ -26,11 +26,29 @@ class NextToken(nn.Module):
     arXiv:2403.05618. Taught in notebook 05, turn in notebook 06.
     """
 
+    TITLE, SETTINGS = "next token, arXiv:2403.05618", {"codes": None, "sizes": SIZES, "turn": False}
+
     def __init__(self, tokenizer: Tokenizer, *, sizes: Mapping = SIZES, turn: bool = False):
         super().__init__()
         self.tokenizer, self.turn = tokenizer.requires_grad_(False), turn
         self.settings = {"tokenizer": tokenizer.settings, "generator": dict(sizes), "turn": turn}
         self.generator = Generator(tokenizer.n_codes, **sizes)
+        self.codes_from: dict | None = None
+
+    @classmethod
+    def make(cls, *, codes, sizes: Mapping, turn: bool) -> NextToken:
+        """For `pretraining.pretrain`. codes: the checkpoint of the tokenizer."""
+        if codes is None:
+            raise ValueError("settings: omnijet needs codes, the checkpoint of a tokenizer that was pretrained with "
+                             "'tokens'")
+        kept, about = tokenizer.load(codes)
+        model = cls(kept, sizes=sizes, turn=turn)
+        model.codes_from = {name: about[name] for name in ("strategy", "data", "jets", "trained")}
+        return model
+
+    def card(self) -> dict:
+        """What a checkpoint says of it, for `load`."""
+        return {"next_token": self.settings, "codes_from": self.codes_from}
 
     def tokens(self, jets: ak.Array, *, batch_size: int = 512) -> batches.Packed:
         """Tokens of N jets, as they are: `Packed(tokens (T, 1), offsets, label (N,))`.

@@ -12,8 +12,7 @@ import numpy as np
 from record import Record
 
 import jetnb
-from jetnb import batches, checkpoints, jets, pretraining, training
-from jetnb.models import heads, tokenizer
+from jetnb import jets, pretraining
 from jetnb.readers import parquet
 
 SIMULATED = (("jetclass", 16_000), ("aoj", 20_000))  # jets, in the order in which they are made
@@ -53,7 +52,7 @@ def trainings(folder: Path, out: Path, tiny: bool) -> dict[str, Callable[[dict],
             some, _ = made(folder, "jetclass")
             some = some[np.random.default_rng(SEED).permutation(len(some))[:n_jets]]
             name = "jetclr" + (f"-{n_jets}-jets" if n_jets else "")
-            return pretraining.jetclr(some, out / name, **{**views, **options})
+            return pretraining.pretrain("jetclr", some, out / name, **{**views, **options})
         return train
 
     def generator(codes):
@@ -62,31 +61,22 @@ def trainings(folder: Path, out: Path, tiny: bool) -> dict[str, Callable[[dict],
             path = out / f"tokens-{codes}"
             if not path.exists():
                 codebook(path, codes)
-            return pretraining.omnijet(train, out / f"omnijet-aoj-{codes}", validation=validation, codes=path, turn=True,
-                                       **{**views, "lr": 1e-3, **options})
+            return pretraining.pretrain("omnijet", train, out / f"omnijet-aoj-{codes}", validation=validation,
+                                        settings={"codes": path, "turn": True}, **{**views, "lr": 1e-3, **options})
         return train
 
     def codebook(path, codes):
-        train, validation = made(folder, "jetclass")
-        settings = {**tokenizer.LAPTOP, "n_codes": 64 if tiny else 2048}
+        train, validation = made(folder, "aoj")
+        settings = {"n_codes": 64 if tiny else 2048}
         if codes == "kmeans":
             settings = {"n_codes": 64 if tiny else 8192, "context": "features"}
-            some = batches.Packed(*tokenizer.particles(train), train.label)
-            model = tokenizer.build(settings, seed=1).fit(some, seed=1, n_jets=len(some))
-            about = {"strategy": "k-means of constituents", "tokenizer": settings, "jets": len(some), "trained": {},
-                     "data": {"sample": "jetclass", "source": "simulation"}}
-            checkpoints.save(path, model, about)
-        else:
-            pretraining.tokens(train, path, seed=1, validation=validation, settings=settings, batch_size=128,
-                               steps=20 if tiny else 4_000, lr=1e-3, progress=False)
+        pretraining.pretrain("tokens", train, path, seed=1, validation=validation, settings=settings, batch_size=128,
+                             steps=20 if tiny else 4_000, lr=1e-3, progress=False)
 
     def labels(options):
-        train, validation = (pretraining.particles(part) for part in made(folder, "jetclass"))
-        body = pretraining.build(seed=1).fit(train.x, train.offsets)
-        card = {"strategy": "supervised, ten classes", "encoder": dict(pretraining.ENCODER),
-                "data": {"sample": "jetclass", "source": "simulation"}, "jets": len(train)}
-        return training.fit(heads.Classifier(body, heads.linear(body.dim, 10)), train, validation=validation,
-                            path=out / "supervised", card=card, **{**views, **options})
+        train, validation = made(folder, "jetclass")
+        return pretraining.pretrain("supervised", train, out / "supervised", validation=validation,
+                                    **{**views, **options})
 
     sizes = () if tiny else (512, 1500, 8000)
     return {"jetclr": contrast(), **{f"jetclr-{n}-jets": contrast(n) for n in sizes}, "supervised": labels,

@@ -22,7 +22,7 @@ FORBIDDEN = {
     r"^\s*from ipywidgets import .*\b(?:Output|interact\w*)\b": "ipywidgets.Output or interact (use Image)",
     r"^\s*(?:from|import) rich\b": "rich (it makes an Output)",
 }
-TRAINS = {"training.fit", "finetuning.measure", "pretraining.jetclr", "pretraining.tokens", "pretraining.omnijet"}
+TRAINS = {"training.fit", "finetuning.measure", "pretraining.pretrain"}
 CODE = (ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Return, ast.For, ast.With, ast.FunctionDef)
 
 
