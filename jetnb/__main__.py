@@ -29,9 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
 
     pretrain = commands.add_parser("pretrain", help="pretrain and keep it as checkpoint")
-    pretrain.add_argument("strategy", metavar="STRATEGY", help="a name, FILE.py:Class of your own, or `list`: what there "
-                          "is, with all settings")
-    pretrain.add_argument("data", nargs="*", metavar="NAME", help="shipped samples, or paths of stores or files")
+    pretrain.add_argument("strategy", metavar="STRATEGY",
+                          help="a name, FILE.py:Class of your own, or `list`: what there is, with all settings")
+    pretrain.add_argument("data", nargs="*", metavar="NAME",
+                          help="samples, stores (`data convert` makes them of any file) or Parquet files of ours")
     pretrain.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
                           help="settings of the strategy, e.g. temperature=0.2 encoder.dim=128")
     pretrain.add_argument("--split", nargs=3, type=float, default=(1.0, 0.0, 0.0), metavar="X",
@@ -81,10 +82,9 @@ def _simulate(args) -> int:
 def _pretrain(args) -> int:
     import json
 
-    import awkward as ak
     import numpy as np
 
-    from jetnb import catalogue, jets, pretraining
+    from jetnb import batches, catalogue, jets, pretraining
 
     if args.strategy == "list":
         for name in pretraining.STRATEGIES:
@@ -96,11 +96,13 @@ def _pretrain(args) -> int:
     settings = {}
     for text in args.set:
         _set(settings, text)
-    samples = [catalogue.load(name) for name in args.data]
-    train, validation, _ = jets.split(ak.concatenate(samples), args.split, seed=args.seed)
-    train = train[np.random.default_rng(args.seed).permutation(len(train))[:args.jets]]
-    made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(part)}
-            for part, about in zip(samples, map(jets.provenance, samples), strict=True)]
+    every = batches.Rows([catalogue.open_store(name) for name in args.data])
+    part = jets.parts(every.column("event"), args.split, seed=args.seed)
+    train, validation = (np.flatnonzero(part == i) for i in (0, 1))
+    train = np.random.default_rng(args.seed).permutation(train)[:args.jets]
+    made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(store)}
+            for store in every.stores for about in [jets.provenance(store.jets)]]
+    train, validation = (batches.Rows(every.stores, rows) for rows in (train, validation))
     history = pretraining.pretrain(
         args.strategy, train, args.out, seed=args.seed, settings=settings, validation=validation if len(validation)
         else None, card={"drawn_from": made, "split": list(args.split)}, steps=args.steps, batch_size=args.batch_size,

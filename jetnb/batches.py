@@ -60,44 +60,85 @@ class Packed:
         return tuple(map(torch.from_numpy, batch))
 
 
-class Stored:
-    """Jets of a memory-mapped store: `stored[indices]` reads these jets and makes their features.
+class Rows:
+    """Jets that stay in memory-mapped stores: the rows (N,) of `stores`, counted over all of them in their order.
 
-    store: from `jetnb.store.open`, of any size. features: F names of `inputs.FEATURES`, or "pt" [GeV]; the particles
-    of `jetnb.augment` are ("pt", "deta", "dphi"). scaler: an `inputs.Scaler` of the same features, or None.
-    targets: names of jet fields. Raises `ValueError` for names that do not fit. Taught in notebook 16.
+    rows: None is all. Raises `ValueError` for no stores, and `IndexError` for rows that are not there.
     """
 
-    def __init__(self, store: Store, features: Sequence[str] = inputs.KINEMATIC, *,
-                 scaler: inputs.Scaler | None = None, targets: Sequence[str] = ("label",)):
-        self.store, self.features, self.scaler, self.targets = store, tuple(features), scaler, tuple(targets)
-        if scaler is not None and tuple(scaler.features) != self.features:
-            raise ValueError(f"scaler is of the features {', '.join(scaler.features)}, not {', '.join(self.features)}")
-        fields, made = store.jets.fields, [name for name in self.features if name != "pt"]
-        if unknown := [name for name in made if name not in inputs.available(store.jets)]:
-            raise ValueError(f"features: {unknown[0]!r} is not among what {store.path} can give: pt, "
-                             f"{', '.join(inputs.available(store.jets))}")
-        if unknown := [name for name in self.targets if name not in fields]:
-            raise ValueError(f"targets: {unknown[0]!r} is no jet field of {store.path}, only {', '.join(fields)}")
-        self._made = made
-        self._fields = tuple(dict.fromkeys(["pt", *(field for name in made for field in inputs.NEEDS[name])]))
-        # Views of the mapped columns: nothing is read here, and awkward has no part in making a batch.
-        self._columns = {name: np.asarray(store.jets[name]) for name in (*inputs.AXIS, *self.targets)}
+    def __init__(self, stores: Store | Sequence[Store], rows=None):
+        self.stores = (stores,) if isinstance(stores, Store) else tuple(stores)
+        if not self.stores:
+            raise ValueError("stores is empty: give at least one")
+        self.starts = _starts(np.array([len(one) for one in self.stores]))
+        self.rows = None if rows is None else _valid(rows, int(self.starts[-1]))
 
     def __len__(self) -> int:
-        return len(self.store)
+        return int(self.starts[-1]) if self.rows is None else len(self.rows)
+
+    def column(self, name: str) -> np.ndarray:
+        """One field (N,) of the jets."""
+        every = [np.asarray(one.jets[name]) for one in self.stores]
+        every = every[0] if len(every) == 1 else np.concatenate(every)
+        return every if self.rows is None else every[self.rows]
+
+
+class Stored:
+    """Jets of memory-mapped stores: `stored[indices]` reads these jets and makes their features.
+
+    stores: from `jetnb.store.open`, one, several, or `Rows` of them, of any size. features: F names of
+    `inputs.FEATURES`, or "pt" [GeV]; the particles of `jetnb.augment` are ("pt", "deta", "dphi"). scaler: an
+    `inputs.Scaler` of the same features, or None. targets: names of jet fields. hardest: constituents read of each
+    jet, the first; None is all. Raises `ValueError` for names that do not fit. Taught in notebook 16.
+    """
+
+    def __init__(self, stores: Store | Sequence[Store] | Rows, features: Sequence[str] = inputs.KINEMATIC, *,
+                 scaler: inputs.Scaler | None = None, targets: Sequence[str] = ("label",), hardest: int | None = None):
+        self.jets = stores if isinstance(stores, Rows) else Rows(stores)
+        self.features, self.scaler, self.targets, self.hardest = tuple(features), scaler, tuple(targets), hardest
+        if scaler is not None and tuple(scaler.features) != self.features:
+            raise ValueError(f"scaler is of the features {', '.join(scaler.features)}, not {', '.join(self.features)}")
+        self._made = [name for name in self.features if name != "pt"]
+        for store in self.jets.stores:
+            if unknown := [name for name in self._made if name not in inputs.available(store.jets)]:
+                raise ValueError(f"features: {unknown[0]!r} is not among what {store.path} can give: pt, "
+                                 f"{', '.join(inputs.available(store.jets))}")
+            if unknown := [name for name in self.targets if name not in store.jets.fields]:
+                raise ValueError(f"targets: {unknown[0]!r} is no jet field of {store.path}, only "
+                                 f"{', '.join(store.jets.fields)}")
+        self._fields = tuple(dict.fromkeys(["pt", *(field for name in self._made for field in inputs.NEEDS[name])]))
+        # Views of the mapped columns: nothing is read here, and awkward has no part in making a batch.
+        self._columns = [{name: np.asarray(store.jets[name]) for name in (*inputs.AXIS, *self.targets)}
+                         for store in self.jets.stores]
+
+    def __len__(self) -> int:
+        return len(self.jets)
 
     def __getitem__(self, indices) -> tuple[Tensor, ...]:
         """Packed batch of the jets `indices` (B,), integers from 0 to N - 1, in this order."""
-        raw = self.store.gather(indices, self._fields)
-        axis = {name: self._columns[name][indices] for name in inputs.AXIS}
-        x, offsets = inputs.compute_packed(raw, self._fields, jets=axis, features=self._made)
+        indices = _valid(indices, len(self))
+        rows = indices if self.jets.rows is None else self.jets.rows[indices]
+        if len(self.jets.stores) == 1:
+            return self._read(0, rows)
+        which = np.searchsorted(self.jets.starts, rows, side="right") - 1  # the store of each jet
+        order = np.argsort(which, kind="stable")
+        found = [self._read(i, rows[order][which[order] == i] - self.jets.starts[i]) for i in np.unique(which)]
+        if not found:
+            return self._read(0, rows)
+        x, offsets, *targets = zip(*found, strict=True)
+        offsets = _starts(np.concatenate([one.diff() for one in offsets]))
+        return Packed(torch.cat(x), offsets, *map(torch.cat, targets))[np.argsort(order)]
+
+    def _read(self, i: int, rows: np.ndarray) -> tuple[Tensor, ...]:
+        """Packed batch of these rows of one store."""
+        raw = self.jets.stores[i].gather(rows, self._fields, n_max=self.hardest)
+        columns = {name: values[rows] for name, values in self._columns[i].items()}
+        x, offsets = inputs.compute_packed(raw, self._fields, jets=columns, features=self._made)
         if "pt" in self.features:
             x = np.insert(x, self.features.index("pt"), raw.x[:, 0], axis=1)
         if self.scaler is not None:
             x = self.scaler.transform(x)
-        targets = (_target(self._columns[name][indices]) for name in self.targets)
-        return tuple(map(torch.from_numpy, (x, offsets, *targets)))
+        return tuple(map(torch.from_numpy, (x, offsets, *(_target(columns[name]) for name in self.targets))))
 
 
 def schedule(n: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:

@@ -207,18 +207,22 @@ def split(jets: ak.Array, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed:
     Hence the sizes follow `fractions` only on average. Raises `ValueError` if a part would be empty.
     Taught in notebook 03.
     """
-    if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
-        raise ValueError(f"fractions must not be negative and must sum to 1, got {tuple(fractions)}")
     if "event" not in jets.fields:
         raise ValueError("a split needs the field 'event', one integer per collision; these jets have none")
-    edges = np.cumsum(fractions)[:-1]
-    part = np.searchsorted(edges, uniform(ak.to_numpy(jets.event), seed), side="right")
+    part = parts(ak.to_numpy(jets.event), fractions, seed=seed)
+    return tuple(jets[part == i] for i in range(len(fractions)))
+
+
+def parts(event: np.ndarray, fractions: Sequence[float], *, seed: int) -> np.ndarray:
+    """The part (N,) that `split` puts each jet into, by the numbers (N,) of their events alone. Raises as `split`."""
+    if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
+        raise ValueError(f"fractions must not be negative and must sum to 1, got {tuple(fractions)}")
+    part = np.searchsorted(np.cumsum(fractions)[:-1], uniform(event, seed), side="right")
     sizes = np.bincount(part, minlength=len(fractions))
     for i, fraction in enumerate(fractions):
         if fraction > 0 and sizes[i] == 0:
-            raise ValueError(f"part {i} of the split {tuple(fractions)} got none of {len(jets)} jets: "
-                             "use more jets")
-    return tuple(jets[part == i] for i in range(len(fractions)))
+            raise ValueError(f"part {i} of the split {tuple(fractions)} got none of {len(event)} jets: use more jets")
+    return part
 
 
 def label_budgets(jets: ak.Array, budgets: Iterable[int], *, seed: int) -> dict[int, np.ndarray]:

@@ -37,6 +37,7 @@ from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 
 HARDEST = 40
+FITTED = 10_000  # jets of a store of which scalings and codebooks are made
 ENCODER = {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}
 STRATEGIES = {"jetclr": "jetnb.strategies.contrastive:JetCLR",
               "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
@@ -45,12 +46,13 @@ STRATEGIES = {"jetclr": "jetnb.strategies.contrastive:JetCLR",
               "tokens": "jetnb.models.tokenizer:Tokenizer"}
 
 
-def pretrain(strategy, jets: ak.Array, path, *, seed: int, settings: Mapping | None = None,
-             validation: ak.Array | None = None, card: Mapping | None = None, **options) -> History:
+def pretrain(strategy, jets: ak.Array | batches.Rows, path, *, seed: int, settings: Mapping | None = None,
+             validation: ak.Array | batches.Rows | None = None, card: Mapping | None = None, **options) -> History:
     """Pretrain with `strategy` on `jets`, whose labels only a strategy that asks for them looks at; keep it at `path`.
 
-    strategy: a name of `STRATEGIES`, a class, or "FILE.py:Class" or "package.module:Class". settings: those that shall
-    differ from its `SETTINGS`; of one that is a dict, only the keys that differ. validation: other jets, on which the
+    strategy: a name of `STRATEGIES`, a class, or "FILE.py:Class" or "package.module:Class". jets: an array, or
+    `batches.Rows` of stores of any size, of which only batches are read. settings: those that shall differ from its
+    `SETTINGS`; of one that is a dict, only the keys that differ. validation: other jets, on which the
     best epoch is picked. card: what else the checkpoint shall say. options: those of `training.fit`, such as steps,
     batch_size, lr, watch, resume. Returns the history; `load(path)` gives the encoder. Raises `ValueError` for a
     strategy or settings that are not there, and as `training.fit` does. Taught in notebook 07.
@@ -60,10 +62,10 @@ def pretrain(strategy, jets: ak.Array, path, *, seed: int, settings: Mapping | N
     model = _make(made, settings, seed=seed)
     train, held = (data_of(model, part) if part is not None else None for part in (jets, validation))
     if hasattr(model, "fit"):
-        model.fit(train, seed=seed)
+        model.fit(_some(train, seed), seed=seed)
     said = model.card() if hasattr(model, "card") else {
         "settings": settings, **{key: settings[key] for key in ("encoder", "hardest") if key in settings}}
-    about = J.provenance(jets)
+    about = J.provenance(jets.stores[0].jets if isinstance(jets, batches.Rows) else jets)
     card = {"strategy": getattr(made, "TITLE", made.__name__), "pretrained_by": name, **said,
             "data": {key: about[key] for key in ("sample", "source")}, "jets": len(jets), **(card or {})}
     if not any(weights.requires_grad for weights in model.parameters()):  # `fit` has found all there is, as in k-means
@@ -115,20 +117,31 @@ def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> ba
     """Particles of N jets, the `hardest` of each, and their labels, as data for training and embedding.
 
     extras: names of `inputs.FEATURES` that follow as columns. Returns `Packed(particles (T, 3 + E): pt [GeV], deta,
-    dphi [rad] and the extras; offsets; label (N,))`. Taught in notebook 07.
+    dphi [rad] and the extras; offsets; label (N,))`, without the last for jets that have none. Taught in notebook 07.
     """
     x, offsets = inputs.to_relative(jets)
     if extras:
         x = np.column_stack([x, inputs.compute(jets, extras).x])
     packed = torch.from_numpy(x), torch.from_numpy(offsets)
-    return batches.Packed(*(packed if hardest is None else augment.keep_hardest(*packed, n_max=hardest)), jets.label)
+    labels = [jets.label] if "label" in jets.fields else []  # data have none
+    return batches.Packed(*(packed if hardest is None else augment.keep_hardest(*packed, n_max=hardest)), *labels)
 
 
-def data_of(model: nn.Module, jets: ak.Array) -> batches.Packed:
+def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
-    if hasattr(model, "data"):
-        return model.data(jets)
-    return particles(jets, hardest=getattr(model, "hardest", None), extras=getattr(model, "extras", ()))
+    hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
+    if isinstance(jets, batches.Rows):
+        labelled = all("label" in store.jets.fields for store in jets.stores)
+        return batches.Stored(jets, ("pt", "deta", "dphi", *extras), hardest=hardest,
+                              targets=("label",) if labelled else ())
+    return model.data(jets) if hasattr(model, "data") else particles(jets, hardest=hardest, extras=extras)
+
+
+def _some(data, seed: int) -> batches.Packed:
+    """Of data that lie on disk so many jets as fit into memory, drawn at random."""
+    if not isinstance(data, batches.Stored):
+        return data
+    return batches.Packed(*data[np.random.default_rng(seed).permutation(len(data))[:FITTED]])
 
 
 def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:

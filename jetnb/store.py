@@ -76,10 +76,11 @@ class Store:
         return J.wrap(fields("jet_"), fields("constituent_"), self._columns["offsets"],
                       provenance=self.meta["provenance"])
 
-    def gather(self, indices, fields: Sequence[str] = ("pt", "eta", "phi", "energy")) -> Batch:
+    def gather(self, indices, fields: Sequence[str] = ("pt", "eta", "phi", "energy"), *,
+               n_max: int | None = None) -> Batch:
         """Constituent `fields` of the jets `indices` (B,), in that order, as packed batch.
 
-        Returns `Batch(x (T, F), offsets (B + 1,))`. Raises `IndexError` for an index that is not an integer
+        n_max: constituents of each jet, the first, which are the hardest; None is all. Returns `Batch(x (T, F), offsets (B + 1,))`. Raises `IndexError` for an index that is not an integer
         in [0, len(store)), `StoreError` for an unknown field. The first call in a process takes a few
         seconds, in which numba starts. Taught in notebook 16.
         """
@@ -100,6 +101,8 @@ class Store:
         starts, ends = self._columns["offsets"][indices], self._columns["offsets"][indices + 1]
         if starts.min() < 0 or (ends < starts).any() or ends.max() > self.meta["n_constituents"]:
             raise StoreError(f"{self.path}/offsets.npy has been changed or damaged; {AGAIN}")
+        if n_max is not None:
+            ends = np.minimum(ends, starts + n_max)
         offsets = np.zeros(len(indices) + 1, np.int64)
         np.cumsum(ends - starts, out=offsets[1:])
         x = np.empty((offsets[-1], len(fields)), np.float32)  # (T, F)

@@ -12,7 +12,7 @@ import torch
 
 import jetnb
 from jetnb import batches, inputs, store
-from jetnb.batches import Packed, Stored, prefetch, schedule
+from jetnb.batches import Packed, Rows, Stored, prefetch, schedule
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,24 @@ def test_stored_gives_the_particles_of_augmentations(jets, stored):
     np.testing.assert_array_equal(x[:, 0], ak.flatten(jets.constituents.pt[:20]))
     np.testing.assert_allclose(x, expected.x, atol=1e-6)
     np.testing.assert_array_equal(offsets, expected.offsets)
+
+
+def test_several_stores_and_rows_of_them_are_as_one(jets, stored, tmp_path):
+    for name, part in (("a", jets[:120]), ("b", jets[120:])):
+        store.write(tmp_path / name, [part])
+    both = [store.open(tmp_path / name) for name in ("a", "b")]
+    rows = np.random.default_rng(2).permutation(300)[:200]
+    features = ("pt", "deta", "dphi", "charge")
+    one, two = Stored(stored, features, hardest=5), Stored(Rows(both, rows), features, hardest=5)
+    assert len(two) == 200 and np.array_equal(two.jets.column("event"), jets.event[rows])
+    chosen = np.random.default_rng(3).permutation(200)[:50]
+    for a, b in zip(two[chosen], one[rows[chosen]], strict=True):
+        assert torch.equal(a, b)
+    assert two[chosen][1].diff().max() == 5 and len(two[np.zeros(0, int)][1]) == 1
+    with pytest.raises(IndexError, match="from 0 to 300, but there are 300 jets"):
+        Rows(both, [0, 300])
+    with pytest.raises(ValueError, match="stores is empty"):
+        Rows([])
 
 
 def test_stored_says_what_it_does_not_have(stored):

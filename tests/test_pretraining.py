@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import jetnb
-from jetnb import augment, checkpoints, finetuning, jets, latent, pretraining, training
+from jetnb import augment, batches, checkpoints, finetuning, jets, latent, pretraining, store, training
 from jetnb.__main__ import main
 from jetnb.catalogue import DATA
 from jetnb.models.encoder import DeepSets
@@ -59,6 +59,28 @@ def test_every_strategy_with_an_encoder_trains_comes_back_and_is_listed(name, tm
     again = pretraining.pretrain(name, few(), tmp_path / name, seed=1, settings=settings, resume=True, **QUICK)
     assert again.steps == history.steps
     assert main(["pretrain", "list"]) == 0 and name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, settings", [("jetclr", {"encoder": SMALL}), ("tokens", {
+    "n_codes": 32, "dim": 16, "n_layers": 1, "n_heads": 2, "extras": ["charge"]})])
+def test_jets_of_stores_train_as_those_in_memory_do(name, settings, tmp_path):
+    sample, rows = few(), np.random.default_rng(1).permutation(96)
+    for part in ("a", "b"):
+        store.write(tmp_path / part, [sample[:50] if part == "a" else sample[50:]])
+    stores = [store.open(tmp_path / part) for part in ("a", "b")]
+    losses = [[record["loss"] for record in pretraining.pretrain(
+        name, given, tmp_path / kind, seed=1, settings=settings, log_every=1, **QUICK).steps]
+        for kind, given in (("memory", sample[rows]), ("stores", batches.Rows(stores, rows)))]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02) and len(losses[0]) == 3
+    assert checkpoints.read_card(tmp_path / "stores")["jets"] == 96
+
+
+def test_jets_without_labels_are_enough(tmp_path):
+    sample = few()[[name for name in few().fields if name != "label"]]
+    assert len(pretraining.particles(sample)[np.arange(3)]) == 2
+    store.write(tmp_path / "store", [sample])
+    data = batches.Rows(store.open(tmp_path / "store"))
+    assert pretraining.pretrain("jetclr", data, tmp_path / "ck", seed=1, settings={"encoder": SMALL}, **QUICK).steps
 
 
 def test_a_masked_autoencoder_of_particles_learns():
@@ -139,7 +161,7 @@ def test_the_command_line_pretrains_and_goes_on(tmp_path, capsys):
     assert main(command) == 0 and main(command) == 0
     assert capsys.readouterr().out.count("finished: loss ") == 2
     card = checkpoints.read_card(tmp_path / "ck")
-    assert card["drawn_from"] == [{"sample": "jetclass", "seed": 1, "jets": 20_000}] and card["jets"] == 64
+    assert card["drawn_from"] == [{"sample": "jetclass", "seed": 1, "jets": 20_001}] and card["jets"] == 64
     assert main([*command[:-2], "--lr", "0.1", "--out", command[-1]]) == 2
     assert "lr is 0.001 there and 0.1 here" in capsys.readouterr().err
 

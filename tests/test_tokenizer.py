@@ -58,7 +58,7 @@ def test_it_learns(jets, settings):
     assert 5 < found["perplexity"] <= 64 and 0.1 < found["codes_used"] <= 1
     width = np.std(inputs.compute(jets, ("log_pt", "deta", "dphi")).x, axis=0) * [1, 3, 3]
     error = np.array([found[f"error_{name}"] for name in ("log_pt", "eta_rel", "phi_rel")]) * [1, 3, 3]
-    assert (error**2).sum() < 0.5 * (width**2).sum()
+    assert (error**2).sum() < 0.6 * (width**2).sum()
 
 
 @pytest.mark.parametrize("extras", [(), EXTRAS])

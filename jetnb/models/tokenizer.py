@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb import batches, checkpoints, inputs
+from jetnb import checkpoints, inputs
 from jetnb.models import _packed, heads
 from jetnb.models._fast import Linear
 from jetnb.models.encoder import Transformer
@@ -77,10 +77,6 @@ class Tokenizer(nn.Module):
         self.register_buffer("mean", torch.tensor([*MEAN, *[0.0] * len(extras)]))
         self.register_buffer("width", torch.tensor([*WIDTH, *[1.0] * len(extras)]))
         self._last: Tensor | None = None
-
-    def data(self, jets: ak.Array) -> batches.Packed:
-        """N jets as data for training: all their constituents, see `particles`."""
-        return batches.Packed(*particles(jets, self.extras), jets.label)
 
     def card(self) -> dict:
         """What a checkpoint says of it, for `load`."""

@@ -34,6 +34,7 @@ class NextToken(nn.Module):
         self.settings = {"tokenizer": tokenizer.settings, "generator": dict(sizes), "turn": turn}
         self.generator = Generator(tokenizer.n_codes, **sizes)
         self.codes_from: dict | None = None
+        self.extras = tokenizer.extras  # of the particles that it can make tokens of
 
     @classmethod
     def make(cls, *, codes, sizes: Mapping, turn: bool) -> NextToken:
@@ -70,8 +71,8 @@ class NextToken(nn.Module):
         Jets are turned in training mode only.
         """
         x, offsets, *targets = batch
-        if self.turn:
-            if self.training:
+        if x.shape[1] > 1:  # particles, of which tokens are made as they come
+            if self.turn and self.training:
                 for move in (augment.rotate, augment.mirror):
                     x = torch.cat([move(x[:, :3], offsets, generator=generator)[0], x[:, 3:]], 1)
             x = self.tokenizer.encode(x, offsets, check=x.device.type == "cpu")[:, None]
