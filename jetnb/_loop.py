@@ -68,11 +68,13 @@ class Training:
         groups = optimisation.groups(model, parameters, arguments["lr"], arguments["weight_decay"])
         lrs = sorted({group["lr"] for group in groups})
         half = getattr(fabric.strategy.precision, "scaler", None) is not None
-        # eps and clip in float16 are those of the JetCLR talk at ML4Jets. Its scaler does not work with fused steps.
+        # eps and clip in float16 are those of the JetCLR talk at ML4Jets. Its scaler does not work
+        # with fused steps.
         clip, eps = (0.1, 1e-4) if half else (1.0, 1e-8)
         if arguments["clip"] is not None:
             clip = arguments["clip"]
-        self.arguments = {**arguments, "lr": lrs[0] if len(lrs) == 1 else lrs, "clip": clip, "n_jets": len(data),
+        self.arguments = {**arguments, "lr": lrs[0] if len(lrs) == 1 else lrs, "clip": clip,
+                          "n_jets": len(data),
                           "n_validation": 0 if validation is None else len(validation),
                           "n_processes": fabric.world_size}
         self.raw = torch.optim.AdamW(groups, eps=eps, fused=not half)
@@ -87,7 +89,8 @@ class Training:
         self.card = {**card, "training": self.arguments}
         if self.path is not None:
             given = {"data": data, "validation": validation}
-            self.card["checksum"] = {name: self._checksum(jets) for name, jets in given.items() if jets is not None}
+            self.card["checksum"] = {name: self._checksum(jets) for name, jets in given.items()
+                                     if jets is not None}
         if fabric.world_size > 1:  # what several processes share cannot stop in one of them
             signals = ()
         elif self.path is None:
@@ -151,7 +154,7 @@ class Training:
                             self._save()
             record = self._record()
             ended = self._end_epoch(epoch + 1)
-            stop = self._watched({**ended, **record})  # with the loss since the record before, as in all others
+            stop = self._watched({**ended, **record})  # its loss is the one since the record before
             if last == self.n_steps:
                 self.history.reason = "finished"
             elif self.arguments["patience"] and self._since_best() >= self.arguments["patience"]:
@@ -249,7 +252,7 @@ class Training:
         return record
 
     def _measure(self) -> dict[str, float]:
-        """What `measure` returned, checked in all processes: one that raised alone would leave the others waiting."""
+        """What `measure` returned, checked in all processes: none may raise alone."""
         self.module.eval()
         found = None
         with torch.no_grad(), self.interrupts.at_once():
@@ -257,16 +260,18 @@ class Training:
                 found = self.measure(self.module)
         found = self.fabric.broadcast(found)
         if not isinstance(found, Mapping):
-            raise ValueError(f"measure returned {found!r:.80}: it must return a dict of names and numbers")
+            raise ValueError(f"measure returned {found!r:.80}: it must return a dict of names and "
+                             "numbers")
         best_by = self.arguments["best_by"]
         if best_by not in ("validation_loss", *found):
-            raise ValueError(f"best_by is {best_by!r}, but measure returned only {', '.join(found) or 'an empty dict'}")
+            raise ValueError(f"best_by is {best_by!r}, but measure returned only "
+                             f"{', '.join(map(str, found)) or 'an empty dict'}")
         for name, value in found.items():
             if not isinstance(value, Real):
-                raise ValueError(f"measure returned {value!r:.80} as {name!r}: it must be a number, such as float(...) "
-                                 "makes")
-        # Numbers of NumPy could not be written down.
-        return {name: value if isinstance(value, int | float) else float(value) for name, value in found.items()}
+                raise ValueError(f"measure returned {value!r:.80} as {name!r}: it must be a "
+                                 "number, such as float(...) makes")
+        return {name: value if isinstance(value, int | float) else float(value)  # of NumPy's
+                for name, value in found.items()}
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -322,17 +327,19 @@ class Training:
             kept, weights = len(epochs) - 1, self.module  # the last
             if self.best is not None:
                 kept, weights = kept - self._since_best(), self.best
-            checkpoints.save(self.path, weights,
-                             {**self.card, "trained": trained, "metrics": epochs[kept] if epochs else {}},
+            metrics = epochs[kept] if epochs else {}
+            card = {**self.card, "trained": trained, "metrics": metrics}
+            checkpoints.save(self.path, weights, card,
                              state=None if self.history.reason in DONE else self._state())
         self.fabric.barrier()
         self.saved = time.perf_counter()
         self.took = self.saved - began
 
     def _state(self) -> dict[str, Tensor]:
-        """Current weights, moments of the optimiser, scale of float16 gradients, and what the watchdog remembers.
+        """What is needed to go on; there is no state of random numbers.
 
-        There is no state of random numbers.
+        Current weights (not the best ones), moments of the optimiser, the scale of float16
+        gradients, and what the watchdog remembers.
         """
         state = {f"model.{name}": value for name, value in self.module.state_dict().items()}
         state |= {f"optimizer.{name}": value for name, value in optimisation.to_tensors(self.raw).items()}
@@ -389,7 +396,7 @@ class Training:
                 self.watchdog.from_tensors(remembered)
             self.fabric.strategy.precision.load_state_dict({name: type(old)(state[f"scaler.{name}"].item())
                                                             for name, old in scale.items()})
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"resume: {file} is of another training ({error}): {checkpoints.AGAIN}, with another "
                              "path") from None
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 EXPLODES = 100  # times the median of gradient norms
 PATIENCE = 50  # steps in a row that may be skipped in float16
-# Representations whose features are about 1 have a variance of 0.04 and more at the start of a training and 0.5 at its
-# end. In one that collapsed it was 2e-4 to 7e-4; with dropout, whose noise is a variance too, 3e-3. There the uniformity
-# of the projections still tells: it was above -2e-4, and at a start below -0.05.
+# Where features are about 1, the variance of representations is 0.04 and more at the start of a
+# training and 0.5 at its end. In one that collapsed it was 2e-4 to 7e-4; with dropout, whose noise
+# is a variance too, 3e-3. There the uniformity of the projections still tells: it was above -2e-4,
+# and at a start below -0.05.
 LOWEST_VARIANCE = 1e-3
 HIGHEST_UNIFORMITY = -1e-3
 
@@ -72,8 +73,9 @@ class Watchdog:
                 "norms": torch.tensor(list(self.norms), dtype=torch.float64)}
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what `to_tensors` made of another. Raises `KeyError` where something is missing."""
-        in_a_row, last_good, norms = (tensors[name].tolist() for name in ("in_a_row", "last_good", "norms"))
+        """Remember what `to_tensors` made of another. Raises `KeyError` where one is missing."""
+        in_a_row, last_good, norms = (tensors[name].tolist()
+                                      for name in ("in_a_row", "last_good", "norms"))
         self.in_a_row, self.last_good = in_a_row, last_good
         self.norms.clear()
         self.norms.extend(norms)

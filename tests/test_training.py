@@ -105,9 +105,11 @@ def main(folder: Path) -> None:
 
 WRONG = {  # name: what a measure returns, by what the best is known, what is said
     "other": ({"auc": 1.0}, "accuracy", "best_by is 'accuracy', but measure returned only auc"),
-    "nothing": (None, "accuracy", "measure returned None: it must return a dict of names and numbers"),
+    "nothing": (None, "accuracy",
+                "measure returned None: it must return a dict of names and numbers"),
     "of the epoch": ({"auc": 1.0}, "loss", "best_by is 'loss', but measure returned only auc"),
-    "text": ({"auc": "high"}, "auc", "measure returned 'high' as 'auc': it must be a number, such as float(...) makes")}
+    "text": ({"auc": "high"}, "auc",
+             "measure returned 'high' as 'auc': it must be a number, such as float(...) makes")}
 
 
 def two_measure_something_else(folder: Path) -> None:
@@ -120,15 +122,16 @@ def two_measure_something_else(folder: Path) -> None:
         try:
             return end(self, epoch)
         except Exception as error:
-            (folder / f"{name}{self.fabric.global_rank}").write_text(f"{type(error).__name__}: {error}")
+            file = folder / f"{name}{self.fabric.global_rank}"
+            file.write_text(f"{type(error).__name__}: {error}")
             self.fabric.barrier()
             raise
 
     Training._end_epoch = told
     for name, (found, best_by, _) in WRONG.items():
         with contextlib.suppress(Exception):
-            fit(Linear(), toy(), devices=2, strategy="ddp_fork", best_by=best_by, measure=lambda model: found,  # noqa: B023
-                **SHARED)
+            fit(Linear(), toy(), devices=2, strategy="ddp_fork", best_by=best_by,
+                measure=lambda model: found, **SHARED)  # noqa: B023
     Training._end_epoch = end
 
 
@@ -231,13 +234,16 @@ def test_all_processes_say_what_a_measure_lacks(child, name):
 def test_one_process_says_what_a_measure_lacks(name, tmp_path):
     found, best_by, said = WRONG[name]
     with pytest.raises(ValueError, match=re.escape(said)):
-        fit(Linear(), toy(), measure=lambda model: found, best_by=best_by, path=tmp_path / "run", **TOY)
+        fit(Linear(), toy(), measure=lambda model: found, best_by=best_by, path=tmp_path / "run",
+            **TOY)
 
 
 def test_numbers_of_numpy_are_written_down(tmp_path):
-    done = fit(Linear(), toy(), measure=lambda model: {"auc": np.float32(0.5), "passing": np.int64(7)}, best_by="auc",
-               path=tmp_path / "run", **TOY)
-    assert [(record["auc"], record["passing"]) for record in history.read(tmp_path / "run").epochs] == [(0.5, 7)] * 4
+    def measure(model):
+        return {"auc": np.float32(0.5), "passing": np.int64(7)}
+
+    done = fit(Linear(), toy(), measure=measure, best_by="auc", path=tmp_path / "run", **TOY)
+    assert [(record["auc"], record["passing"]) for record in done.epochs] == [(0.5, 7)] * 4
     assert history.read(tmp_path / "run").epochs == done.epochs
 
 
@@ -492,7 +498,8 @@ def test_the_state_of_another_optimiser_is_refused(tmp_path):
     fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
     state = checkpoints.read_state(tmp_path / "run")
     for change in ({"optimizer.0.exp_avg": torch.zeros(2)}, {"optimizer.9.exp_avg": torch.zeros(2)},
-                   {"optimizer.x": torch.zeros(2)}, {"optimizer.0.more": torch.zeros(())}):
+                   {"optimizer.x": torch.zeros(2)}, {"optimizer.0.more": torch.zeros(())},
+                   {"watchdog.norms": torch.zeros(())}):
         safetensors.torch.save_file({**state, **change}, tmp_path / "run" / "state.safetensors")
         with pytest.raises(ValueError, match="state.safetensors is of another training"):
             fit(Linear(), toy(), **options)
@@ -565,8 +572,8 @@ def test_skipped_steps_are_counted_over_an_interruption(tmp_path, float16):
 
 def test_steps_skipped_in_a_row_are_counted_over_an_interruption(tmp_path, float16, monkeypatch):
     monkeypatch.setattr(_watchdog, "PATIENCE", 6)
-    options = dict(epochs=6, batch_size=20, seed=1, log_every=5, precision="16-mixed", path=tmp_path / "run",
-                   resume=True, **QUIET)
+    options = dict(epochs=6, batch_size=20, seed=1, log_every=5, precision="16-mixed",
+                   path=tmp_path / "run", resume=True, **QUIET)
     fit(Broken(8), toy(), watch=lambda record: record["step"] == 10, **options)
     with pytest.raises(FloatingPointError, match=r"step 13 .*last good loss was 0\."):
         fit(Broken(1), toy(), **options)
@@ -610,7 +617,8 @@ def test_collapse_warns_once_and_health_does_not():
         fit(healthy, toy(), **TOY)
 
 
-@pytest.mark.parametrize("dropout, lr, flat", [(0.0, 0.3, "variance"), (0.1, 0.3, "uniformity"), (0.1, 1e-3, None)])
+@pytest.mark.parametrize("dropout, lr, flat", [
+    (0.0, 0.3, "variance"), (0.1, 0.3, "uniformity"), (0.1, 1e-3, None)])
 def test_a_contrastive_training_that_collapses_says_so_once(dropout, lr, flat):
     model = jetclr(dropout=dropout)
     with warnings.catch_warnings(record=True) as caught:
@@ -623,8 +631,10 @@ def test_a_contrastive_training_that_collapses_says_so_once(dropout, lr, flat):
 
 
 @pytest.mark.parametrize("monitors, said", [
-    ({"rank": 5.0, "variance": 1e-9}, "variance of representations is 1e-09"), ({"variance": 0.0}, "variance .* is 0:"),
-    ({"variance": 9e-4, "uniformity": -2.0}, "variance"), ({"variance": 1.0, "uniformity": -1e-5}, "uniformity"),
+    ({"rank": 5.0, "variance": 1e-9}, "variance of representations is 1e-09"),
+    ({"variance": 0.0}, "variance .* is 0:"),
+    ({"variance": 9e-4, "uniformity": -2.0}, "variance"),
+    ({"variance": 1.0, "uniformity": -1e-5}, "uniformity"),
     ({"rank": 5.0, "variance": 0.04, "uniformity": -0.05}, None)])
 def test_collapse_by_each_monitor(monitors, said):
     dog = _watchdog.Watchdog(tolerant=False)
@@ -632,7 +642,8 @@ def test_collapse_by_each_monitor(monitors, said):
         warnings.simplefilter("always")
         for epoch in (1, 2, 3):
             dog.look_for_collapse(monitors, batch_size=256, epoch=epoch)
-    assert len(caught) == (said is not None) and all(re.search(said, str(one.message)) for one in caught)
+    assert len(caught) == (said is not None)
+    assert all(re.search(said, str(one.message)) for one in caught)
 
 
 class Counted(Linear):
@@ -680,7 +691,7 @@ def test_the_best_before_an_interruption_is_what_is_kept_after_it(tmp_path):
 
 
 def contrary():
-    """Jets with the labels of the other class: the better a model is trained, the worse it does on these."""
+    """Jets with the labels of the other class: training makes the loss on these worse."""
     jets = toy(40, seed=1)
     return batches.Packed(jets.x, jets.offsets, 1 - jets.targets[0])
 
@@ -690,10 +701,12 @@ def closeness(model):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here")
-@pytest.mark.parametrize("options", [{"keep": "best"}, {"keep": "last"}, {"measure": closeness, "best_by": "closeness"}],
-                         ids=["best", "last", "measure"])
-@pytest.mark.parametrize("how, stops", [("end of epoch", (9, 12)), ("within epoch", (8, 10)), ("SIGTERM", (8, 10)),
-                                        ("SIGKILL", (8, 10))])
+@pytest.mark.parametrize("options", [
+    {"keep": "best"}, {"keep": "last"}, {"measure": closeness, "best_by": "closeness"}],
+    ids=["best", "last", "measure"])
+@pytest.mark.parametrize("how, stops", [
+    ("end of epoch", (9, 12)), ("within epoch", (8, 10)), ("SIGTERM", (8, 10)),
+    ("SIGKILL", (8, 10))])
 def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops, options):
     options = {**TOY, "lr": 0.05, "epochs": 5, "save_every": 2, "validation": contrary(), **options}
     whole, best, model = Linear(dropout=0.2), Linear(dropout=0.2), Linear(seed=7, dropout=0.2)
@@ -711,13 +724,16 @@ def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops,
         if how.startswith("SIG"):
             died_of(getattr(signal, how), tmp_path / "run", watch=watch, resume=True, **options)
         else:
-            fit(Linear(dropout=0.2), toy(), path=tmp_path / "run", watch=watch, resume=True, **options)
+            fit(Linear(dropout=0.2), toy(), path=tmp_path / "run", watch=watch, resume=True,
+                **options)
         checkpoints.load(tmp_path / "run", model)
         found = checkpoints.read_card(tmp_path / "run")["metrics"]["epoch"]
-        assert torch.equal(weights(model), weights(best)) == (found == at) == (options.get("keep", "best") == "best")
+        keeps_best = options.get("keep", "best") == "best"
+        assert torch.equal(weights(model), weights(best)) == (found == at) == keeps_best
     again = fit(model, toy(), path=tmp_path / "run", resume=True, **options)
     assert torch.equal(weights(model), weights(whole)) and again.steps == expected.steps
-    assert [{**record, "seconds": 0} for record in again.epochs] == [{**r, "seconds": 0} for r in expected.epochs]
+    for one, other in zip(again.epochs, expected.epochs, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
     checkpoints.load(tmp_path / "run", best)
     assert torch.equal(weights(best), weights(whole))
 

@@ -290,19 +290,21 @@ def test_losses_are_drawn_at_the_steps_of_their_records(n):
     main, small = ax.child_axes
     assert small.lines[0].get_xdata()[[0, 1]].tolist() == [10, 20 if n == 40 else 160]
     assert main.lines[-1].get_xdata().tolist() == [10 * n // 4 * i for i in (1, 2, 3, 4)]
-    np.testing.assert_array_equal(main.lines[0].get_xdata(), small.lines[0].get_xdata() - 4.5)  # means of 10 steps
+    middle = small.lines[0].get_xdata() - 4.5  # of 10 steps
+    np.testing.assert_array_equal(main.lines[0].get_xdata(), middle)
     plt.close("all")
 
 
 @pytest.mark.parametrize("n_epochs", [4, 40])
 def test_training_and_validation_lie_where_they_were_taken(n_epochs):
-    """The loss of step s is 100 - s, and so is the validation after it: all curves are this one line."""
+    """The loss of step s is 100 - s, and so is the validation after it: all lie on this line."""
     ends = [10, 20, 26]  # of records in an epoch of 26 steps
-    steps = [{"step": 26 * e + end, "loss": 100 - (26 * e + start + 1 + 26 * e + end) / 2, "lr": 1e-3}
+    steps = [{"step": 26 * e + end, "loss": 100 - 26 * e - (start + 1 + end) / 2, "lr": 1e-3}
              for e in range(n_epochs) for start, end in zip([0, *ends], ends, strict=False)]
-    epochs = [{"step": 26 * e, "loss": 100 - 26 * e + 12.5, "validation_loss": 100.0 - 26 * e, "seconds": 1.0}
+    epochs = [{"step": 26 * e, "loss": 100 - 26 * e + 12.5, "validation_loss": 100.0 - 26 * e}
               for e in range(1, n_epochs + 1)]
-    seen = [{**{epoch["step"]: epoch for epoch in epochs}.get(step["step"], {}), **step} for step in steps]
+    ended = {epoch["step"]: epoch for epoch in epochs}
+    seen = [{**ended.get(step["step"], {}), **step} for step in steps]
     for records in (steps + epochs, epochs + steps, seen, epochs):
         _, ax = plt.subplots()
         widgets.draw_losses(ax, records)

@@ -24,10 +24,11 @@ def draw_losses(ax, records: Iterable[Mapping]):
     """Draw the course of a training: loss, learning rate and jets per second, on `ax` of about 9 x 3.2 inches.
 
     records: dicts with any of step, loss, validation_loss, lr, jets_per_second, gradient_norm, such as the steps and
-    epochs of `training.fit`, or both: of one step the record with the learning rate is taken. A training loss is a mean
-    since the record before, and drawn in the middle of these steps; a validation loss at its step, the end of an epoch.
-    Losses are logarithmic where all are positive and span more than a factor of 5; beside more than 50 points there is
-    their running mean, in the middle too. Returns `ax`. Taught in notebook 07.
+    epochs of `training.fit`, or both: of one step the record with the learning rate is taken. A
+    training loss is a mean since the record before, and drawn in the middle of these steps; a
+    validation loss at its step, the end of an epoch. Losses are logarithmic where all are positive
+    and span more than a factor of 5; beside more than 50 points there is their running mean, in the
+    middle too. Returns `ax`. Taught in notebook 07.
     """
     records = list(records)
     ax.set_axis_off()
@@ -74,9 +75,10 @@ def draw_losses(ax, records: Iterable[Mapping]):
 
 
 def _curve(records, name: str, *, middle: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have the quantity `name`, in order; without steps they are counted.
+    """Steps and values of the records that have the quantity `name`, in order.
 
-    middle: in place of its own step, the middle of those since the record before.
+    Records without steps are counted. middle: in place of its own step, the middle of those since
+    the record before.
     """
     points = sorted((record.get("step", i), "lr" in record, i) for i, record in enumerate(records)
                     if record.get(name) is not None)
