@@ -617,10 +617,9 @@ def test_collapse_warns_once_and_health_does_not():
         fit(healthy, toy(), **TOY)
 
 
-@pytest.mark.parametrize("dropout, lr, flat", [
-    (0.0, 0.3, "variance"), (0.1, 0.3, "uniformity"), (0.1, 1e-3, None)])
-def test_a_contrastive_training_that_collapses_says_so_once(dropout, lr, flat):
-    model = jetclr(dropout=dropout)
+@pytest.mark.parametrize("lr, flat", [(0.3, "uniformity"), (1e-3, None)])
+def test_a_contrastive_training_that_collapses_says_so_once(lr, flat):
+    model = jetclr(dropout=0.0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = fit(model, particles(320), epochs=3, batch_size=64, seed=1, lr=lr, **QUIET)
@@ -630,20 +629,43 @@ def test_a_contrastive_training_that_collapses_says_so_once(dropout, lr, flat):
     assert min(record["rank"] for record in done.epochs) > 1.5  # so the rank does not tell
 
 
-@pytest.mark.parametrize("monitors, said", [
-    ({"rank": 5.0, "variance": 1e-9}, "variance of representations is 1e-09"),
-    ({"variance": 0.0}, "variance .* is 0:"),
-    ({"variance": 9e-4, "uniformity": -2.0}, "variance"),
-    ({"variance": 1.0, "uniformity": -1e-5}, "uniformity"),
-    ({"rank": 5.0, "variance": 0.04, "uniformity": -0.05}, None)])
-def test_collapse_by_each_monitor(monitors, said):
+@pytest.mark.parametrize("values, said", [
+    ({"variance": [0.5, 0.5, 3e-3, 2e-3]}, "epoch 3 the variance of representations is 0.003"),
+    ({"variance": [0.05, 1e-4, 2e-5, 2e-5]}, "epoch 2 the variance of representations is 0.0001"),
+    ({"variance": [1e-9] * 4}, "epoch 1 the variance of representations is 1e-09"),
+    ({"variance": [0.0] * 4}, "epoch 1 the variance of representations is 0:"),
+    ({"variance": [2e-7, 9e-4, 0.2, 0.1]}, None), ({"variance": [0.5, 0.3, 0.04, 0.5]}, None),
+    ({"uniformity": [-1e-5, -1e-5, -1e-5, -1e-4]}, "epoch 2 the uniformity of .* is -1e-05"),
+    ({"uniformity": [-1e-5, -0.05, -2.0, -2.0]}, None)])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_collapse_by_each_monitor(values, said, resumed):
     dog = _watchdog.Watchdog(tolerant=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for epoch in (1, 2, 3):
-            dog.look_for_collapse(monitors, batch_size=256, epoch=epoch)
+        for epoch, value in enumerate(*values.values(), start=1):
+            found = {"rank": 5.0, **dict.fromkeys(values, value)}
+            dog.look_for_collapse(found, batch_size=256, epoch=epoch)
+            if resumed and not caught:
+                memory, dog = dog.to_tensors(), _watchdog.Watchdog(tolerant=False)
+                dog.from_tensors(memory)
     assert len(caught) == (said is not None)
     assert all(re.search(said, str(one.message)) for one in caught)
+
+
+def test_a_variance_that_falls_to_nothing_warns_once_also_after_a_resume(tmp_path):
+    class Falling(Linear):
+        def monitors(self):
+            return {"rank": 5.0, "variance": next(self.values)}
+
+    def trained(values, **more):
+        model = Falling()
+        model.values = iter(values)
+        fit(model, toy(), path=tmp_path / "run", resume=True, **TOY, **more)
+
+    trained([0.5, 0.4], watch=lambda record: record["step"] == 6)
+    with pytest.warns(RuntimeWarning, match="epoch 3 the variance .* is 1e-06") as caught:
+        trained([1e-6, 1e-6])
+    assert len(caught) == 1
 
 
 class Counted(Linear):
