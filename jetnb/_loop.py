@@ -9,6 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,12 +68,16 @@ class Training:
         groups = optimisation.groups(model, parameters, arguments["lr"], arguments["weight_decay"])
         lrs = sorted({group["lr"] for group in groups})
         half = getattr(fabric.strategy.precision, "scaler", None) is not None
-        self.arguments = {**arguments, "lr": lrs[0] if len(lrs) == 1 else lrs,
-                          "clip": arguments["clip"] or (0.1 if half else 1.0), "n_jets": len(data),
+        # eps and clip in float16 are those of the JetCLR talk at ML4Jets. Its scaler does not work
+        # with fused steps.
+        clip, eps = (0.1, 1e-4) if half else (1.0, 1e-8)
+        if arguments["clip"] is not None:
+            clip = arguments["clip"]
+        self.arguments = {**arguments, "lr": lrs[0] if len(lrs) == 1 else lrs, "clip": clip,
+                          "n_jets": len(data),
                           "n_validation": 0 if validation is None else len(validation),
                           "n_processes": fabric.world_size}
-        # eps and clip in float16 are those of the JetCLR talk at ML4Jets. Its scaler does not work with fused steps.
-        self.raw = torch.optim.AdamW(groups, eps=1e-4 if half else 1e-8, fused=not half)
+        self.raw = torch.optim.AdamW(groups, eps=eps, fused=not half)
         self.raw.zero_grad()  # of what the caller, or a training that was interrupted, has left
         self.base = [group["lr"] for group in groups]
         loss = _Loss(model)
@@ -83,11 +88,16 @@ class Training:
         self.history, self.step, self.seconds, self.best, self.tidied = History(), 0, 0.0, None, 0.0
         self.card = {**card, "training": self.arguments}
         if self.path is not None:
-            self.card["checksum"] = {name: self._checksum(jets) for name, jets in (("data", data), (
-                "validation", validation)) if jets is not None}
-        # What several processes share cannot stop in one of them.
-        self.interrupts = Interrupts(() if fabric.world_size > 1 else (signal.SIGINT,) if self.path is None else (
-            signal.SIGINT, signal.SIGTERM))
+            given = {"data": data, "validation": validation}
+            self.card["checksum"] = {name: self._checksum(jets) for name, jets in given.items()
+                                     if jets is not None}
+        if fabric.world_size > 1:  # what several processes share cannot stop in one of them
+            signals = ()
+        elif self.path is None:
+            signals = (signal.SIGINT,)
+        else:
+            signals = (signal.SIGINT, signal.SIGTERM)
+        self.interrupts = Interrupts(signals)
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.watchdog = Watchdog(tolerant=half)
         if resume and self.path is not None and self.path.exists():
@@ -136,12 +146,15 @@ class Training:
                         break
                     save = self.save_every and self.step % self.save_every == 0
                     if save or self.step % self.log_every == 0:
-                        if self._watched(self._record()):
+                        record = self._record()
+                        if self._watched(record):
                             self.history.reason = "watch"
                             return
                         if save or self._is_time():
                             self._save()
-            stop = self._watched(self._record() | self._end_epoch(epoch + 1))
+            record = self._record()
+            ended = self._end_epoch(epoch + 1)
+            stop = self._watched({**ended, **record})  # its loss is the one since the record before
             if last == self.n_steps:
                 self.history.reason = "finished"
             elif self.arguments["patience"] and self._since_best() >= self.arguments["patience"]:
@@ -230,21 +243,35 @@ class Training:
         if self.validation is not None:
             record["validation_loss"] = self._validate()
         if self.measure is not None:
-            self.module.eval()
-            with torch.no_grad(), self.interrupts.at_once():
-                found = self.measure(self.module) if self.fabric.is_global_zero else None
-            found = self.fabric.broadcast(found)  # now all processes have it
-            if not isinstance(found, Mapping):
-                raise ValueError(f"measure returned {found!r:.80}: it must return a dict of names and numbers")
-            record |= found
+            record |= self._measure()
         record["seconds"] = self.seconds = time.perf_counter() - self.started
-        if self.arguments["best_by"] not in ("validation_loss", *record):
-            raise ValueError(f"best_by is {self.arguments['best_by']!r}, but measure returned only {', '.join(found)}")
         self.history.epochs.append(record)
         self._write("epochs", record)
         if self.arguments["keep"] == "best" and self._since_best() == 0:
             self.best = checkpoints.copies(self.module.state_dict())
         return record
+
+    def _measure(self) -> dict[str, float]:
+        """What `measure` returned, checked in all processes: none may raise alone."""
+        self.module.eval()
+        found = None
+        with torch.no_grad(), self.interrupts.at_once():
+            if self.fabric.is_global_zero:
+                found = self.measure(self.module)
+        found = self.fabric.broadcast(found)
+        if not isinstance(found, Mapping):
+            raise ValueError(f"measure returned {found!r:.80}: it must return a dict of names and "
+                             "numbers")
+        best_by = self.arguments["best_by"]
+        if best_by not in ("validation_loss", *found):
+            raise ValueError(f"best_by is {best_by!r}, but measure returned only "
+                             f"{', '.join(map(str, found)) or 'an empty dict'}")
+        for name, value in found.items():
+            if not isinstance(value, Real):
+                raise ValueError(f"measure returned {value!r:.80} as {name!r}: it must be a "
+                                 "number, such as float(...) makes")
+        return {name: value if isinstance(value, int | float) else float(value)  # of NumPy's
+                for name, value in found.items()}
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -270,7 +297,10 @@ class Training:
     def _watched(self, record: dict) -> bool:
         if self.watch is None:
             return False
-        return bool(self.fabric.broadcast(bool(self.fabric.is_global_zero and self.watch(record))))
+        stop = False
+        if self.fabric.is_global_zero:  # the others are told
+            stop = bool(self.watch(record))
+        return bool(self.fabric.broadcast(stop))
 
     def _is_time(self) -> bool:
         """Whether there should be a checkpoint by now, in all processes or in none."""
@@ -294,17 +324,26 @@ class Training:
             epochs = self.history.epochs
             trained = {"steps": self.step, "epochs": len(epochs), "jets": self._jets(self.step),
                        "seconds": time.perf_counter() - self.started, "reason": self.history.reason}
-            metrics = epochs[-1 if self.best is None else -1 - self._since_best()] if epochs else {}
-            checkpoints.save(self.path, self.best or self.module, {**self.card, "trained": trained, "metrics": metrics},
+            kept, weights = len(epochs) - 1, self.module  # the last
+            if self.best is not None:
+                kept, weights = kept - self._since_best(), self.best
+            metrics = epochs[kept] if epochs else {}
+            card = {**self.card, "trained": trained, "metrics": metrics}
+            checkpoints.save(self.path, weights, card,
                              state=None if self.history.reason in DONE else self._state())
         self.fabric.barrier()
         self.saved = time.perf_counter()
         self.took = self.saved - began
 
     def _state(self) -> dict[str, Tensor]:
-        """Weights, moments of the optimiser and the scale of float16 gradients; there is no state of random numbers."""
+        """What is needed to go on; there is no state of random numbers.
+
+        Current weights (not the best ones), moments of the optimiser, the scale of float16
+        gradients, and what the watchdog remembers.
+        """
         state = {f"model.{name}": value for name, value in self.module.state_dict().items()}
         state |= {f"optimizer.{name}": value for name, value in optimisation.to_tensors(self.raw).items()}
+        state |= {f"watchdog.{name}": value for name, value in self.watchdog.to_tensors().items()}
         scale = self.fabric.strategy.precision.state_dict()
         return state | {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in scale.items()}
 
@@ -344,7 +383,7 @@ class Training:
                                  "same, or choose another path")
 
     def _set_state(self, state: Mapping[str, Tensor] | None) -> None:
-        """Give weights, optimiser and scale what `_state` made of them."""
+        """Give weights, optimiser, scale and watchdog what `_state` made of them."""
         file = self.path / checkpoints.STATE
         if state is None:
             raise ValueError(f"resume: {file} is missing, without which an unfinished training cannot go on: "
@@ -353,9 +392,11 @@ class Training:
         scale = self.fabric.strategy.precision.state_dict()  # with numbers of the right types
         try:
             optimisation.from_tensors(self.raw, checkpoints.inside("optimizer", state))
+            if remembered := checkpoints.inside("watchdog", state):  # older checkpoints have none
+                self.watchdog.from_tensors(remembered)
             self.fabric.strategy.precision.load_state_dict({name: type(old)(state[f"scaler.{name}"].item())
                                                             for name, old in scale.items()})
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"resume: {file} is of another training ({error}): {checkpoints.AGAIN}, with another "
                              "path") from None
 

@@ -91,10 +91,13 @@ def train(run: dict, start, study: dict) -> tuple[dict, dict, np.ndarray]:
             return {"closeness": -float(F.cross_entropy(logits, truth)),
                     "accuracy": float((logits.argmax(1) == truth).double().mean())}
 
+        head_lr = run["lr"]
+        if finetuned:
+            head_lr *= settings["head_lr"]
         history = training.fit(
             model, Subset(train, np.tile(labelled, times)), epochs=n_checks, batch_size=settings["batch_size"],
             parameters=[{"params": list(encoder.parameters()), "lr": run["lr"]},
-                        {"params": list(head.parameters()), "lr": run["lr"] * (settings["head_lr"] ** finetuned)}],
+                        {"params": list(head.parameters()), "lr": head_lr}],
             seed=run["seed"], measure=look, best_by="closeness", patience=settings["patience"],
             accelerator=study["accelerator"], progress=False)
         if history.reason == "interrupted":

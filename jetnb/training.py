@@ -54,7 +54,8 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
     One training at a time writes there. resume: go on where the checkpoint at `path` is, if there is one, as if nothing
     had happened; a finished training is loaded and returned. Data are compared with those of the checkpoint: their
     number, and labels, numbers of constituents and features of up to 4096 jets, evenly over them.
-    log_every: steps between records. watch(record): called after each, the last of an epoch with the validation in it;
+    log_every: steps between records. watch(record): called after each, the last of an epoch with
+    its validation too;
     what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of JupyterLab), after the
     step that is under way: what was learned is kept. So it is, at `path`, with SIGTERM, which then ends the process.
     progress: show a bar.

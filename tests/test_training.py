@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import jetnb
-from jetnb import _fingerprint, _loop, atomic, batches, checkpoints, history, inputs
+from jetnb import _fingerprint, _loop, _watchdog, atomic, batches, checkpoints, history, inputs
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 from jetnb.optimisation import learning_rate
@@ -60,9 +61,9 @@ def toy(n=96, seed=0):
     return batches.Packed(x, np.concatenate([[0], np.cumsum(counts)]), label)
 
 
-def jetclr(seed=0):
+def jetclr(seed=0, dropout=0.1):
     torch.manual_seed(seed)
-    encoder = FromParticles(Transformer(5, dim=32, n_layers=1, n_heads=4, dropout=0.1))
+    encoder = FromParticles(Transformer(5, dim=32, n_layers=1, n_heads=4, dropout=dropout))
     return JetCLR(encoder, hidden=16, output=8)
 
 
@@ -102,6 +103,15 @@ def main(folder: Path) -> None:
     fit(jetclr(), particles(), validation=particles(40), path=folder / "run", watch=watch, **PRETRAIN)
 
 
+WRONG = {  # name: what a measure returns, by what the best is known, what is said
+    "other": ({"auc": 1.0}, "accuracy", "best_by is 'accuracy', but measure returned only auc"),
+    "nothing": (None, "accuracy",
+                "measure returned None: it must return a dict of names and numbers"),
+    "of the epoch": ({"auc": 1.0}, "loss", "best_by is 'loss', but measure returned only auc"),
+    "text": ({"auc": "high"}, "auc",
+             "measure returned 'high' as 'auc': it must be a number, such as float(...) makes")}
+
+
 def two_measure_something_else(folder: Path) -> None:
     """What each of two processes says of a measure without the number that is to be the best."""
     from jetnb._loop import Training
@@ -112,14 +122,16 @@ def two_measure_something_else(folder: Path) -> None:
         try:
             return end(self, epoch)
         except Exception as error:
-            (folder / f"rank{self.fabric.global_rank}").write_text(f"{type(error).__name__}: {error}")
+            file = folder / f"{name}{self.fabric.global_rank}"
+            file.write_text(f"{type(error).__name__}: {error}")
             self.fabric.barrier()
             raise
 
     Training._end_epoch = told
-    with contextlib.suppress(Exception):
-        fit(Linear(), toy(), devices=2, strategy="ddp_fork", measure=lambda model: {"auc": 1.0}, best_by="accuracy",
-            **SHARED)
+    for name, (found, best_by, _) in WRONG.items():
+        with contextlib.suppress(Exception):
+            fit(Linear(), toy(), devices=2, strategy="ddp_fork", best_by=best_by,
+                measure=lambda model: found, **SHARED)  # noqa: B023
     Training._end_epoch = end
 
 
@@ -212,10 +224,27 @@ def test_two_processes_make_the_steps_of_one(child):
         assert [r[key] for r in epochs] == pytest.approx([r[key] for r in done.epochs], rel=1e-4)
 
 
-def test_all_processes_say_what_a_measure_lacks(child):
+@pytest.mark.parametrize("name", WRONG)
+def test_all_processes_say_what_a_measure_lacks(child, name):
     for rank in (0, 1):
-        assert (child / f"rank{rank}").read_text() == (
-            "ValueError: best_by is 'accuracy', but measure returned only auc")
+        assert (child / f"{name}{rank}").read_text() == f"ValueError: {WRONG[name][2]}"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_process_says_what_a_measure_lacks(name, tmp_path):
+    found, best_by, said = WRONG[name]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        fit(Linear(), toy(), measure=lambda model: found, best_by=best_by, path=tmp_path / "run",
+            **TOY)
+
+
+def test_numbers_of_numpy_are_written_down(tmp_path):
+    def measure(model):
+        return {"auc": np.float32(0.5), "passing": np.int64(7)}
+
+    done = fit(Linear(), toy(), measure=measure, best_by="auc", path=tmp_path / "run", **TOY)
+    assert [(record["auc"], record["passing"]) for record in done.epochs] == [(0.5, 7)] * 4
+    assert history.read(tmp_path / "run").epochs == done.epochs
 
 
 TOY = dict(epochs=4, batch_size=32, seed=1, lr=1e-2, log_every=2, **QUIET)
@@ -469,7 +498,8 @@ def test_the_state_of_another_optimiser_is_refused(tmp_path):
     fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
     state = checkpoints.read_state(tmp_path / "run")
     for change in ({"optimizer.0.exp_avg": torch.zeros(2)}, {"optimizer.9.exp_avg": torch.zeros(2)},
-                   {"optimizer.x": torch.zeros(2)}, {"optimizer.0.more": torch.zeros(())}):
+                   {"optimizer.x": torch.zeros(2)}, {"optimizer.0.more": torch.zeros(())},
+                   {"watchdog.norms": torch.zeros(())}):
         safetensors.torch.save_file({**state, **change}, tmp_path / "run" / "state.safetensors")
         with pytest.raises(ValueError, match="state.safetensors is of another training"):
             fit(Linear(), toy(), **options)
@@ -540,6 +570,22 @@ def test_skipped_steps_are_counted_over_an_interruption(tmp_path, float16):
     assert [record["skipped"] for record in done.steps] == [2, 2, 3, 3]
 
 
+def test_steps_skipped_in_a_row_are_counted_over_an_interruption(tmp_path, float16, monkeypatch):
+    monkeypatch.setattr(_watchdog, "PATIENCE", 6)
+    options = dict(epochs=6, batch_size=20, seed=1, log_every=5, precision="16-mixed",
+                   path=tmp_path / "run", resume=True, **QUIET)
+    fit(Broken(8), toy(), watch=lambda record: record["step"] == 10, **options)
+    with pytest.raises(FloatingPointError, match=r"step 13 .*last good loss was 0\."):
+        fit(Broken(1), toy(), **options)
+
+
+def test_gradients_that_explode_after_an_interruption_are_compared_with_those_before(tmp_path):
+    options = dict(epochs=8, batch_size=20, seed=1, path=tmp_path / "run", resume=True, **QUIET)
+    fit(Linear(), toy(), watch=lambda record: record["step"] == 30, **options)
+    with pytest.warns(RuntimeWarning, match="around step 31 the gradient norm"):
+        fit(Broken(1, until=3, value=1e4, gradient=True), toy(), **options)
+
+
 def test_bfloat16_is_near_float32():
     one, two = Linear(), Linear()
     fit(one, toy(), precision="bf16-mixed", **TOY)
@@ -564,17 +610,62 @@ def test_collapse_warns_once_and_health_does_not():
     with pytest.warns(RuntimeWarning, match="rank of representations is 1.01") as caught:
         done = fit(Monitored(), toy(), **TOY)
     assert len(caught) == 1 and [r["rank"] for r in done.epochs] == [1.01] * 4
-    class Flat(Linear):
-        def monitors(self):
-            return {"rank": 5.0, "variance": 1e-9}
-
-    with pytest.warns(RuntimeWarning, match="variance of representations is 1e-09"):
-        fit(Flat(), toy(), **TOY)
     healthy = Monitored()
     healthy.rank = 5.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(healthy, toy(), **TOY)
+
+
+@pytest.mark.parametrize("lr, flat", [(0.3, "uniformity"), (1e-3, None)])
+def test_a_contrastive_training_that_collapses_says_so_once(lr, flat):
+    model = jetclr(dropout=0.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        done = fit(model, particles(320), epochs=3, batch_size=64, seed=1, lr=lr, **QUIET)
+    said = [str(one.message) for one in caught if one.category is RuntimeWarning]
+    assert len(said) == (flat is not None)
+    assert all(f"the {flat} of representations" in one and "collapsed" in one for one in said)
+    assert min(record["rank"] for record in done.epochs) > 1.5  # so the rank does not tell
+
+
+@pytest.mark.parametrize("values, said", [
+    ({"variance": [0.5, 0.5, 3e-3, 2e-3]}, "epoch 3 the variance of representations is 0.003"),
+    ({"variance": [0.05, 1e-4, 2e-5, 2e-5]}, "epoch 2 the variance of representations is 0.0001"),
+    ({"variance": [1e-9] * 4}, "epoch 1 the variance of representations is 1e-09"),
+    ({"variance": [0.0] * 4}, "epoch 1 the variance of representations is 0:"),
+    ({"variance": [2e-7, 9e-4, 0.2, 0.1]}, None), ({"variance": [0.5, 0.3, 0.04, 0.5]}, None),
+    ({"uniformity": [-1e-5, -1e-5, -1e-5, -1e-4]}, "epoch 2 the uniformity of .* is -1e-05"),
+    ({"uniformity": [-1e-5, -0.05, -2.0, -2.0]}, None)])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_collapse_by_each_monitor(values, said, resumed):
+    dog = _watchdog.Watchdog(tolerant=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch, value in enumerate(*values.values(), start=1):
+            found = {"rank": 5.0, **dict.fromkeys(values, value)}
+            dog.look_for_collapse(found, batch_size=256, epoch=epoch)
+            if resumed and not caught:
+                memory, dog = dog.to_tensors(), _watchdog.Watchdog(tolerant=False)
+                dog.from_tensors(memory)
+    assert len(caught) == (said is not None)
+    assert all(re.search(said, str(one.message)) for one in caught)
+
+
+def test_a_variance_that_falls_to_nothing_warns_once_also_after_a_resume(tmp_path):
+    class Falling(Linear):
+        def monitors(self):
+            return {"rank": 5.0, "variance": next(self.values)}
+
+    def trained(values, **more):
+        model = Falling()
+        model.values = iter(values)
+        fit(model, toy(), path=tmp_path / "run", resume=True, **TOY, **more)
+
+    trained([0.5, 0.4], watch=lambda record: record["step"] == 6)
+    with pytest.warns(RuntimeWarning, match="epoch 3 the variance .* is 1e-06") as caught:
+        trained([1e-6, 1e-6])
+    assert len(caught) == 1
 
 
 class Counted(Linear):
@@ -621,11 +712,60 @@ def test_the_best_before_an_interruption_is_what_is_kept_after_it(tmp_path):
     assert fresh.count == 2
 
 
+def contrary():
+    """Jets with the labels of the other class: training makes the loss on these worse."""
+    jets = toy(40, seed=1)
+    return batches.Packed(jets.x, jets.offsets, 1 - jets.targets[0])
+
+
+def closeness(model):
+    return {"closeness": -float(model.loss(contrary()[np.arange(40)]))}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here")
+@pytest.mark.parametrize("options", [
+    {"keep": "best"}, {"keep": "last"}, {"measure": closeness, "best_by": "closeness"}],
+    ids=["best", "last", "measure"])
+@pytest.mark.parametrize("how, stops", [
+    ("end of epoch", (9, 12)), ("within epoch", (8, 10)), ("SIGTERM", (8, 10)),
+    ("SIGKILL", (8, 10))])
+def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops, options):
+    options = {**TOY, "lr": 0.05, "epochs": 5, "save_every": 2, "validation": contrary(), **options}
+    whole, best, model = Linear(dropout=0.2), Linear(dropout=0.2), Linear(seed=7, dropout=0.2)
+    expected = fit(whole, toy(), **options)
+    losses = [record["validation_loss"] for record in expected.epochs]
+    at = 1 + int(np.argmin(losses))  # the best epoch, before all stops
+    assert at < 3 and losses[-1] > losses[at - 1] + 0.1
+    fit(best, toy(), watch=lambda record: record["step"] == 3 * at, **{**options, "keep": "last"})
+    for stop in stops:
+        def watch(record, stop=stop):
+            if record["step"] == stop and how.startswith("SIG"):
+                os.kill(os.getpid(), getattr(signal, how))
+            return record["step"] == stop and not how.startswith("SIG")
+
+        if how.startswith("SIG"):
+            died_of(getattr(signal, how), tmp_path / "run", watch=watch, resume=True, **options)
+        else:
+            fit(Linear(dropout=0.2), toy(), path=tmp_path / "run", watch=watch, resume=True,
+                **options)
+        checkpoints.load(tmp_path / "run", model)
+        found = checkpoints.read_card(tmp_path / "run")["metrics"]["epoch"]
+        keeps_best = options.get("keep", "best") == "best"
+        assert torch.equal(weights(model), weights(best)) == (found == at) == keeps_best
+    again = fit(model, toy(), path=tmp_path / "run", resume=True, **options)
+    assert torch.equal(weights(model), weights(whole)) and again.steps == expected.steps
+    for one, other in zip(again.epochs, expected.epochs, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    checkpoints.load(tmp_path / "run", best)
+    assert torch.equal(weights(best), weights(whole))
+
+
 def test_watch_sees_every_record_and_the_validation(tmp_path):
     seen = []
     done = fit(Linear(), toy(), validation=toy(9), watch=seen.append, path=tmp_path / "run",
                measure=lambda model: {"accuracy": 0.5}, **TOY)
     assert [r["step"] for r in seen] == [r["step"] for r in done.steps] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert [r["loss"] for r in seen] == [r["loss"] for r in done.steps]
     assert [r["validation_loss"] for r in seen if "validation_loss" in r] == [r["validation_loss"] for r in done.epochs]
     assert done.epochs[0]["accuracy"] == 0.5
     assert (history.read(tmp_path / "run").steps, history.read(tmp_path / "run").epochs) == (done.steps, done.epochs)
@@ -669,10 +809,6 @@ def test_models_and_data_that_make_no_sense(tmp_path, monkeypatch):
         fit(nn.Linear(2, 2), toy(), **TOY)
     with pytest.raises(ValueError, match="validation has no jets"):
         fit(Linear(), toy(), validation=toy(0), **TOY)
-    with pytest.raises(ValueError, match="measure returned only auc"):
-        fit(Linear(), toy(), measure=lambda model: {"auc": 1.0}, best_by="accuracy", **TOY)
-    with pytest.raises(ValueError, match="measure returned None: it must return a dict"):
-        fit(Linear(), toy(), measure=lambda model: None, **TOY)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="accelerator is 'cuda', but torch .* sees no CUDA .* use 'cpu' or 'auto'"):
         fit(Linear(), toy(), **{**TOY, "accelerator": "cuda"})

@@ -274,7 +274,7 @@ def test_losses_are_drawn_with_all_that_is_known():
     np.testing.assert_allclose(loss.get_data(), [[r["step"] for r in RECORDS], [r["loss"] for r in RECORDS]])
     x, y = mean.get_data()
     np.testing.assert_allclose(y[0], np.mean([r["loss"] for r in RECORDS[:5]]))
-    assert x[0] == 4 and list(validation.get_xdata()) == [0, 50, 100, 150]
+    assert x[0] == pytest.approx(2) and list(validation.get_xdata()) == [0, 50, 100, 150]
     assert main.get_yscale() == "log" and main.get_ylabel() == "loss (log scale)"
     assert [one.get_title(loc="left") for one in small] == ["learning rate", "gradient norm", "jets / s"]
     plt.close("all")
@@ -288,10 +288,33 @@ def test_losses_are_drawn_at_the_steps_of_their_records(n):
     _, ax = plt.subplots()
     widgets.draw_losses(ax, records)
     main, small = ax.child_axes
-    assert main.lines[0].get_xdata()[[0, 1]].tolist() == [10, 20 if n == 40 else 160]
+    assert small.lines[0].get_xdata()[[0, 1]].tolist() == [10, 20 if n == 40 else 160]
     assert main.lines[-1].get_xdata().tolist() == [10 * n // 4 * i for i in (1, 2, 3, 4)]
-    assert small.lines[0].get_xdata().tolist() == main.lines[0].get_xdata().tolist()
+    middle = small.lines[0].get_xdata() - 4.5  # of 10 steps
+    np.testing.assert_array_equal(main.lines[0].get_xdata(), middle)
     plt.close("all")
+
+
+@pytest.mark.parametrize("n_epochs", [4, 40])
+def test_training_and_validation_lie_where_they_were_taken(n_epochs):
+    """The loss of step s is 100 - s, and so is the validation after it: all lie on this line."""
+    ends = [10, 20, 26]  # of records in an epoch of 26 steps
+    steps = [{"step": 26 * e + end, "loss": 100 - 26 * e - (start + 1 + end) / 2, "lr": 1e-3}
+             for e in range(n_epochs) for start, end in zip([0, *ends], ends, strict=False)]
+    epochs = [{"step": 26 * e, "loss": 100 - 26 * e + 12.5, "validation_loss": 100.0 - 26 * e}
+              for e in range(1, n_epochs + 1)]
+    ended = {epoch["step"]: epoch for epoch in epochs}
+    seen = [{**ended.get(step["step"], {}), **step} for step in steps]
+    for records in (steps + epochs, epochs + steps, seen, epochs):
+        _, ax = plt.subplots()
+        widgets.draw_losses(ax, records)
+        *training, validation = ax.child_axes[0].lines
+        assert validation.get_xdata().tolist() == [epoch["step"] for epoch in epochs]
+        assert len(training[0].get_xdata()) == (n_epochs if records is epochs else len(steps))
+        assert len(training) == (2 if len(training[0].get_xdata()) > 50 else 1)
+        for line in (*training, validation):
+            np.testing.assert_allclose(line.get_ydata(), 100 - line.get_xdata())
+        plt.close("all")
 
 
 @pytest.mark.parametrize("losses", [[3.0, 2.9], [-1.0, 5.0], [float("nan"), 1.0], [float("nan")] * 3])

@@ -24,8 +24,11 @@ def draw_losses(ax, records: Iterable[Mapping]):
     """Draw the course of a training: loss, learning rate and jets per second, on `ax` of about 9 x 3.2 inches.
 
     records: dicts with any of step, loss, validation_loss, lr, jets_per_second, gradient_norm, such as the steps and
-    epochs of `training.fit`. Losses are logarithmic where all are positive and span more than a factor of 5; beside
-    more than 50 points there is their running mean. Returns `ax`. Taught in notebook 07.
+    epochs of `training.fit`, or both: of one step the record with the learning rate is taken. A
+    training loss is a mean since the record before, and drawn in the middle of these steps; a
+    validation loss at its step, the end of an epoch. Losses are logarithmic where all are positive
+    and span more than a factor of 5; beside more than 50 points there is their running mean, in the
+    middle too. Returns `ax`. Taught in notebook 07.
     """
     records = list(records)
     ax.set_axis_off()
@@ -33,14 +36,15 @@ def draw_losses(ax, records: Iterable[Mapping]):
         return message(ax, "waiting for the first step")
     rows = [name for name in ("lr", "gradient_norm", "jets_per_second") if any(name in each for each in records)]
     main = ax.inset_axes((0.0, 0.0, 0.62 if rows else 1.0, 1.0))
-    step, loss = _curve(records, "loss")
+    step, loss = _curve(records, "loss", middle=True)
     few = len(step) <= 50
     main.plot(step, loss, color=names.BLUE, linewidth=1.6 if few else 0.8, alpha=1 if few else 0.45, label="training",
               marker="." if few else "")
     if not few:
         width = max(len(loss) // 40, 5)
         mean = np.convolve(loss, np.full(width, 1 / width), mode="valid")
-        main.plot(step[width - 1:], mean, color=names.BLUE, linewidth=2, label=f"mean of {width}")
+        centre = np.convolve(step, np.full(width, 1 / width), mode="valid")
+        main.plot(centre, mean, color=names.BLUE, linewidth=2, label=f"mean of {width}")
     at, validation = _curve(records, "validation_loss")
     if len(at):
         main.plot(at, validation, color=names.RED, marker="o", markersize=5, linestyle="--", label="validation")
@@ -70,10 +74,19 @@ def draw_losses(ax, records: Iterable[Mapping]):
     return ax
 
 
-def _curve(records, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have the quantity `name`; without steps they are counted."""
-    points = [(record.get("step", i), record[name]) for i, record in enumerate(records) if record.get(name) is not None]
-    step, value = np.array(points, float).reshape(-1, 2).T
+def _curve(records, name: str, *, middle: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the records that have the quantity `name`, in order.
+
+    Records without steps are counted. middle: in place of its own step, the middle of those since
+    the record before.
+    """
+    points = sorted((record.get("step", i), "lr" in record, i) for i, record in enumerate(records)
+                    if record.get(name) is not None)
+    values = {step: records[i][name] for step, _, i in points}  # of several of one step the last
+    step, value = np.array(list(values.items()), float).reshape(-1, 2).T
+    if middle and len(step):
+        before = step[0] - np.diff(step).max() if len(step) > 1 else min(0, step[0] - 1)
+        step = (step + 1 + np.concatenate([[before], step[:-1]])) / 2
     thin = max(1, -(-len(step) // MOST))
     return step[::thin], value[::thin]
 
