@@ -225,6 +225,7 @@ def test_it_learns_and_sees_collapse():
     noise = np.random.default_rng(3).normal(size=(offsets[-1], 2))
     x = np.concatenate([shared, 0.1 * noise], axis=1)
     data = jetnb.batches.Packed(x, offsets)
+    torch.manual_seed(1)
     one = model("jet", encoder=DeepSets(FEATURES, dim=DIM), targets=[0, 1])
     with pytest.raises(RuntimeError, match="call loss"):
         one.monitors()
