@@ -225,7 +225,7 @@ def _enough(files: list, n_rows: int, n_found: int, n_jets: int | None) -> None:
     if not n_found:
         raise ValueError(f"{names}: none of {n_rows:,} rows holds a jet that can be used: `jetnb data check` says why")
     if n_jets is not None and n_found < n_jets:
-        raise ValueError(f"{names} hold {n_found} jets, fewer than the {n_jets} asked for: name more files, or set "
+        raise ValueError(f"{names}: {n_found} jets, fewer than the {n_jets} asked for: name more files, or set "
                          f"n_jets (N_JETS in a notebook) to at most {n_found}")
 
 
@@ -266,9 +266,9 @@ def open_store(name_or_path) -> store.Store:
         raise ValueError(reason)
     elif not path.exists():
         close = difflib.get_close_matches(str(name_or_path), SAMPLES, 1)
-        raise ValueError(f"{name_or_path!r} is neither a sample nor a file"
-                         + (f": did you mean {close[0]!r}?" if close else ";")
-                         + f" The samples are {', '.join(SAMPLES)}")
+        raise ValueError(f"{str(name_or_path)!r} is neither a sample nor a file"
+                         + (f": did you mean {close[0]!r}?" if close else ".")
+                         + f" The samples are {', '.join(SAMPLES)}, and there is no {path.absolute()}")
     if path.is_dir():
         return _store(path)
     target = derived() / "stores" / f"{path.stem}-{_sha256(regular(path))[:12]}"

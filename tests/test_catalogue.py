@@ -6,6 +6,7 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import re
 from pathlib import Path
 
 import awkward as ak
@@ -75,7 +76,12 @@ def test_load_by_path(data, toy_jets, tmp_path):
 def test_load_errors(data, tmp_path):
     with pytest.raises(ValueError, match="'jetclas' is neither a sample nor a file: did you mean 'jetclass'"):
         jetnb.load("jetclas")
+<<<<<<< HEAD
     with pytest.raises(ValueError, match="neither a sample nor a file; The samples are aoj, aoj_all, jetclass"):
+=======
+    with pytest.raises(ValueError, match=r"nor a file\. The samples are aoj, .*, and there is no "
+                       + re.escape(str(tmp_path / "nowhere"))):
+>>>>>>> r01
         jetnb.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="jetclass.parquet is missing: .*"
                        "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*jetclass.parquet`"):
@@ -105,7 +111,7 @@ def test_files_of_a_published_dataset(tmp_path):
     assert len(jets) == 40 and "aspen" in jets.attrs["jetnb"]["sample"]
     assert len(jetnb.load("aoj", files[0])) == 30
     assert len(jetnb.load(files[0], n_jets=7)) == 7  # known by its content
-    with pytest.raises(ValueError, match="hold 60 jets, fewer than the 61 asked for: name more files"):
+    with pytest.raises(ValueError, match=": 60 jets, fewer than the 61 asked for: name more files"):
         jetnb.load("aoj", files, n_jets=61)
     made = catalogue.convert(files, tmp_path / "store")
     assert len(made) == 60 and ak.array_equal(made.jets[:40].pt, jets.pt)
@@ -209,7 +215,7 @@ def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs
 def test_all_of_a_file_drawn_is_all_of_it_and_more_is_refused(runs):
     whole, drawn = jetnb.load(runs), catalogue.load("aoj", runs, n_jets=2000, seed=1)
     assert sorted(rows(drawn)) == sorted(rows(whole)) and rows(drawn) != rows(whole)
-    with pytest.raises(ValueError, match="hold 2000 jets, fewer than the 2001 asked for: name more files"):
+    with pytest.raises(ValueError, match=": 2000 jets, fewer than the 2001 asked for: name more files"):
         catalogue.load("aoj", runs, n_jets=2001, seed=1)
     with pytest.raises(ValueError, match="seed=1 draws n_jets at random, but n_jets was not given"):
         jetnb.load(runs, seed=1)
