@@ -76,12 +76,8 @@ def test_load_by_path(data, toy_jets, tmp_path):
 def test_load_errors(data, tmp_path):
     with pytest.raises(ValueError, match="'jetclas' is neither a sample nor a file: did you mean 'jetclass'"):
         jetnb.load("jetclas")
-<<<<<<< HEAD
-    with pytest.raises(ValueError, match="neither a sample nor a file; The samples are aoj, aoj_all, jetclass"):
-=======
     with pytest.raises(ValueError, match=r"nor a file\. The samples are aoj, .*, and there is no "
                        + re.escape(str(tmp_path / "nowhere"))):
->>>>>>> r01
         jetnb.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="jetclass.parquet is missing: .*"
                        "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*jetclass.parquet`"):
