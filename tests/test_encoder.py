@@ -236,8 +236,11 @@ def test_what_does_not_fit_is_refused(batch):
                   lambda: DeepSets(5, dim=20)):
         with pytest.raises(ValueError, match="dim must be a multiple of 8.*got"):
             build()
-    with pytest.raises(ValueError, match="pool 'max' is unknown: use one of mean, token, attention"):
+    with pytest.raises(ValueError, match="pool 'max' is unknown: use one of mean, pt, token, attention"):
         Transformer(5, pool="max")
+    for pool, weight in (("pt", None), ("mean", torch.ones(50))):
+        with pytest.raises(ValueError, match=f"pool is '{pool}' and weight is .*pool 'pt' needs the pt"):
+            Transformer(5, **SMALL, pool=pool).double()(x, offsets, weight=weight)
     with pytest.raises(ValueError, match="n_layers must be at least 1, got 0"):
         Transformer(5, n_layers=0)
     for encoder in (Transformer(5, **SMALL).double(), DeepSets(5).double()):

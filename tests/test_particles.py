@@ -60,6 +60,41 @@ def test_gradients_are_finite_after_augmentation():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
+def test_jets_weighted_by_pt_are_the_mean_by_hand():
+    torch.manual_seed(1)
+    p, offsets = particles(20)
+    offsets = torch.cat([offsets, offsets[-1:]])  # and a jet without particles
+    mean = FromParticles(Transformer(5, dim=16, n_layers=1, n_heads=2)).fit(p, offsets)
+    weighted = mean.pooled("pt")
+    constituents, jets = weighted(p, offsets)
+    for jet, (start, end) in enumerate(zip(offsets[:-2], offsets[1:-1], strict=True)):
+        pt = p[start:end, :1]
+        torch.testing.assert_close(jets[jet], (pt * constituents[start:end]).sum(0) / pt.sum())
+    assert not jets[-1].any() and mean.encoder.pool == "mean"
+    torch.testing.assert_close(constituents, mean(p, offsets)[0])
+    torch.testing.assert_close(weighted.pooled("mean")(p, offsets)[1], mean(p, offsets)[1])
+    jets.square().sum().backward()
+    assert all(q.grad.isfinite().all() for q in weighted.parameters())
+
+
+def test_soft_particles_and_halves_count_for_the_mean_and_not_for_the_pt_pool():
+    """Constituents alone, without attention to others: what the pool itself does."""
+    torch.manual_seed(1)
+    p, offsets = particles(1)
+    encoder = FromParticles(Transformer(5, dim=16, n_layers=1, n_heads=2)).fit(p, offsets)
+    encoder.encoder.blocks = torch.nn.ModuleList()
+    soft = torch.cat([p, torch.tensor([[1e-6, 0.3, 0.4]])])
+    moved = {pool: (encoder.pooled(pool)(soft, offsets + torch.tensor([0, 1]))[1]
+                    - encoder.pooled(pool)(p, offsets)[1]).abs().max() for pool in ("mean", "pt")}
+    assert moved["pt"] < 1e-6 and moved["mean"] > 1e-3
+
+
+@pytest.mark.parametrize("own, asked", [("token", "pt"), ("attention", "mean"), ("mean", "token"), ("mean", "max")])
+def test_a_pool_that_is_another_network_is_refused(own, asked):
+    with pytest.raises(ValueError, match=f"pool '{asked}' in place of '{own}'"):
+        FromParticles(Transformer(5, dim=16, n_layers=1, n_heads=2, pool=own)).pooled(asked)
+
+
 def test_an_encoder_of_other_inputs_is_refused():
     with pytest.raises(ValueError, match="expects 7 features, but particles give 5"):
         FromParticles(DeepSets(7, dim=16))

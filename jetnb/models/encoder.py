@@ -19,7 +19,7 @@ from jetnb.models._packed import pack, pad, select
 from jetnb.models._regions import Regions
 
 __all__ = ["DeepSets", "Transformer", "pack", "pad", "select"]
-POOLS = ("mean", "token", "attention")
+POOLS = ("mean", "pt", "token", "attention")
 
 
 class Transformer(nn.Module):
@@ -27,8 +27,9 @@ class Transformer(nn.Module):
 
     n_features: F of the input. dim: D, a multiple of 8 times n_heads. n_layers, n_heads: blocks and heads of each.
     expansion: width of the hidden layer of a block over D. dropout: of what each block adds.
-    pool: how constituents make the vector of their jet: their "mean"; the output of a learned jet "token" that takes
-    part in all layers; or "attention" with one learned query per head after the last layer.
+    pool: how constituents make the vector of their jet: their "mean"; their mean weighted by "pt", so that a soft
+    one counts little and two halves as much as the whole; the output of a learned jet "token" that takes part in all
+    layers; or "attention" with one learned query per head after the last layer.
     causal: a constituent sees those before it in its jet and itself, not those after it: then their order matters.
     step: attention rectangles are a multiple of it wide; None is 1 on a CPU, where padding costs more than calls, and
     8 elsewhere. kernel: of attention, see `_attention`. The result does not depend on either but for rounding.
@@ -66,8 +67,15 @@ class Transformer(nn.Module):
             self.query = nn.Parameter(0.02 * torch.randn(n_heads, dim // n_heads))
             self.key_value = Linear(dim, 2 * dim)
 
-    def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
+    def forward(self, x: Tensor, offsets: Tensor, *, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D).
+
+        weight: (T,) pt of the constituents, in any unit, which `pool="pt"` needs and no other pool takes.
+        """
+        if (weight is None) == (self.pool == "pt"):
+            raise ValueError(f"pool is {self.pool!r} and weight is {None if weight is None else 'given'}: pool 'pt' "
+                             "needs the pt of each constituent, as models.particles.FromParticles gives it, and no "
+                             "other pool takes it")
         lengths = _packed.check(x, offsets, self.n_features)
         h = self.embed(x)  # (T, D)
         if token := self.pool == "token":
@@ -82,6 +90,10 @@ class Transformer(nn.Module):
         jet = _packed.jet_of(lengths, x.device)
         if self.pool == "attention":
             return h, self._attend(h, jet, len(lengths))
+        if self.pool == "pt":
+            weight = _packed.wide(weight)[:, None]  # (T, 1)
+            whole = _packed.total(weight, jet, len(lengths))  # (B, 1), zero without constituents
+            return h, _packed.total(weight * h, jet, len(lengths)) / whole.where(whole > 0, 1)
         total = _packed.total(h, jet, len(lengths))
         return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
 

@@ -6,6 +6,8 @@ into the network, together with its scaling: a checkpoint then holds all that it
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class FromParticles(nn.Module):
     Particles are pt [GeV], deta and dphi [rad] relative to the jet axis, as `jetnb.inputs.to_relative` gives them and
     `jetnb.augment` changes them. log_pt_rel is the share in the sum of pt over the jet. `fit` sets the scaling; before
     it inputs are used as they are. Raises `ValueError` where the encoder expects another number of features.
-    arXiv:2202.03772 (table 2). Taught in notebook 07.
+    An encoder with `pool="pt"` is given the pt of the particles. arXiv:2202.03772 (table 2). Taught in notebook 07.
 
     >>> from jetnb.models.encoder import DeepSets
     >>> encoder = FromParticles(DeepSets(5, dim=16))
@@ -65,6 +67,18 @@ class FromParticles(nn.Module):
         """The columns of `FEATURES` of particles (T, 3), as the encoder gets them: (T, 5)."""
         return (_inputs(particles, offsets) - self.mean) / self.width
 
+    def pooled(self, pool: str) -> FromParticles:
+        """A copy with the same weights that makes jets of constituents by their "mean", or weighted by "pt".
+
+        Raises `ValueError` where that is another network: pools that are learned. Taught in notebook 07.
+        """
+        if {getattr(self.encoder, "pool", None), pool} - {"mean", "pt"}:
+            raise ValueError(f"pool {pool!r} in place of {getattr(self.encoder, 'pool', None)!r}: only 'mean' and 'pt' "
+                             "have no weights of their own; build a new encoder with this pool")
+        other = copy.deepcopy(self)
+        other.encoder.pool = pool
+        return other
+
     def forward(self, particles: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """particles (T, 3), offsets (B + 1,) int64 -> constituents (T, D), jets (B, D)."""
         x = self.scaled(particles, offsets)  # (T, 5)
@@ -72,6 +86,8 @@ class FromParticles(nn.Module):
             pt, deta, dphi = particles.unbind(1)
             momenta = pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()
             x = torch.cat([x, torch.stack(momenta, 1)], 1)  # (T, 9)
+        if getattr(self.encoder, "pool", None) == "pt":
+            return self.encoder(x, offsets, weight=particles[:, 0])
         return self.encoder(x, offsets)
 
 
