@@ -20,6 +20,7 @@ from jetnb import checkpoints, latent, metrics, training
 from jetnb.models import heads, stacked
 
 BATCH = 1024  # jets at a time where nothing is learned
+PATIENCE = "patience"  # why a run ended; the other reasons are "finished" and, of linear heads, "converged"
 
 
 def probe(mode: str, points: list[dict], study: dict):
@@ -37,10 +38,10 @@ def probe(mode: str, points: list[dict], study: dict):
             inputs.append((z[labelled], labels[0][labelled], zv[held_out], labels[1][held_out]))
         z, y, zv, yv = (torch.stack(values) for values in zip(*inputs, strict=True))
         if linear:
-            fitted, per_check = stacked.fit_linear(z, y, (zv, yv), n_classes=n_classes), 0.0
+            fitted = stacked.fit_linear(z, y, (zv, yv), n_classes=n_classes)
         else:
             fitted = stacked.fit_mlp(z, y, (zv, yv), n_classes=n_classes, seeds=[point["seed"] for point in group])
-            per_check = stacked.EVERY * min(stacked.BATCH_SIZE, budget) / budget
+        every = 0 if linear else stacked.EVERY
         seconds = (time.perf_counter() - started) / len(group)
         for s, point in enumerate(group):
             (*_, test), mean, width = embedded[point["seed"] if mode == "random" else None]
@@ -48,10 +49,10 @@ def probe(mode: str, points: list[dict], study: dict):
             probabilities = one(test)[0].softmax(1).numpy()
             record = _record(study, probabilities, n_validation=zv.shape[1], lr=np.nan if linear else picked,
                              penalty=picked if linear else np.nan, history=one.history[0], ended=one.ended[0],
-                             epochs=len(one.history[0]) * per_check,
-                             epoch=0.0 if linear else int(one.steps) / stacked.EVERY * per_check,
-                             epochs_per_check=per_check, validation_loss=float(one.loss),
-                             seconds=seconds)
+                             steps=float(n_steps := len(one.history[0]) * every),
+                             jets=float(n_steps * min(stacked.BATCH_SIZE, budget)),
+                             step=0.0 if linear else float(one.steps), steps_per_check=float(every),
+                             validation_loss=float(one.loss), seconds=seconds)
             yield {"mode": mode, **point}, one.unscale(mean, width), record, probabilities
 
 
@@ -79,38 +80,64 @@ def train(run: dict, start, study: dict) -> tuple[dict, dict, np.ndarray]:
             with torch.no_grad():
                 for mine, value in zip(head.parameters(), start, strict=True):
                     mine.copy_(value)
-        model = heads.Classifier(encoder, head)
+        model = heads.Classifier(encoder.to(study["accelerator"]), head.to(study["accelerator"]))
         per_epoch = -(-len(labelled) // settings["batch_size"])
-        times = -(-settings["every"] // per_epoch)  # an epoch of few jets is too short to look after each
-        per_check = -(-len(labelled) * times // settings["batch_size"])
-        n_checks = -(-max(settings["steps"], settings["epochs"] * per_epoch) // per_check)
-        truth = torch.from_numpy(validation.targets[0][held_out])
-
-        def look(model):
-            logits = _predict(model, validation, held_out)
-            return {"closeness": -float(F.cross_entropy(logits, truth)),
-                    "accuracy": float((logits.argmax(1) == truth).double().mean())}
-
+        n_steps = max(settings["steps"], settings["epochs"] * per_epoch)
+        checks = _Checks(model, validation, held_out, n_steps, settings)
         head_lr = run["lr"]
         if finetuned:
             head_lr *= settings["head_lr"]
         history = training.fit(
-            model, Subset(train, np.tile(labelled, times)), epochs=n_checks, batch_size=settings["batch_size"],
+            model, Subset(train, labelled), steps=n_steps, batch_size=settings["batch_size"],
             parameters=[{"params": list(encoder.parameters()), "lr": run["lr"]},
                         {"params": list(head.parameters()), "lr": head_lr}],
-            seed=run["seed"], measure=look, best_by="closeness", patience=settings["patience"],
+            seed=run["seed"], keep="last", log_every=settings["every"], watch=checks,
             accelerator=study["accelerator"], progress=False)
         if history.reason == "interrupted":
             raise KeyboardInterrupt
-        losses = [-record["closeness"] for record in history.epochs]
+        model.load_state_dict(checks.kept)
         with torch.no_grad():
             probabilities = _predict(model, test, np.arange(len(test))).softmax(1).numpy()
+    step = history.steps[-1]["step"]
+    seen = step // per_epoch * len(labelled) + step % per_epoch * len(labelled) // per_epoch
     record = _record(study, probabilities, n_validation=len(held_out), lr=run["lr"], penalty=np.nan,
-                     history=[record["accuracy"] for record in history.epochs], ended=history.reason,
-                     epochs=float(times * len(losses)), epoch=float(times * (1 + int(np.argmin(losses)))),
-                     epochs_per_check=float(times), validation_loss=min(losses),
+                     history=checks.accuracies, ended=PATIENCE if history.reason == "watch" else "finished",
+                     steps=float(step), jets=float(seen), step=float(min(checks.best * settings["every"], step)),
+                     steps_per_check=float(settings["every"]), validation_loss=min(checks.losses),
                      seconds=time.perf_counter() - started)
     return run, record, probabilities
+
+
+class _Checks:
+    """The validation of a training: before the first step, and then as its `watch`, after every so many.
+
+    Keeps the weights of the check with the lowest loss, the first of equals.
+    """
+
+    def __init__(self, model: nn.Module, validation, held_out: np.ndarray, n_steps: int, settings: dict):
+        self.model, self.validation, self.n_steps, self.settings = model, validation, n_steps, settings
+        self.rows = np.arange(len(validation)) if settings["watch_all"] else held_out
+        self.held_out = torch.from_numpy(np.searchsorted(self.rows, held_out) if settings["watch_all"]
+                                         else np.arange(len(held_out)))
+        self.truth = torch.from_numpy(validation.targets[0][self.rows])
+        self.losses, self.accuracies, self.best, self.kept = [], [], 0, None
+        self({"step": 0})
+
+    def __call__(self, record: dict) -> bool:
+        """Whether the training shall end, by patience."""
+        if record["step"] % self.settings["every"] and record["step"] < self.n_steps:
+            return False  # the end of an epoch
+        self.model.eval()
+        with torch.no_grad():
+            logits = _predict(self.model, self.validation, self.rows)
+        self.model.train()
+        chosen, truth = logits[self.held_out], self.truth[self.held_out]
+        self.losses.append(float(F.cross_entropy(chosen, truth)))
+        self.accuracies.append(float((logits.argmax(1) == self.truth).double().mean()))
+        if self.kept is None or self.losses[-1] < self.losses[self.best]:
+            self.best, self.kept = len(self.losses) - 1, checkpoints.copies(self.model.state_dict())
+        patience = self.settings["patience"]
+        return patience is not None and len(self.losses) - 1 - self.best >= patience
 
 
 def _record(study: dict, probabilities: np.ndarray, **more) -> dict:

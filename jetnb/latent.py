@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import threadpoolctl
 import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -38,16 +39,18 @@ class Neighbours(NamedTuple):
                 f"accuracy {self.accuracy}{auc}")
 
 
-def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarray:
+def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512, weight: int | None = None) -> np.ndarray:
     """Vectors that `encoder` makes of all jets of `data`.
 
     encoder: encoder(x, offsets) -> constituents (T, D), jets (B, D), or the latter alone; it works on the device of its
     parameters, in evaluation mode without gradients, and is left in the mode that it came in.
     data: N jets, len(data) and data[indices] -> (x (T, F), offsets (B+1,), ...), as for `jetnb.training.fit`.
-    batch_size: jets at a time; the result depends on it only by rounding.
+    batch_size: jets at a time; the result depends on it only by rounding. weight: a column of x, such
+    as that of pt, positive: the vector of a jet is then the mean of its constituents with this weight.
 
-    Returns (N, D) float32, in the order of the data. Raises ValueError for no jets, a batch_size below 1, and a vector
-    that is not finite. Taught in notebook 09.
+    Returns (N, D) float32, in the order of the data. Raises ValueError for no jets, a batch_size
+    below 1, a weight of an encoder without constituents or of a jet without any, and a vector that is
+    not finite. Taught in notebook 09.
     """
     n_jets = len(data)
     if batch_size < 1 or n_jets < 1:
@@ -61,6 +64,8 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarra
             for first in range(0, n_jets, batch_size):
                 x, offsets, *_ = data[np.arange(first, min(first + batch_size, n_jets))]
                 z = encoder(x.to(device), offsets)
+                if weight is not None:
+                    z = _weighted(z, x[:, weight], torch.as_tensor(offsets))
                 blocks.append((z[1] if isinstance(z, tuple) else z).float().cpu().numpy())  # (B, D)
     finally:
         for module in training:
@@ -68,7 +73,20 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarra
     return _checked(np.concatenate(blocks), "z")
 
 
-def project(z, method: str = "pca", *, seed: int, start: str = "pca") -> np.ndarray:
+def _weighted(z, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Means (B, D) of constituents, z[0] (T, D), with weights (T,)."""
+    lengths = offsets.diff()
+    if not isinstance(z, tuple) or not (lengths > 0).all():
+        raise ValueError("weight: the encoder must return constituents and jets, and each jet must have "
+                         "constituents; leave weight out to take the encoder's own vectors")
+    h, weight = z[0].float().cpu(), weight.float().cpu()[:, None]
+    jet = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    total = torch.zeros(len(lengths), h.shape[1] + 1)
+    total.index_add_(0, jet, torch.cat([h * weight, weight], 1))
+    return total[:, :-1] / total[:, -1:]
+
+
+def project(z, method: str = "pca", *, seed: int, start: str = "pca", perplexity: float | None = None) -> np.ndarray:
     """Project vectors to two dimensions, each feature first shifted and scaled to mean 0 and width 1.
 
     z: (N, D), at least 10 jets. method: "pca", or "tsne" (JMLR 9 (2008) 2579) or "umap" (arXiv:1802.03426) of the leading
@@ -77,7 +95,8 @@ def project(z, method: str = "pca", *, seed: int, start: str = "pca") -> np.ndar
     seed: the same gives the same map on the same machine; PCA, and t-SNE that starts from it, do not depend on it.
 
     Returns (N, 2) float32, without unit. Raises ValueError for an unknown method or start, values that are not finite,
-    too few jets, and vectors that are all the same. Taught in notebook 09.
+    too few jets, a perplexity that is not from 1 to below N, and vectors that are all the same.
+    Taught in notebook 09.
 
     >>> project(np.random.default_rng(1).normal(size=(20, 8)), seed=0).shape
     (20, 2)
@@ -89,6 +108,9 @@ def project(z, method: str = "pca", *, seed: int, start: str = "pca") -> np.ndar
     z = _checked(z, "z")
     if len(z) < 10 or z.shape[1] < 2:
         raise ValueError(f"z has shape {z.shape}: a map needs at least 10 jets and 2 features")
+    perplexity = min(30, len(z) / 4) if perplexity is None else perplexity
+    if not 1 <= perplexity < len(z):
+        raise ValueError(f"perplexity is {perplexity}, but must be from 1 to below the number of jets, {len(z)}")
     scaled = StandardScaler().fit_transform(z.astype(np.float64))
     if not scaled.any():
         raise ValueError("z is the same for all jets: the representation has collapsed, there is nothing to show")
@@ -96,7 +118,9 @@ def project(z, method: str = "pca", *, seed: int, start: str = "pca") -> np.ndar
     solver = "covariance_eigh" if z.shape[1] <= 1000 else "full"  # exact, so without a seed
     scaled = PCA(n, svd_solver=solver).fit_transform(scaled).astype(np.float32)
     if method == "tsne":
-        scaled = TSNE(init=start, perplexity=min(30, len(z) / 4), random_state=seed).fit_transform(scaled)
+        # UMAP gives OpenMP all cores, which few jets only spend in waiting for each other: ten times as long.
+        with threadpoolctl.threadpool_limits(1 if len(z) < 10_000 else None, "openmp"):
+            scaled = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(scaled)
     if method == "umap":
         umap = _compiled.with_cache(_umap)
         scaled = umap.UMAP(init=start, n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(scaled)

@@ -1,6 +1,7 @@
 """The study of label budgets: same numbers whatever the processes and interrupts, honest jets, refusals that name."""
 
 import json
+import warnings
 
 import awkward as ak
 import numpy as np
@@ -9,14 +10,14 @@ import torch
 from torch import nn
 
 import jetnb
-from jetnb import _trials, finetuning, inputs, metrics
+from jetnb import _trials, finetuning, inputs, latent, metrics, training
 from jetnb import jets as J
 from jetnb.batches import Packed
 from jetnb.models.encoder import DeepSets
 
 QUICK = dict(budgets=(20, 40), seeds=(0, 3), validation_least=30, steps=8, every=4, epochs=1, patience=2,
              lrs={"finetuned": [1e-3], "scratch": [1e-3, 1e-2]}, progress=False)
-EXACT = ["mode", "budget", "seed", "n_validation", "accuracy", "auc", "rejection_50", "n_passing_30", "epochs", "epoch",
+EXACT = ["mode", "budget", "seed", "n_validation", "accuracy", "auc", "rejection_50", "n_passing_30", "steps", "step",
          "history", "ended"]
 
 
@@ -54,7 +55,8 @@ def test_one_record_per_run_in_order(table):
         (mode, n, seed) for mode in finetuning.MODES for n in (20, 40) for seed in (0, 3)]
     assert set(table.n_validation.to_list()) == {30}
     full = table[(table["mode"] == "finetuned") | (table["mode"] == "scratch")]
-    assert ak.all(full.epochs == full.epochs_per_check * ak.num(full.history)) and ak.all(full.epoch <= full.epochs)
+    assert ak.all(full.steps <= 8) and ak.all(full.step <= full.steps) and ak.all(full.jets > 0)
+    assert ak.all(full.steps == full.steps_per_check * (ak.num(full.history) - 1))  # one before the first step
     assert len(set(table[table["mode"] == "scratch"].lr.to_list())) == 1
     assert np.isnan(full.penalty.to_numpy()).all()
     assert np.isfinite(table[table["mode"] == "frozen"].penalty.to_numpy()).all()
@@ -144,7 +146,7 @@ def test_scores_are_kept_beside_the_file_and_give_the_table(data, tmp_path):
 def test_labels_of_test_and_of_undrawn_jets_change_no_choice(table, data, pretrained):
     settings = QUICK | {"seeds": (0,), "budgets": (40,), "tune_at": 40}
     one = finetuning.measure(encoder, data, pretrained=pretrained, **settings)
-    drawn = [finetuning._draw([d.targets[0] for d in data], [40], {40: 30}, 0)[40][i] for i in (0, 1)]
+    drawn = finetuning.draw([d.targets[0] for d in data], [40], seed=0, validation_least=30)[40]
     changed = []
     for part, rows in zip(data, [*drawn, []], strict=True):
         labels = part.targets[0].copy()
@@ -152,7 +154,7 @@ def test_labels_of_test_and_of_undrawn_jets_change_no_choice(table, data, pretra
         labels[other] = np.roll(labels[other], 1) if part is data[2] else labels[other]
         changed.append(Packed(part.x, part.offsets, labels))
     two = finetuning.measure(encoder, changed, pretrained=pretrained, **settings)
-    for name in ("lr", "penalty", "history", "epoch", "validation_loss"):
+    for name in ("lr", "penalty", "history", "step", "validation_loss"):
         assert str(one[name].to_list()) == str(two[name].to_list())
     assert one.accuracy.to_list() != two.accuracy.to_list()
 
@@ -179,12 +181,71 @@ def test_learning_takes_place_and_its_rate_is_tuned(data):
     assert set(found.lr.to_list()) == {1e-2} and ak.all(found.auc > 0.75)
 
 
+def test_a_run_that_gains_nothing_is_the_probe_and_says_so(data, pretrained):
+    settings = QUICK | {"budgets": (40,), "lrs": {"finetuned": [10.0], "scratch": [1e-3]}, "patience": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the best is the first check, not the last
+        found = finetuning.measure(encoder, data, pretrained=pretrained, modes=("frozen", "finetuned"), **settings)
+    frozen, tuned = (found[found["mode"] == mode] for mode in ("frozen", "finetuned"))
+    assert tuned.step.to_list() == [0, 0] and tuned.steps.to_list() == [8, 8]
+    np.testing.assert_allclose(tuned.auc, frozen.auc, atol=1e-6)
+
+
+def test_checks_come_within_epochs_and_the_rate_falls_to_zero(data, monkeypatch):
+    rates, fit = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda *args, **more: rates.append(fit(*args, **more)) or rates[-1])
+    settings = QUICK | dict(budgets=(200,), seeds=(0,), lrs={"scratch": [1e-3]}, steps=10, every=3, patience=None,
+                            batch_size=64, validation_share=0.1)
+    found, = finetuning.measure(encoder, data, modes=("scratch",), **settings).to_list()
+    assert found["steps"] == 10 and len(found["history"]) == 1 + 4  # 4 steps make an epoch; 0, 3, 6, 9 and the end
+    assert found["step"] in (0, 3, 6, 9, 10) and found["jets"] == 500
+    assert rates[0].steps[-1]["lr"] < 1e-4
+
+
+def test_what_makes_a_comparison_unfair_is_warned_of(data):
+    settings = QUICK | dict(budgets=(40,), patience=None)
+    with pytest.warns(RuntimeWarning, match="best of .0.001, 0.01. at 40 labels is 0.01, at the end"):
+        finetuning.measure(encoder, data, modes=("scratch",), **settings)
+    with pytest.warns(RuntimeWarning, match="2 of 2 runs scratch with 40 labels are best at their last check"):
+        found = finetuning.measure(encoder, data, modes=("scratch",), **settings | {"lrs": {"scratch": [1e-3]}})
+    assert found.step.to_list() == found.steps.to_list()
+
+
+def test_rates_are_tuned_at_several_budgets_and_the_grid_is_told(data):
+    settings = QUICK | dict(budgets=(20, 30, 100), seeds=(0,), tune_at=(20, 100), lrs={"scratch": [1e-4, 1e-3, 1e-2]})
+    found = finetuning.measure(encoder, data, modes=("scratch",), **settings)
+    for record, at in zip(found.to_list(), (0, 0, 2), strict=True):
+        assert record["grid"] == found.grid[at].to_list() and len(record["grid"]) == 3
+        assert record["lr"] == min(record["grid"], key=lambda one: one["loss"])["lr"]
+    assert found.grid[0].to_list() != found.grid[2].to_list()
+
+
+def test_a_history_on_all_validation_jets_changes_no_choice(table, data):
+    found = finetuning.measure(encoder, data, modes=("scratch",), watch_all=True, **QUICK)
+    one, other = (record.to_list() for record in (found, table[table["mode"] == "scratch"]))
+    for a, b in zip(one, other, strict=True):
+        assert (a["validation_loss"], a["step"], a["auc"]) == (b["validation_loss"], b["step"], b["auc"])
+        assert np.allclose(np.array(a["history"]) * len(data[1]), np.rint(np.array(a["history"]) * len(data[1])))
+    assert [a["history"] for a in one] != [b["history"] for b in other]
+
+
+def test_numbers_by_hand_are_probed_with_the_same_labels(table, data):
+    build = _trials.build(encoder, 3, None)
+    z = [latent.embed(build, part) for part in data]
+    drawn = {name: QUICK[name] for name in ("budgets", "validation_least")}
+    found = finetuning.probe(z, [part.targets[0] for part in data], seeds=(3,), name="by hand", **drawn)
+    expected = table[(table["mode"] == "random") & (table.seed == 3)]
+    assert set(found["mode"].to_list()) == {"by hand"}
+    np.testing.assert_allclose(found.auc, expected.auc, atol=2e-3)
+    assert found.penalty.to_list() == expected.penalty.to_list()
+
+
 def test_curves_are_what_a_plot_takes(table):
     curves = finetuning.curves(table, "auc")
     assert list(curves) == list(finetuning.MODES)
     for mode, (budgets, values) in curves.items():
         part = table[table["mode"] == mode]
-        assert budgets.tolist() == [20, 40] and values.shape == (2, 2)
+        assert budgets.tolist() == [50, 70] and values.shape == (2, 2)  # 30 of them to validate
         assert values[1, 0] == part.auc[(part.seed == 3) & (part.budget == 20)][0]
     with pytest.raises(ValueError, match="random .* has 3 runs"):
         finetuning.curves(table[1:])
@@ -192,7 +253,7 @@ def test_curves_are_what_a_plot_takes(table):
 
 def test_draws_are_nested_and_balanced(data):
     labels = [part.targets[0] for part in data]
-    rows = finetuning._draw(labels, [20, 40], {20: 10, 40: 10}, 3)
+    rows = finetuning.draw(labels, [20, 40], seed=3, validation_least=10)
     assert rows[20][0].tolist() == rows[40][0][:20].tolist()
     assert labels[0][rows[20][0]].sum() == 10 and labels[1][rows[20][1]].sum() == 5
 
@@ -201,7 +262,7 @@ def test_draws_are_nested_and_balanced(data):
     (dict(budgets=(5000,)), "rarest class of train"), (dict(budgets=()), "budgets"),
     (dict(head="tree"), "head is 'tree'"), (dict(lrs={"frozen": [1]}), "lrs"),
     (dict(modes=("frozen",)), "pretrained is None"), (dict(modes=("best",)), "modes is 'best'"),
-    (dict(tune_at=7), "tune_at is 7"), (dict(signal=2), "signal is 2"), (dict(scores=True), "scores is True"),
+    (dict(tune_at=7), r"tune_at is \[7\]"), (dict(signal=2), "signal is 2"), (dict(scores=True), "scores is True"),
     (dict(accelerator="cuda"), "sees no CUDA"), (dict(validation_least=999), "rarest class of validation"), (dict(steps=0), "steps is 0"),
     (dict(lrs={"finetuned": [1], "scratch": []}), "lrs")])
 def test_bad_arguments_are_refused(data, change, message, monkeypatch):
