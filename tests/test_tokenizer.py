@@ -273,3 +273,10 @@ def test_bad_input_says_what_to_do(jets):
     same = batches.Packed(np.insert(x.numpy(), 3, 1, axis=1), offsets)
     with pytest.raises(ValueError, match="extras: 'charge' is the same for all"):
         tokenizer.build({**SMALL, "extras": ["charge"]}, seed=1).fit(same, seed=1)
+
+
+def test_codes_of_k_means_stay_where_they_are(jets):
+    model = tokenizer.build({"n_codes": 32, "context": "features"}, seed=1).fit(data(jets), seed=1)
+    before = model.quantiser.codes.clone()
+    model(*batch_of(jets))
+    assert torch.equal(model.quantiser.codes, before)

@@ -101,6 +101,8 @@ class Tokenizer(nn.Module):
             self.mean[3:], self.width[3:] = mean[3:], width[3:]
         latents = [self._latents(*batch) for batch in self._split(x.numpy(), offsets.numpy(), 256)]
         self.quantiser.start(torch.cat([self.quantiser.codes[:0], *latents]), seed=seed)
+        if not list(self.parameters()):  # k-means alone: there is nothing to train, and its codes stay
+            self.eval()
         return self
 
     def forward(self, particles: Tensor, offsets: Tensor, *,
