@@ -126,11 +126,38 @@ def test_integers_are_nan_in_one_convention_alone():
 def test_mode_collapse_is_infinite_or_large():
     truth, generated = normal(9000), np.zeros(9000)
     assert kld(truth, generated, convention="enhancing_ntp4jets") == np.inf
-    expected = 29 / 30 * np.log(1 / 30 / 1e-10) + np.log(1 / 30) / 30
+    expected = 29 / 30 * np.log(9029 / 30) + np.log(9029 / 9000 / 30) / 30  # each empty bin counts as one jet
     assert kld(truth, generated) == pytest.approx(expected, rel=1e-6)
+    assert measure(truth, generated, seed=1)[-1] == measure(truth, generated, seed=1).n_empty == 29
+    expected = 29 / 30 * np.log(1 / 30 / 1e-10) + np.log(1 / 30) / 30
     assert kld(truth, generated, convention="omnijet_alpha_c") == pytest.approx(expected, rel=1e-6)
     infinite = measure(truth, generated, seed=1, convention="enhancing_ntp4jets")
     assert (infinite.low, infinite.high) == (np.inf, np.inf) and infinite.floor < 0.01
+
+
+def test_an_empty_bin_costs_no_more_than_the_sample_can_tell():
+    truth, generated = np.arange(6000) / 200, np.arange(600) / 20  # 30 bins of 1
+    assert kld(truth, generated) < 1e-3
+    hole = generated[generated >= 1]
+    found = measure(truth, hole, seed=1, n_bins=30)
+    assert (found.n_bins, found.n_empty) == (30, 1)
+    expected = np.log(581 / 30) / 30 + 29 / 30 * np.log(581 / 600)  # 580 jets, and one for the bin
+    assert found.value == pytest.approx(expected, rel=0.01) and 0.06 < expected < 0.07
+    assert kld(truth, hole, n_bins=30, convention="omnijet_alpha_c") > 0.6
+
+
+def test_never_negative_even_with_more_bins_than_jets_drawn():
+    truth = normal(1000)
+    assert all(kld(truth, normal(m, seed=1), n_bins=1000) >= 0 for m in (1, 10, 300))
+
+
+@pytest.mark.parametrize("n_truth, n_generated, n_bins", [(9000, 9000, 30), (9000, 300, 15), (100, 9000, 5), (9, 9, 2)])
+def test_bins_are_as_many_as_the_smaller_sample_can_fill(n_truth, n_generated, n_bins):
+    truth, generated = normal(n_truth), normal(n_generated, seed=1)
+    assert measure(truth, generated, seed=1).n_bins == n_bins
+    assert kld(truth, generated) == kld(truth, generated, n_bins=n_bins)
+    if n_truth > 30:
+        assert measure(truth, generated, seed=1, convention="omnijet_alpha_c").n_bins == 30
 
 
 def test_many_equal_values_keep_a_bin_below_them():
@@ -288,7 +315,7 @@ def test_compare_names_what_is_wrong():
     ([1, np.inf], [1], {}, "1 infinite: give .* NaN, which is dropped"),
     (np.ones((4, 3)), [1], {}, r"truth has shape \(4, 3\)"),
     (np.ones((4, 2)), [1, 2], {}, "truth has 2 features, generated 1"),
-    ([1, 2], [1, 2], {}, "n_bins 30 for 2 jets"),
+    ([1, 2], [1, 2], {"n_bins": 30}, "n_bins 30 for 2 jets"),
     ([1, 2], [1, 2], {"n_bins": 1}, "n_bins 1 for"),
     ([1, 2], [1, 2], {"n_bins": 2, "convention": "mine"}, "convention is 'mine'.* take one of .*jetnb"),
     (np.ones((4, 2)), np.ones((4, 2)), {"n_bins": 4, "convention": "omnijet_alpha"}, "take one of jetnb"),
