@@ -175,6 +175,26 @@ def hlf(jets: ak.Array, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.column_stack(columns).astype(np.float32)
 
 
+def draw(ax, jets: ak.Array, *, radius: float = 0.8, significance: float = 5.0):
+    """Draw one event: constituents of its jets over eta and phi, a colour for each jet and a circle of `radius`.
+
+    jets: those of the event, (n,). The area of a marker grows with pt; a ring marks a track whose |d0| is above
+    `significance` times its uncertainty. The legend says pt and mass [GeV]. Returns `ax`. Taught in notebook 15.
+    """
+    from matplotlib.patches import Circle
+
+    for jet in jets:
+        parts = jet.constituents
+        label = f"{jet.pt:.0f} GeV, $m$ = {jet.mass:.0f} GeV"
+        ax.scatter(parts.eta, parts.phi, s=4 + 12 * np.sqrt(parts.pt), alpha=0.6, label=label)
+        far = parts[(parts.d0_error > 0) & (abs(parts.d0) > significance * parts.d0_error)]
+        ax.scatter(far.eta, far.phi, s=110, facecolor="none", edgecolor="black", linewidth=1.3)
+        ax.add_patch(Circle((jet.eta, jet.phi), radius, fill=False, linestyle="--"))
+    ax.set(xlim=(-3.3, 3.3), ylim=(-4, 4), aspect="equal", xlabel=r"$\eta$", ylabel=r"$\phi$ [rad]")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
 def _runs(event: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each run of equal numbers begins, and how long it is, (E,) each."""
     starts = np.flatnonzero(np.append(True, event[1:] != event[:-1])) if len(event) else np.zeros(0, np.int64)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import jetnb
-from jetnb import events, inputs, training
+from jetnb import events, inputs, tracks, training
 from jetnb import jets as J
 from jetnb.models import event_head
 from jetnb.models.encoder import Transformer
@@ -315,3 +315,27 @@ def test_events_of_the_shipped_sample_keep_label_and_mass():
     label, mass = data.targets
     assert set(label) <= {0, 1} and ((mass > 0) == (label == 1)).all()
     assert 2 <= np.diff(data.events).min() and np.diff(data.events).max() <= 5
+
+
+def test_an_event_is_drawn_with_its_jets_and_displaced_tracks():
+    import matplotlib.pyplot as plt
+
+    jets = events.group(toy(), n_jets=(1, 5))
+    one = jets[np.asarray(jets.event) == 40]
+    ax = events.draw(plt.figure().add_subplot(), one)
+    rings = sum(len(drawn.get_offsets()) for drawn in ax.collections[1::2])
+    parts = ak.flatten(one.constituents)
+    assert len(ax.patches) == len(one) == len(ax.get_legend().get_texts())
+    assert rings == int(ak.sum((parts.d0_error > 0) & (abs(parts.d0) > 5 * parts.d0_error)))
+    plt.close("all")
+
+
+def test_displaced_tracks_are_counted_by_significance():
+    jets = toy()
+    expected = [sum(e > 0 and abs(d) > 3 * e for d, e in zip(jet.constituents.d0, jet.constituents.d0_error))
+                for jet in jets]
+    assert tracks.count_displaced(jets).tolist() == expected
+    first = ak.with_field(jets, jets.constituents[:, :2], "constituents")
+    assert tracks.count_displaced(jets, hardest=2).tolist() == tracks.count_displaced(first).tolist() != expected
+    with pytest.raises(ValueError, match="no field 'd0_error'"):
+        tracks.count_displaced(ak.with_field(jets, jets.constituents[["pt", "d0"]], "constituents"))

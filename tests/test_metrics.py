@@ -266,3 +266,11 @@ def test_closure_is_expected_over_true():
     assert closure.value == 0.8
     assert closure.high - closure.value == pytest.approx(0.8 * np.sqrt(0.1**2 + 1 / 50))
     assert np.isnan(metrics.closure(found, 0).value)
+
+
+@pytest.mark.parametrize("passing, value, bound", [(0, 100 / 2.951, True), (3, 100 / 7.571, True), (4, 25, False)])
+def test_few_passing_are_a_bound_where_asked_for(passing, value, bound):
+    scores = np.concatenate([np.ones(50), np.full(passing, 2.0), np.zeros(100 - passing)])
+    found = metrics.rejection([1] * 50 + [0] * 100, scores, signal_efficiency=1.0, least=4)
+    assert (found.is_bound, found.n_passing, np.isnan(found.high)) == (bound, passing, bound)
+    assert found.value == pytest.approx(value, rel=1e-3)  # the exact limits at 95 %, on one side

@@ -216,3 +216,14 @@ def test_points_lie_on_the_histogram_with_an_interval_even_at_none():
     assert ax.containers[0][0].get_ydata().tolist() == [2, 0.5]  # means, so on the lines of the finer histogram
     with pytest.raises(ValueError, match="needs bins"):
         plots.points(ax, values)
+
+
+def test_bounds_are_arrows_without_a_range():
+    ax = plots.bounded_lines(plt.figure().add_subplot(), [1, 2, 3], {
+        "a": [([4, 5, 9], False), ([7, 8, 9], False), ([20, 21, 90], True)]})
+    line = ax.lines[0]
+    assert line.get_ydata().tolist() == [5, 8, 21] and ax.get_yscale() == "log"
+    (band,) = [drawn for drawn in ax.collections if len(drawn.get_paths()) and drawn.get_paths()[0].vertices[:, 0].max() < 3]
+    assert band.get_paths()[0].vertices[:, 1].max() == 9
+    assert [list(one.get_xdata()) for one in ax.lines[1:] if len(one.get_xdata())][0] == [3]  # the arrow's head
+    plt.close("all")

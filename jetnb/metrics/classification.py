@@ -27,7 +27,8 @@ class Roc(NamedTuple):
 class WorkingPoint(NamedTuple):
     """A quantity read off a ROC at `signal_efficiency`; every entry is a number, or (K,) where K were asked for.
 
-    Where `is_bound`, no background jet passes: value and low are a lower bound at 95 %, and high is nan.
+    Where `is_bound`, no background jet passes, or fewer than were asked for: value and low are a lower bound at 95 %,
+    and high is nan.
     n_passing: background jets that pass, of n_background; a fraction where the threshold cuts through tied scores.
     """
 
@@ -123,13 +124,14 @@ def accuracy(labels, predicted, *, level: float = LEVEL) -> Estimate:
     return efficiency(np.sum(labels == predicted), len(labels), level=level)
 
 
-def rejection(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL) -> WorkingPoint:
+def rejection(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL, least: int = 1) -> WorkingPoint:
     """Read off the background rejection 1/eps_B at `signal_efficiency`, a number or (K,) in (0, 1].
 
     labels, scores: (N,) as for `roc`. The interval joins in quadrature, in log, the Clopper-Pearson interval for the
     background jets that pass and what the Clopper-Pearson interval of the signal efficiency makes of the threshold:
-    with few signal jets the first alone is far too short. Raises ValueError as `roc` does, and for signal
-    efficiencies outside (0, 1]. Taught in notebook 03.
+    with few signal jets the first alone is far too short. least: where fewer background jets pass than this, the
+    value is the lower bound of Clopper and Pearson at 95 %, on one side: so luck with one jet makes no point.
+    Raises ValueError as `roc` does, and for signal efficiencies outside (0, 1]. Taught in notebook 03.
     """
     curve, at = roc(labels, scores), np.asarray(signal_efficiency, float)
     if not ((at > 0) & (at <= 1)).all():
@@ -142,13 +144,13 @@ def rejection(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL) ->
         return np.round((y0 + (y1 - y0) * (at - x0) / (x1 - x0)) * total, 6)
 
     passing = count_passing(at)
-    shown, none = np.maximum(passing, 1e-6), passing == 0
+    shown, none = np.maximum(passing, 1e-6), passing < max(least, 1e-6)
     _, *counted, _ = efficiency(shown, total, level=level)
     _, *moved, _ = efficiency(at * curve.n_signal, curve.n_signal, level=level)
     shifts = [np.maximum(count_passing(end), 1) / np.maximum(shown, 1) for end in moved]
     less, more = (np.hypot(np.log(end * total / shown), np.log(shift))
                   for end, shift in zip(counted, shifts, strict=True))
-    bound = 1 / (1 - (1 - max(level, BOUND_LEVEL)) ** (1 / total))
+    bound = 1 / efficiency(np.minimum(passing, total), total, level=2 * max(level, BOUND_LEVEL) - 1).high
     value, low, high = (np.where(none, instead, total / shown * np.exp(shift))[()]
                         for instead, shift in ((bound, 0), (bound, -more), (np.nan, less)))
     return WorkingPoint(at[()], value, low, high, passing[()], total, none[()])

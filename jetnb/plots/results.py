@@ -93,3 +93,22 @@ def reliability(ax, diagrams: Mapping[str, object]):
            ylabel="observed fraction of signal")
     ax.legend(loc="best")
     return ax
+
+
+def bounded_lines(ax, x, curves: Mapping[str, Sequence[tuple]]):
+    """Draw what was measured at each x, (K,), by several seeds: medians, the range of all seeds, arrows for bounds.
+
+    curves: {name: one pair (values (S,), is_bound) for each x}, e.g. of rejections; where is_bound, the median is drawn
+    with an arrow upwards and without a range. The y axis is logarithmic. The same place in `curves` is the same look
+    in every figure. Returns `ax`. Taught in notebook 15.
+    """
+    for index, (name, points) in enumerate(curves.items()):
+        tex, colour = look(name, index)
+        values = np.array([value for value, _ in points], float).T  # (S, K)
+        bound, middle = np.array([few for _, few in points], bool), np.median(values, axis=0)
+        ax.plot(x, middle, color=colour, marker=POINTS[index % len(POINTS)], markersize=5, label=tex,
+                linestyle=LINES[index % len(LINES)])
+        ax.fill_between(x, values.min(axis=0), values.max(axis=0), where=~bound, color=colour, alpha=0.18, linewidth=0)
+        ax.errorbar(np.asarray(x)[bound], middle[bound], 0.4 * middle[bound], lolims=True, fmt="none", color=colour)
+    ax.set(yscale="log", ylabel="background rejection (log scale)")
+    return ax
