@@ -39,18 +39,16 @@ class Neighbours(NamedTuple):
                 f"accuracy {self.accuracy}{auc}")
 
 
-def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512, weight: int | None = None) -> np.ndarray:
+def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarray:
     """Vectors that `encoder` makes of all jets of `data`.
 
     encoder: encoder(x, offsets) -> constituents (T, D), jets (B, D), or the latter alone; it works on the device of its
     parameters, in evaluation mode without gradients, and is left in the mode that it came in.
     data: N jets, len(data) and data[indices] -> (x (T, F), offsets (B+1,), ...), as for `jetnb.training.fit`.
-    batch_size: jets at a time; the result depends on it only by rounding. weight: a column of x, such
-    as that of pt, positive: the vector of a jet is then the mean of its constituents with this weight.
+    batch_size: jets at a time; the result depends on it only by rounding.
 
     Returns (N, D) float32, in the order of the data. Raises ValueError for no jets, a batch_size
-    below 1, a weight of an encoder without constituents or of a jet without any, and a vector that is
-    not finite. Taught in notebook 09.
+    below 1, and a vector that is not finite. Taught in notebook 09.
     """
     n_jets = len(data)
     if batch_size < 1 or n_jets < 1:
@@ -64,26 +62,11 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512, weight: int 
             for first in range(0, n_jets, batch_size):
                 x, offsets, *_ = data[np.arange(first, min(first + batch_size, n_jets))]
                 z = encoder(x.to(device), offsets)
-                if weight is not None:
-                    z = _weighted(z, x[:, weight], torch.as_tensor(offsets))
                 blocks.append((z[1] if isinstance(z, tuple) else z).float().cpu().numpy())  # (B, D)
     finally:
         for module in training:
             module.training = True
     return _checked(np.concatenate(blocks), "z")
-
-
-def _weighted(z, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Means (B, D) of constituents, z[0] (T, D), with weights (T,)."""
-    lengths = offsets.diff()
-    if not isinstance(z, tuple) or not (lengths > 0).all():
-        raise ValueError("weight: the encoder must return constituents and jets, and each jet must have "
-                         "constituents; leave weight out to take the encoder's own vectors")
-    h, weight = z[0].float().cpu(), weight.float().cpu()[:, None]
-    jet = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    total = torch.zeros(len(lengths), h.shape[1] + 1)
-    total.index_add_(0, jet, torch.cat([h * weight, weight], 1))
-    return total[:, :-1] / total[:, -1:]
 
 
 def project(z, method: str = "pca", *, seed: int, start: str = "pca", perplexity: float | None = None) -> np.ndarray:

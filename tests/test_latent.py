@@ -55,28 +55,6 @@ def test_embed_is_in_order_and_does_not_depend_on_the_batch(model, batch_size):
     np.testing.assert_allclose(z, one, atol=1e-5)
 
 
-def test_embed_weighs_constituents(model):
-    data = Data()
-    for jet in data.jets:
-        jet[:, 2] = np.abs(jet[:, 2]) + 0.1
-    model.eval()
-    with torch.no_grad():
-        h = [model(*data[[i]][:2])[0].numpy() for i in range(37)]
-    expected = [np.average(one, axis=0, weights=jet[:, 2]) for one, jet in zip(h, data.jets, strict=True)]
-    np.testing.assert_allclose(latent.embed(model, data, batch_size=10, weight=2), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="weight: the encoder must return constituents"):
-        latent.embed(_JetsOnly(model), data, weight=2)
-
-
-class _JetsOnly(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x, offsets):
-        return self.model(x, offsets)[1]
-
-
 def test_perplexity_is_an_argument(clusters):
     z, _ = clusters
     maps = {value: latent.project(z[:60], "tsne", seed=1, perplexity=value) for value in (None, 5, 15)}
