@@ -37,7 +37,7 @@ from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 
 HARDEST = 40
-FITTED = 10_000  # jets of a store of which scalings and codebooks are made
+FITTED = 20_000  # jets of a store of which scalings and codebooks are made
 ENCODER = {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}
 STRATEGIES = {"jetclr": "jetnb.strategies.contrastive:JetCLR",
               "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
@@ -138,10 +138,13 @@ def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
 
 
 def _some(data, seed: int) -> batches.Packed:
-    """Of data that lie on disk so many jets as fit into memory, drawn at random."""
+    """Of data that lie on disk so many jets as fit into memory, drawn at random where there are more."""
     if not isinstance(data, batches.Stored):
         return data
-    return batches.Packed(*data[np.random.default_rng(seed).permutation(len(data))[:FITTED]])
+    rows = np.arange(len(data))
+    if len(data) > FITTED:
+        rows = np.random.default_rng(seed).permutation(len(data))[:FITTED]
+    return batches.Packed(*data[rows])
 
 
 def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:

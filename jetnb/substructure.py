@@ -78,7 +78,7 @@ def compute(jets: ak.Array, features: Iterable[str] | None = None, *, axes: str 
     >>> import jetnb
     >>> jets = jetnb.load("jetclass")[:100]
     >>> table = compute(jets, ["mass", "tau32"])
-    >>> bool(np.allclose(table["mass"], jets.mass, atol=0.1))
+    >>> bool(np.allclose(table["mass"], jets.mass, atol=0.5))
     True
 
     Taught in notebook 03.

