@@ -96,6 +96,8 @@ def _pretrain(args) -> int:
     settings = {}
     for text in args.set:
         _set(settings, text)
+    if files := [name for name in args.data if Path(name).is_file() and Path(name).suffix != ".parquet"]:
+        raise ValueError(f"{files[0]} is no store: make one with `jetnb data convert {files[0]} --out STORE`")
     every = batches.Rows([catalogue.open_store(name) for name in args.data])
     part = jets.parts(every.column("event"), args.split, seed=args.seed)
     train, validation = (np.flatnonzero(part == i) for i in (0, 1))
@@ -124,6 +126,8 @@ def _set(settings: dict, text: str) -> None:
         raise ValueError(f"--set: {text!r} is not KEY=VALUE")
     for part in path:
         settings = settings.setdefault(part, {})
+        if not isinstance(settings, dict):
+            raise ValueError(f"--set: {text!r} is inside of {part!r}, which was set to {settings!r}: give one of them")
     with contextlib.suppress(ValueError):
         value = json.loads(value)
     settings[last] = value

@@ -7,7 +7,6 @@ import hashlib
 import math
 import signal
 import time
-import warnings
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -18,24 +17,14 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from jetnb import _devices, _fingerprint, _json, batches, checkpoints, history, optimisation
+from jetnb import _devices, _fingerprint, _resume, batches, checkpoints, history, optimisation
 from jetnb._interrupts import Interrupts
 from jetnb._watchdog import Watchdog
 from jetnb.history import History
 from jetnb.models._regions import compile_regions
 
-DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
 SAVE_SECONDS = 60  # between checkpoints within an epoch, or SAVE_SHARE times as long as one takes, whichever is more
 SAVE_SHARE = 50
-TRAINED = {"steps": int, "epochs": int, "seconds": (int, float), "reason": str}
-
-
-def is_done(path) -> bool:
-    """Whether the training with checkpoint `path` has ended, so that it is only loaded and nothing written."""
-    try:
-        return checkpoints.read_card(path)["trained"]["reason"] in DONE
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 class _Loss(nn.Module):
@@ -101,10 +90,10 @@ class Training:
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.watchdog = Watchdog(tolerant=half)
         if resume and self.path is not None and self.path.exists():
-            self._resume()
+            _resume.go_back(self)
             fabric.barrier()  # all have read the history
         self.begun = self.step
-        if self.path is not None and fabric.is_global_zero and self.history.reason not in DONE:
+        if self.path is not None and fabric.is_global_zero and self.history.reason not in _resume.DONE:
             history.rewrite(self.path, self.history)
         self.bar = tqdm(total=self._jets(self.n_steps), initial=self._jets(self.step), unit=" jets", unit_scale=True,
                         disable=not (progress and fabric.is_global_zero))
@@ -114,7 +103,7 @@ class Training:
     def run(self) -> None:
         """Train to the end, or to what ends it before, and leave the weights to keep in the module."""
         with contextlib.closing(self.bar), self.interrupts:
-            if self.history.reason not in DONE:
+            if self.history.reason not in _resume.DONE:
                 try:
                     with _devices.tf32(self.arguments["precision"] == "tf32", self.fabric.device):
                         self._epochs()
@@ -330,75 +319,10 @@ class Training:
             metrics = epochs[kept] if epochs else {}
             card = {**self.card, "trained": trained, "metrics": metrics}
             checkpoints.save(self.path, weights, card,
-                             state=None if self.history.reason in DONE else self._state())
+                             state=None if self.history.reason in _resume.DONE else _resume.state(self))
         self.fabric.barrier()
         self.saved = time.perf_counter()
         self.took = self.saved - began
-
-    def _state(self) -> dict[str, Tensor]:
-        """What is needed to go on; there is no state of random numbers.
-
-        Current weights (not the best ones), moments of the optimiser, the scale of float16
-        gradients, and what the watchdog remembers.
-        """
-        state = {f"model.{name}": value for name, value in self.module.state_dict().items()}
-        state |= {f"optimizer.{name}": value for name, value in optimisation.to_tensors(self.raw).items()}
-        state |= {f"watchdog.{name}": value for name, value in self.watchdog.to_tensors().items()}
-        scale = self.fabric.strategy.precision.state_dict()
-        return state | {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in scale.items()}
-
-    def _resume(self) -> None:
-        """Go back to the checkpoint at `path`."""
-        card = checkpoints.read_card(self.path)
-        if found := checkpoints.difference(card, self.card):
-            raise ValueError(f"resume: the training at {self.path} has other settings: {found}; pass the same ones, "
-                             "or choose another path")
-        about = dict(source=self.path / checkpoints.CARD, what="card of a training", remedy=checkpoints.AGAIN)
-        trained = _json.check(_json.check(card, {"trained": dict}, **about)["trained"], TRAINED, **about)
-        ended = trained["reason"]
-        self._same_data(card.get("checksum"), ended)
-        self.step, self.seconds = trained["steps"], trained["seconds"]
-        self.history = history.rewind(self.path, self.step, trained["epochs"])
-        checkpoints.load(self.path, self.module)
-        if ended in DONE:
-            self.history.reason = ended
-            return
-        if len(self.history.epochs) < trained["epochs"] or not self.history.steps and self.step:
-            raise ValueError(f"resume: {history.file_of(self.path)} ends before the checkpoint, after epoch "
-                             f"{len(self.history.epochs)}: put it back, or train again with another path")
-        if self.arguments["keep"] == "best" and self._since_best() < len(self.history.epochs):
-            self.best = checkpoints.copies(self.module.state_dict())
-        self._set_state(checkpoints.read_state(self.path))
-        if self.history.steps:
-            self.watchdog.skipped = self.history.steps[-1]["skipped"]
-
-    def _same_data(self, checksum, ended: str) -> None:
-        """Refuse other data than those that the training at `path` had."""
-        if checksum is None and ended not in DONE:
-            warnings.warn(f"resume: the checkpoint {self.path} has no checksum of its data: whether these are the same "
-                          "cannot be told", RuntimeWarning, stacklevel=2)
-        for name, new in self.card["checksum"].items() if isinstance(checksum, Mapping) else ():
-            if found := _fingerprint.difference(checksum.get(name) or {}, new):
-                raise ValueError(f"resume: the training at {self.path} had other {name}: {found} differ; pass the "
-                                 "same, or choose another path")
-
-    def _set_state(self, state: Mapping[str, Tensor] | None) -> None:
-        """Give weights, optimiser, scale and watchdog what `_state` made of them."""
-        file = self.path / checkpoints.STATE
-        if state is None:
-            raise ValueError(f"resume: {file} is missing, without which an unfinished training cannot go on: "
-                             f"{checkpoints.AGAIN}, with another path")
-        checkpoints.fill(self.module, checkpoints.inside("model", state), f"checkpoint {self.path}")
-        scale = self.fabric.strategy.precision.state_dict()  # with numbers of the right types
-        try:
-            optimisation.from_tensors(self.raw, checkpoints.inside("optimizer", state))
-            if remembered := checkpoints.inside("watchdog", state):  # older checkpoints have none
-                self.watchdog.from_tensors(remembered)
-            self.fabric.strategy.precision.load_state_dict({name: type(old)(state[f"scaler.{name}"].item())
-                                                            for name, old in scale.items()})
-        except (ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"resume: {file} is of another training ({error}): {checkpoints.AGAIN}, with another "
-                             "path") from None
 
     def _jets(self, step: int) -> int:
         """How many jets are seen in so many steps."""

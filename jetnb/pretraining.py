@@ -69,8 +69,8 @@ def pretrain(strategy, jets: ak.Array | batches.Rows, path, *, seed: int, settin
     card = {"strategy": getattr(made, "TITLE", made.__name__), "pretrained_by": name, **said,
             "data": {key: about[key] for key in ("sample", "source")}, "jets": len(jets), **(card or {})}
     if not any(weights.requires_grad for weights in model.parameters()):  # `fit` has found all there is, as in k-means
-        if not (options.get("resume") and Path(path).exists()):
-            checkpoints.save(path, model, {**card, "trained": {}})
+        training.check_free(path, options.get("resume", False))
+        checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
         return History(reason="finished")
     return training.fit(model, train, validation=held, path=path, seed=seed, card=card, **options)
 
@@ -110,6 +110,9 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
                          "as strategy=...")
     _, made = find(name if strategy is None else strategy)
     model, card = checkpoints.restore(path, lambda settings, seed: _make(made, settings, seed=seed), name="settings")
+    if not isinstance(getattr(model, "encoder", None), nn.Module):
+        raise ValueError(f"{path} was pretrained by {made.__name__}, which has no attribute 'encoder', an nn.Module: "
+                         "give it one")
     return model.encoder, card
 
 

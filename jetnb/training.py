@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from jetnb import _devices, atomic, checkpoints
-from jetnb._loop import Training, is_done
+from jetnb import _devices, _resume, atomic, checkpoints
+from jetnb._loop import Training
 from jetnb.history import History
 
 
@@ -84,7 +84,7 @@ def fit(model: nn.Module, data, *, epochs: int | None = None, steps: int | None 
                      precision=precision)
     _check(model, data, validation, measure, arguments, save_every, log_every)
     _devices.check(accelerator)
-    _check_free(path, resume)
+    check_free(path, resume)
     card = checkpoints.as_json(card or {})
     from lightning.fabric import Fabric  # takes seconds, which those who only look at records need not wait
 
@@ -105,14 +105,15 @@ def _run(fabric, caller: int, model: nn.Module, data, arguments: dict, options: 
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with (_alone(fabric, path := options["path"]), torch.random.fork_rng(devices),
           _devices.threads(model, fabric.device)):
-        _check_free(path, options["resume"])  # another training may have ended meanwhile
+        check_free(path, options["resume"])  # another training may have ended meanwhile
         training = Training(fabric, model, data, arguments, **options)
         training.run()
     elsewhere = os.getpid() != caller  # in a process that was forked or spawned, with a copy of the model
     return training.history, safetensors.torch.save(checkpoints.copies(model.state_dict())) if elsewhere else None
 
 
-def _check_free(path, resume: bool) -> None:
+def check_free(path, resume: bool) -> None:
+    """Raise `FileExistsError` where there is something at `path` that is not to be gone on with."""
     if path is not None and not resume and Path(path).exists():
         raise FileExistsError(f"path: {path} exists; pass resume=True to go on with that training, or choose another")
 
@@ -124,7 +125,7 @@ def _alone(fabric, path):
         refused = ""
         if path is not None and fabric.is_global_zero:
             try:
-                if is_done(path):  # it is only read, by as many as like
+                if _resume.is_done(path):  # it is only read, by as many as like
                     atomic.clean(Path(path))
                 else:
                     stack.enter_context(atomic.alone(Path(path), "training to"))

@@ -127,6 +127,8 @@ def test_the_command_line_makes_tokens_by_k_means(tmp_path, capsys):
     assert main(["pretrain", "tokens", *words, codes, "--set", "n_codes=64", "context=features"]) == 0
     assert "nothing to train" in capsys.readouterr().out
     assert tokenizer.load(codes)[1]["strategy"] == "k-means of constituents"
+    assert main(["pretrain", "tokens", *words, codes, "--set", "n_codes=32", "context=features"]) == 2
+    assert "n_codes is 64 there and 32 here" in capsys.readouterr().err
     assert main(["pretrain", "omnijet", *words, out, "--set", f"codes={codes}"]) == 0
     assert next_token.load(out)[1]["next_token"]["tokenizer"]["n_codes"] == 64
     assert main(["pretrain", "tokens", *words, codes + "2", "--set", "n_codes"]) == 2

@@ -144,6 +144,31 @@ def test_a_strategy_in_a_file_is_found_by_the_command_line(tmp_path, capsys):
                            (f"{tmp_path}/none.py:Mine", "cannot be loaded")):
         assert main(["pretrain", strategy, *words]) == 2 and said in capsys.readouterr().err
     assert main(["pretrain", "jetclr"]) == 2 and "name the jets" in capsys.readouterr().err
+    assert main(["pretrain", "jetclr", *words, "--set", "encoder=1", "encoder.dim=32"]) == 2
+    assert "'encoder.dim=32' is inside of 'encoder', which was set to 1" in capsys.readouterr().err
+    (tmp_path / "jets.h5").write_bytes(b"")
+    assert main(["pretrain", "jetclr", str(tmp_path / "jets.h5"), "--out", str(out)]) == 2
+    assert "jets.h5 is no store: make one with `jetnb data convert" in capsys.readouterr().err
+
+
+class Headless(Momentum):
+    """A strategy that forgot to say which part is its encoder."""
+
+    def __init__(self, *, dim):
+        super().__init__(dim=dim)
+        self.body = self.__dict__["_modules"].pop("encoder")
+
+    def fit(self, data, *, seed):
+        self.body.fit(data.x[:, :3], data.offsets)
+
+    def loss(self, batch, *, generator=None):
+        return self.head(self.body(batch[0][:, :3], batch[1])[1]).square().mean()
+
+
+def test_a_strategy_without_an_encoder_is_told_so(tmp_path):
+    pretraining.pretrain(Headless, few(), tmp_path / "ck", seed=1, **QUICK)
+    with pytest.raises(ValueError, match="pretrained by Headless, which has no attribute 'encoder'"):
+        pretraining.load(tmp_path / "ck", Headless)
 
 
 def test_labels_are_not_looked_at(tmp_path):
