@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import awkward as ak
 import ipywidgets
 import matplotlib as mpl
 import numpy as np
