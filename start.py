@@ -10,6 +10,7 @@ More words are passed on. The first call makes an environment in .venv, or in th
 nvidia-smi finds a GPU, else the CPU build; JETNB_TORCH=cpu, cuda or a name at download.pytorch.org, such as cu126 (the
 way to CUDA on Windows), says otherwise.
 """
+
 import contextlib
 import hashlib
 import importlib.util
@@ -31,15 +32,28 @@ PY = ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = ENV / "jetnb.json"  # what is installed; {} while the first installation is under way
 TORCH = os.environ.get("JETNB_TORCH") or "auto"
 PATIENCE = ["--retries", "1", "--timeout", "20"]  # for a server that may not be there
-PROGRAMS = {"lab": ["jupyterlab", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],
-            "run": ["jetnb", "run"], "test": ["pytest"]}
-NEEDS = {"lab": "awkward, torch, jupyterlab", "run": "awkward, torch, nbclient", "test": "awkward, torch, pytest"}
+PROGRAMS = {
+    "lab": ["jupyterlab", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],
+    "run": ["jetnb", "run"],
+    "test": ["pytest"],
+}
+NEEDS = {
+    "lab": "awkward, torch, jupyterlab",
+    "run": "awkward, torch, nbclient",
+    "test": "awkward, torch, pytest",
+}
 
 
 def call(*words, stderr=sp.DEVNULL, **options):
     """Run a program; return its exit status and what it printed. One that is not there, or does not end, has failed."""
     try:
-        done = sp.run([str(word) for word in words], stdout=sp.PIPE, stderr=stderr, errors="replace", **options)
+        done = sp.run(
+            [str(word) for word in words],
+            stdout=sp.PIPE,
+            stderr=stderr,
+            errors="replace",
+            **options,
+        )
     except (OSError, sp.TimeoutExpired):
         return 1, ""
     return done.returncode, done.stdout
@@ -66,17 +80,25 @@ def install_torch(version):
     """Put the right build of torch there before all else: PyPI's for Linux brings 3 GB of CUDA along."""
     flavour = TORCH if TORCH != "auto" else "cpu" if call("nvidia-smi", "-L")[0] else "cuda"
     kind = "cpu" if flavour == "cpu" or sys.platform == "darwin" else "cuda"
-    there = call(PY, "-c", "import torch; print('cuda' if torch.version.cuda else 'cpu')")[1].strip()
+    there = call(PY, "-c", "import torch; print('cuda' if torch.version.cuda else 'cpu')")[
+        1
+    ].strip()
     from_pypi = flavour == "cuda" or (kind == "cpu" and sys.platform != "linux")
     if there == kind or (from_pypi and not there):
         return ""
     for name in ["PyPI"] if from_pypi else ["download.pytorch.org"] + ["PyPI"] * (kind == "cpu"):
         print(f"torch, the {flavour} build, from {name} ...")
-        index = [] if name == "PyPI" else ["--index-url", f"https://download.pytorch.org/whl/{flavour}"]
+        index = (
+            [] if name == "PyPI" else ["--index-url", f"https://download.pytorch.org/whl/{flavour}"]
+        )
         pip = [PY, "-m", "pip", "install", "-q", "--no-deps", *PATIENCE, *index, version]
-        pip += ["--force-reinstall"] * bool(there)  # what is there goes when the other has come, not before
+        pip += ["--force-reinstall"] * bool(
+            there
+        )  # what is there goes when the other has come, not before
         status, plan = call(*pip, "--dry-run", "--report", "-", timeout=90)
-        brings_cuda = re.search(r'^\s*"(nvidia|cuda|triton)\b', plan, re.M)  # among the requirements
+        brings_cuda = re.search(
+            r'^\s*"(nvidia|cuda|triton)\b', plan, re.M
+        )  # among the requirements
         if status == 0 and (kind == "cuda" or not brings_cuda) and call(*pip)[0] == 0:
             return ""
     return f"no {flavour} build of torch: download.pytorch.org does not answer (PyPI's, 3 GB: JETNB_TORCH=cuda)"
@@ -84,7 +106,9 @@ def install_torch(version):
 
 def install(extras, *options, quiet=False):
     """Install this folder (editable) with these extras: with uv where it can be had, else with pip."""
-    settings = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # uv does not read pip's configuration: tell it
+    settings = {
+        "UV_INDEX_STRATEGY": "unsafe-best-match"
+    }  # uv does not read pip's configuration: tell it
     option = re.compile(r"\.(find-links|index-url|extra-index-url)='(.*)'$", re.M)
     for key, value in reversed(option.findall(call(PY, "-m", "pip", "config", "list")[1])):
         name, comma = "UV_" + key.upper().replace("-", "_"), "," if key == "find-links" else " "
@@ -92,8 +116,13 @@ def install(extras, *options, quiet=False):
     words = ["pip", "install", "-q", *options, "-e", f"{ROOT}[{extras}]" if extras else ROOT]
     if call(PY, "-m", "uv", "--version")[0]:
         call(PY, "-m", "pip", "install", "-q", "--prefer-binary", *PATIENCE, "uv")
-    return (call(PY, "-m", "uv", *words, "--python", PY, env=dict(settings, **os.environ))[0] == 0
-            or call(PY, "-m", *words, *PATIENCE, "--prefer-binary", stderr=sp.DEVNULL if quiet else None)[0] == 0)
+    return (
+        call(PY, "-m", "uv", *words, "--python", PY, env=dict(settings, **os.environ))[0] == 0
+        or call(
+            PY, "-m", *words, *PATIENCE, "--prefer-binary", stderr=sp.DEVNULL if quiet else None
+        )[0]
+        == 0
+    )
 
 
 def read_stamp():
@@ -112,13 +141,22 @@ def update(project, extras, have, needs):
     if not (place.is_dir() and os.access(place, os.W_OK)):
         return f"{place} cannot be written: set JETNB_VENV to a folder of your own"
     runs = call(PY, "-c", "import sys; sys.exit(sys.version_info < (3, 11))")[0] == 0
-    spoilt = not runs or (STAMP.exists() and not have and not works(NEEDS["lab"]))  # is not mended but made anew
+    spoilt = not runs or (
+        STAMP.exists() and not have and not works(NEEDS["lab"])
+    )  # is not mended but made anew
     if spoilt or call(PY, "-c", "import pip")[0]:
         if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
             return "Python's venv module is missing; on Debian or Ubuntu: sudo apt install python3-venv"
         if place == ENV and not (ENV / "pyvenv.cfg").exists() and any(ENV.iterdir()):
             return f"{ENV} is a folder with other things in it: set JETNB_VENV to another one"
-        if call(sys.executable, "-m", "venv", *["--clear"] * (spoilt and STAMP.exists()), ENV, stderr=None)[0]:
+        if call(
+            sys.executable,
+            "-m",
+            "venv",
+            *["--clear"] * (spoilt and STAMP.exists()),
+            ENV,
+            stderr=None,
+        )[0]:
             return f"the environment {ENV} could not be made (see above)"
     if spoilt or not have:
         STAMP.write_text("{}")
@@ -128,8 +166,12 @@ def update(project, extras, have, needs):
     print("the other packages ...")
     if not install(",".join(extra for extra in extras if extra != "sim")):
         return "the packages could not be installed (see above): is this computer online?"
-    if "sim" in extras and not install("sim", *"--only-binary pythia8mc --only-binary fastjet".split(), quiet=True):
-        print("no simulation here (Pythia 8 and FastJet have no wheels for this Python): its tests are skipped")
+    if "sim" in extras and not install(
+        "sim", *["--only-binary", "pythia8mc", "--only-binary", "fastjet"], quiet=True
+    ):
+        print(
+            "no simulation here (Pythia 8 and FastJet have no wheels for this Python): its tests are skipped"
+        )
     return "" if works(needs, stderr=None) else "the environment does not work (see above)"
 
 
@@ -148,7 +190,11 @@ def set_up(command):
         if ready(have):  # another one has done it meanwhile
             return
         print(f"setting up {ENV}: once, a minute or more ...")
-        extras = [extra for extra in ("test", "browser", "sim") if extra in [*wanted, *have.get("extras", [])]]
+        extras = [
+            extra
+            for extra in ("test", "browser", "sim")
+            if extra in [*wanted, *have.get("extras", [])]
+        ]
         needs = f"jetnb, {NEEDS[command]}"
         wrong = update(project, extras, have, needs)
         if wrong and not works(needs):
@@ -160,14 +206,24 @@ def set_up(command):
 
 def check_data():
     """Compare the shipped data with its checksums, the first time and when a file has changed since."""
-    now = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime) for path in sorted(ROOT.glob("data/*.*"))])
+    now = json.dumps(
+        [
+            (path.name, path.stat().st_size, path.stat().st_mtime)
+            for path in sorted(ROOT.glob("data/*.*"))
+        ]
+    )
     seen = ENV / "jetnb-data.json"
     with contextlib.suppress(OSError, ValueError):
         if seen.read_text(encoding="utf-8") == now:
             return
-    status, said = call(PY, "-c", "from jetnb.catalogue import verify_shipped as v; v()", stderr=sp.STDOUT)
+    status, said = call(
+        PY, "-c", "from jetnb.data.catalogue import verify_shipped as v; v()", stderr=sp.STDOUT
+    )
     if status:
-        sys.exit("the shipped data is not as it should be: " + said.strip().splitlines()[-1].partition(": ")[2])
+        sys.exit(
+            "the shipped data is not as it should be: "
+            + said.strip().splitlines()[-1].partition(": ")[2]
+        )
     with contextlib.suppress(OSError):  # an environment that may only be read
         seen.write_text(now, encoding="utf-8")
 
@@ -185,13 +241,32 @@ if __name__ == "__main__":
     if sys.argv[1] != "test":
         check_data()
     # Threads of torch that wait for each other sleep: else they take the time of those who have something to do.
-    os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "VIRTUAL_ENV": str(ENV),
-                       "PATH": str(PY.parent) + os.pathsep + os.environ.get("PATH", os.defpath)})  # of terminals
-    if sys.argv[1] == "lab" and os.name == "posix":  # terminals: first the user's files, which may name another Python
-        shell, rc = os.environ.get("SHELL") or "bash", f"[ -f ~/.bashrc ] && . ~/.bashrc; . '{ENV}/bin/activate'"
-        wrap = ["-c", f"exec bash --rcfile <(echo {shlex.quote(rc)}) -i"] if shell.endswith("bash") else []
+    os.environ.update(
+        {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            "VIRTUAL_ENV": str(ENV),
+            "PATH": str(PY.parent) + os.pathsep + os.environ.get("PATH", os.defpath),
+        }
+    )  # of terminals
+    if (
+        sys.argv[1] == "lab" and os.name == "posix"
+    ):  # terminals: first the user's files, which may name another Python
+        shell, rc = (
+            os.environ.get("SHELL") or "bash",
+            f"[ -f ~/.bashrc ] && . ~/.bashrc; . '{ENV}/bin/activate'",
+        )
+        wrap = (
+            ["-c", f"exec bash --rcfile <(echo {shlex.quote(rc)}) -i"]
+            if shell.endswith("bash")
+            else []
+        )
         terminal = {"shell_command": [shell, *wrap]}
-        program = [*program, f"--ServerApp.terminado_settings={terminal}", *["--allow-root"] * (os.geteuid() == 0)]
+        program = [
+            *program,
+            f"--ServerApp.terminado_settings={terminal}",
+            *["--allow-root"] * (os.geteuid() == 0),
+        ]
     program = [str(PY), "-m", *program, *sys.argv[2:]]
     if os.name == "posix":
         os.execv(program[0], program)

@@ -10,13 +10,19 @@ import importlib
 __version__ = "0.1.0"
 __all__ = ["__version__", "check", "describe", "load", "open_store"]
 
-_HOME = {"load": "jetnb.catalogue", "open_store": "jetnb.catalogue", "describe": "jetnb.jets",
-         "check": "jetnb.readers.check"}
+_HOME = {
+    "load": "jetnb.data.catalogue",
+    "open_store": "jetnb.data.catalogue",
+    "describe": "jetnb.jets",
+    "check": "jetnb.data.report",
+}
 
 
 def __getattr__(name: str):
     if name not in _HOME:
-        raise AttributeError(f"module 'jetnb' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'jetnb' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

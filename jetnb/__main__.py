@@ -11,70 +11,136 @@ from pathlib import Path
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jetnb", description="Foundation models for jets at the LHC.")
+    parser = argparse.ArgumentParser(
+        prog="jetnb", description="Foundation models for jets at the LHC."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="execute the notebooks and leave an HTML gallery")
     run.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks; all without")
     run.add_argument("--scale", choices=("ci", "laptop", "paper"), default="laptop")
-    run.add_argument("--out", type=Path, metavar="DIR", help="where the gallery goes; data/derived/gallery without")
-    run.add_argument("--timeout", type=int, default=3600, metavar="SECONDS", help="the longest that one cell may take")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the gallery goes; data/derived/gallery without",
+    )
+    run.add_argument(
+        "--timeout",
+        type=int,
+        default=3600,
+        metavar="SECONDS",
+        help="the longest that one cell may take",
+    )
 
-    simulate = commands.add_parser("simulate", help="simulate a named sample with Pythia 8 and a fast detector")
+    simulate = commands.add_parser(
+        "simulate", help="simulate a named sample with Pythia 8 and a fast detector"
+    )
     simulate.add_argument("name", metavar="NAME")
     simulate.add_argument("--jets", type=int, required=True, metavar="N")
     simulate.add_argument("--seed", type=int, required=True, metavar="S")
-    simulate.add_argument("--out", type=Path, metavar="PATH",
-                          help="the store to write, or a .parquet file; under data/derived without")
-    simulate.add_argument("--processes", type=int, metavar="P", help="worker processes; all cores without")
+    simulate.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="the store to write, or a .parquet file; under data/derived without",
+    )
+    simulate.add_argument(
+        "--processes", type=int, metavar="P", help="worker processes; all cores without"
+    )
 
     pretrain = commands.add_parser("pretrain", help="pretrain and keep it as checkpoint")
-    pretrain.add_argument("strategy", metavar="STRATEGY",
-                          help="a name, FILE.py:Class of your own, or `list`: what there is, with all settings")
-    pretrain.add_argument("data", nargs="*", metavar="NAME",
-                          help="samples, stores (`data convert` makes them of any file) or Parquet files of ours")
-    pretrain.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
-                          help="settings of the strategy, e.g. temperature=0.2 encoder.dim=128")
-    pretrain.add_argument("--split", nargs=3, type=float, default=(1.0, 0.0, 0.0), metavar="X",
-                          help="shares, by event: to train, to pick the best epoch, to leave out; 1 0 0 without")
-    pretrain.add_argument("--jets", type=int, metavar="N", help="jets drawn from the first part; all without")
+    pretrain.add_argument(
+        "strategy",
+        metavar="STRATEGY",
+        help="a name, FILE.py:Class of your own, or `list`: what there is, with all settings",
+    )
+    pretrain.add_argument(
+        "data",
+        nargs="*",
+        metavar="NAME",
+        help="samples, stores (`data convert` makes them of any file) or Parquet files of ours",
+    )
+    pretrain.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the strategy, e.g. temperature=0.2 encoder.dim=128",
+    )
+    pretrain.add_argument(
+        "--split",
+        nargs=3,
+        type=float,
+        default=(1.0, 0.0, 0.0),
+        metavar="X",
+        help="shares, by event: to train, to pick the best epoch, to leave out; 1 0 0 without",
+    )
+    pretrain.add_argument(
+        "--jets", type=int, metavar="N", help="jets drawn from the first part; all without"
+    )
     pretrain.add_argument("--steps", type=int, default=1000, metavar="N", help="1000 without")
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
     pretrain.add_argument("--seed", type=int, default=1, metavar="S", help="1 without")
-    pretrain.add_argument("--accelerator", default="auto", help="cpu, cuda, ...; what there is without")
-    pretrain.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint; goes on from there")
+    pretrain.add_argument(
+        "--accelerator", default="auto", help="cpu, cuda, ...; what there is without"
+    )
+    pretrain.add_argument(
+        "--out", type=Path, metavar="DIR", help="the checkpoint; goes on from there"
+    )
 
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
-        dest="what", required=True, metavar="COMMAND")
+        dest="what", required=True, metavar="COMMAND"
+    )
     data.add_parser("list", help="the shipped samples and the published datasets by name")
-    data.add_parser("info", help="what a sample or dataset is, whom to cite, which files there are").add_argument(
-        "name", metavar="NAME")
+    data.add_parser(
+        "info", help="what a sample or dataset is, whom to cite, which files there are"
+    ).add_argument("name", metavar="NAME")
     download = data.add_parser("download", help="fetch files of a published dataset")
     download.add_argument("name", metavar="DATASET")
-    download.add_argument("files", nargs="*", metavar="FILE", help="names, patterns such as 'RunG_*', or all")
-    download.add_argument("--into", type=Path, required=True, metavar="DIR", help="the folder for them")
-    download.add_argument("--check", action="store_true", help="compare checksums of files that are there, too")
+    download.add_argument(
+        "files", nargs="*", metavar="FILE", help="names, patterns such as 'RunG_*', or all"
+    )
+    download.add_argument(
+        "--into", type=Path, required=True, metavar="DIR", help="the folder for them"
+    )
+    download.add_argument(
+        "--check", action="store_true", help="compare checksums of files that are there, too"
+    )
     download.add_argument("--unpack", action="store_true", help="unpack tar archives")
-    convert = data.add_parser("convert", help="turn published files into one store, which is read many times faster")
+    convert = data.add_parser(
+        "convert", help="turn published files into one store, which is read many times faster"
+    )
     convert.add_argument("files", nargs="+", metavar="FILE")
-    convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="the store to write")
-    convert.add_argument("--dataset", metavar="NAME", help="what they are; known by their content without")
-    check = data.add_parser("check", help="report on files; without any, compare the shipped ones with their checksums")
+    convert.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the store to write"
+    )
+    convert.add_argument(
+        "--dataset", metavar="NAME", help="what they are; known by their content without"
+    )
+    check = data.add_parser(
+        "check", help="report on files; without any, compare the shipped ones with their checksums"
+    )
     check.add_argument("files", nargs="*", metavar="FILE")
     return parser
 
 
 def _run(args) -> int:
-    from jetnb import runner
+    from jetnb.book import runner
 
-    return min(runner.run(args.numbers, args.scale, out=args.out or runner.GALLERY, timeout=args.timeout), 1)
+    return min(
+        runner.run(args.numbers, args.scale, out=args.out or runner.GALLERY, timeout=args.timeout),
+        1,
+    )
 
 
 def _simulate(args) -> int:
     from jetnb.simulation import production
 
-    store = production.simulate(args.name, n_jets=args.jets, seed=args.seed, path=args.out, processes=args.processes)
+    store = production.simulate(
+        args.name, n_jets=args.jets, seed=args.seed, path=args.out, processes=args.processes
+    )
     print(f"{len(store):,} jets in {store.path}")
     return 0
 
@@ -84,7 +150,9 @@ def _pretrain(args) -> int:
 
     import numpy as np
 
-    from jetnb import batches, catalogue, jets, pretraining
+    from jetnb import jets, pretraining
+    from jetnb.data import catalogue
+    from jetnb.inputs import batches
 
     if args.strategy == "list":
         for name in pretraining.STRATEGIES:
@@ -96,19 +164,36 @@ def _pretrain(args) -> int:
     settings = {}
     for text in args.set:
         _set(settings, text)
-    if files := [name for name in args.data if Path(name).is_file() and Path(name).suffix != ".parquet"]:
-        raise ValueError(f"{files[0]} is no store: make one with `jetnb data convert {files[0]} --out STORE`")
+    if files := [
+        name for name in args.data if Path(name).is_file() and Path(name).suffix != ".parquet"
+    ]:
+        raise ValueError(
+            f"{files[0]} is no store: make one with `jetnb data convert {files[0]} --out STORE`"
+        )
     every = batches.Rows([catalogue.open_store(name) for name in args.data])
     part = jets.parts(every.column("event"), args.split, seed=args.seed)
     train, validation = (np.flatnonzero(part == i) for i in (0, 1))
-    train = np.random.default_rng(args.seed).permutation(train)[:args.jets]
-    made = [{"sample": about["sample"], "seed": about.get("seed"), "jets": len(store)}
-            for store in every.stores for about in [jets.provenance(store.jets)]]
+    train = np.random.default_rng(args.seed).permutation(train)[: args.jets]
+    made = [
+        {"sample": about["sample"], "seed": about.get("seed"), "jets": len(store)}
+        for store in every.stores
+        for about in [jets.provenance(store.jets)]
+    ]
     train, validation = (batches.Rows(every.stores, rows) for rows in (train, validation))
     history = pretraining.pretrain(
-        args.strategy, train, args.out, seed=args.seed, settings=settings, validation=validation if len(validation)
-        else None, card={"drawn_from": made, "split": list(args.split)}, steps=args.steps, batch_size=args.batch_size,
-        lr=args.lr, accelerator=args.accelerator, resume=True)
+        args.strategy,
+        train,
+        args.out,
+        seed=args.seed,
+        settings=settings,
+        validation=validation if len(validation) else None,
+        card={"drawn_from": made, "split": list(args.split)},
+        steps=args.steps,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        accelerator=args.accelerator,
+        resume=True,
+    )
     if history.reason == "interrupted":
         raise KeyboardInterrupt
     loss = f"loss {history.epochs[-1]['loss']:.3f}" if history.epochs else "nothing to train"
@@ -127,30 +212,41 @@ def _set(settings: dict, text: str) -> None:
     for part in path:
         settings = settings.setdefault(part, {})
         if not isinstance(settings, dict):
-            raise ValueError(f"--set: {text!r} is inside of {part!r}, which was set to {settings!r}: give one of them")
+            raise ValueError(
+                f"--set: {text!r} is inside of {part!r}, which was set to {settings!r}: give one of them"
+            )
     with contextlib.suppress(ValueError):
         value = json.loads(value)
     settings[last] = value
 
 
 def _data(args) -> int:
-    return {"list": _list, "info": _info, "download": _download, "convert": _convert, "check": _check}[args.what](args)
+    return {
+        "list": _list,
+        "info": _info,
+        "download": _download,
+        "convert": _convert,
+        "check": _check,
+    }[args.what](args)
 
 
 def _list(args) -> int:
-    from jetnb import catalogue, datasets
+    from jetnb.data import catalogue, datasets
 
     print("Shipped with jetnb, simulated; load them by name:")
     for sample in catalogue.SAMPLES.values():
         print(f"  {sample.name:12}{sample.n_jets:>7,} jets  {sample.imitates}")
-    print("\nPublished datasets; `jetnb data info NAME` says more, `jetnb data download NAME` fetches files:")
+    print(
+        "\nPublished datasets; `jetnb data info NAME` says more, `jetnb data download NAME` fetches files:"
+    )
     for dataset in datasets.DATASETS.values():
         print(f"  {dataset.name:12}{dataset.title}, {dataset.licence}")
     return 0
 
 
 def _info(args) -> int:
-    from jetnb import catalogue, datasets, jets
+    from jetnb import jets
+    from jetnb.data import catalogue, datasets
 
     parts = []
     if args.name in catalogue.SAMPLES:
@@ -162,9 +258,11 @@ def _info(args) -> int:
 
 
 def _download(args) -> int:
-    from jetnb import download
+    from jetnb.data import download
 
-    for path in download.download(args.name, args.files, folder=args.into, check=args.check, unpack=args.unpack):
+    for path in download.download(
+        args.name, args.files, folder=args.into, check=args.check, unpack=args.unpack
+    ):
         print(path)
     return 0
 
@@ -172,7 +270,7 @@ def _download(args) -> int:
 def _convert(args) -> int:
     from tqdm.auto import tqdm
 
-    from jetnb import catalogue
+    from jetnb.data import catalogue
 
     bar = tqdm(args.files, unit="file", disable=len(args.files) == 1)
     store = catalogue.convert(bar, args.out, dataset=args.dataset)
@@ -181,8 +279,8 @@ def _convert(args) -> int:
 
 
 def _check(args) -> int:
-    from jetnb import catalogue
-    from jetnb.readers.check import check
+    from jetnb.data import catalogue
+    from jetnb.data.report import check
 
     if not args.files:
         catalogue.verify_shipped()
@@ -190,7 +288,9 @@ def _check(args) -> int:
     good = True
     for i, path in enumerate(args.files):
         report = check(path)
-        print("\n" if i else "", report, sep="", flush=True)  # as it is made: reading the next may take minutes
+        print(
+            "\n" if i else "", report, sep="", flush=True
+        )  # as it is made: reading the next may take minutes
         good = good and report.ok
     return int(not good)
 
@@ -200,8 +300,11 @@ def _is_ours(error) -> bool:
     from jetnb import parallel
 
     cause = error.__cause__
-    file = (cause.file if isinstance(cause, parallel.Elsewhere) else
-            traceback.extract_tb(error.__traceback__)[-1].filename)
+    file = (
+        cause.file
+        if isinstance(cause, parallel.Elsewhere)
+        else traceback.extract_tb(error.__traceback__)[-1].filename
+    )
     return Path(file).is_relative_to(Path(__file__).parent)
 
 
@@ -221,7 +324,9 @@ def main(argv=None) -> int:
     # Threads of torch that wait sleep, here and in kernels: else they take the time of those who have something to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[args.command](args)
+        return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[
+            args.command
+        ](args)
     except KeyboardInterrupt:
         kept = INTERRUPTED.get(getattr(args, "what", args.command))
         print(f"jetnb: interrupted{f': {kept}' if kept else ''}", file=sys.stderr)

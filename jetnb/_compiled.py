@@ -15,6 +15,7 @@ from pathlib import Path
 
 def njit(**options) -> Callable:
     """Decorator: `numba.njit` with these options, and the machine code kept on disk where that can be."""
+
     def compiled(function):
         import numba  # seconds, which those who compile nothing need not wait
 
@@ -22,6 +23,7 @@ def njit(**options) -> Callable:
             return with_cache(lambda: numba.njit(cache=True, **options)(function))
         except RuntimeError:
             return numba.njit(**options)(function)
+
     return compiled
 
 
@@ -44,7 +46,10 @@ def with_cache(make: Callable):
 def _private() -> Path | None:
     """A folder for temporary files that nobody else can write in, for what lies there is executed; None if none is."""
     try:
-        folder = Path(tempfile.gettempdir(), f"jetnb-numba-{os.geteuid() if hasattr(os, 'geteuid') else 'user'}")
+        folder = Path(
+            tempfile.gettempdir(),
+            f"jetnb-numba-{os.geteuid() if hasattr(os, 'geteuid') else 'user'}",
+        )
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError:

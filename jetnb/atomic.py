@@ -88,7 +88,9 @@ def alone(path: Path, doing: str, *, wait: Callable[[], object] | None = None) -
     except BlockingIOError:
         owner = os.read(handle, 200).decode(errors="replace") or "another process"
         os.close(handle)
-        raise ValueError(f"{owner} is {doing} {path}: wait for it, end it, or choose another path") from None
+        raise ValueError(
+            f"{owner} is {doing} {path}: wait for it, end it, or choose another path"
+        ) from None
     except OSError:
         pass
     try:
@@ -137,7 +139,9 @@ def _hidden(path: Path) -> Iterator[Path]:
 
 def clean(path: Path) -> None:
     """Remove what processes that were killed have left beside `path`; every new file or folder there does it, too."""
-    for stale in map(Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")):
+    for stale in map(
+        Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")
+    ):
         with _lock(stale) as locked:
             if locked:
                 shutil.rmtree(stale, ignore_errors=True)
@@ -191,7 +195,9 @@ def _rename(folder: Path, path: Path) -> None:
         os.rename(folder, path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise FileExistsError(errno.EEXIST, "another process has just made it", str(path)) from None
+            raise FileExistsError(
+                errno.EEXIST, "another process has just made it", str(path)
+            ) from None
         raise
 
 
@@ -201,7 +207,9 @@ def _exchange(a: Path, b: Path) -> None:
     here, exchange = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
     if renameat2 and renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0:
         return
-    aside = a.with_suffix(".old")  # no exchange on this system: for an instant there is nothing at b
+    aside = a.with_suffix(
+        ".old"
+    )  # no exchange on this system: for an instant there is nothing at b
     os.rename(b, aside)
     os.rename(a, b)
     os.rename(aside, a)

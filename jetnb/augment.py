@@ -15,10 +15,12 @@ import math
 import torch
 from torch import Tensor
 
-from jetnb._devices import send
+from jetnb.hardware import send
 
 Batch = tuple[Tensor, Tensor]
-HARDEST = 1 - 2**-20  # the largest share of one half: the other keeps a pt above zero, so that its logarithm is finite
+HARDEST = (
+    1 - 2**-20
+)  # the largest share of one half: the other keeps a pt above zero, so that its logarithm is finite
 
 
 def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
@@ -36,7 +38,9 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
     """
     n = _count(particles, offsets)
     angle = _rand(particles, len(n), generator=generator) * (2 * math.pi)
-    cos, sin = _spread(torch.stack([angle.cos(), angle.sin()], 1), n, particles).unbind(1)  # (T,) each
+    cos, sin = _spread(torch.stack([angle.cos(), angle.sin()], 1), n, particles).unbind(
+        1
+    )  # (T,) each
     pt, deta, dphi = particles.unbind(1)
     return torch.stack([pt, cos * deta - sin * dphi, sin * deta + cos * dphi], 1), offsets
 
@@ -48,13 +52,17 @@ def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
     image, and its mass is the same. Raises ValueError for a malformed batch. Taught in notebook 06.
     """
     n = _count(particles, offsets)
-    sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(particles.dtype)
+    sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(
+        particles.dtype
+    )
     mirrored = particles.clone()
     mirrored[:, 2] *= _spread(sign, n, particles)
     return mirrored, offsets
 
 
-def translate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, width: float = 1.0) -> Batch:
+def translate(
+    particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, width: float = 1.0
+) -> Batch:
     """Shift each jet as a whole in deta and dphi.
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Each of the two shifts is drawn evenly from -`width` to
@@ -66,15 +74,25 @@ def translate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator 
     _at_least_zero(width=width)
     inside = particles[:, 1:].contiguous()
     edges = send(offsets, particles.device)
-    low, high = (torch.segment_reduce(inside, edge, offsets=edges) for edge in ("min", "max"))  # (B, 2)
+    low, high = (
+        torch.segment_reduce(inside, edge, offsets=edges) for edge in ("min", "max")
+    )  # (B, 2)
     shift = (high - low) * width * (2 * _rand(particles, len(n), 2, generator=generator) - 1)
     moved = particles.clone()
-    moved[:, 1:] += _spread(shift, n, particles)  # the shift of an empty jet is not a number, and goes nowhere
+    moved[:, 1:] += _spread(
+        shift, n, particles
+    )  # the shift of an empty jet is not a number, and goes nowhere
     return moved, offsets
 
 
-def smear(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, scale: float = 0.1,
-          pt_min: float = 0.1) -> Batch:
+def smear(
+    particles: Tensor,
+    offsets: Tensor,
+    *,
+    generator: torch.Generator | None,
+    scale: float = 0.1,
+    pt_min: float = 0.1,
+) -> Batch:
     """Move each particle in deta and dphi, the softer the more: what an infrared-safe observable hardly notices.
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Both shifts are normal with standard deviation `scale` /
@@ -86,15 +104,25 @@ def smear(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | No
     _count(particles, offsets)
     _at_least_zero(scale=scale)
     if not pt_min > 0:
-        raise ValueError(f"pt_min must be positive, got {pt_min}: it bounds the shift of the softest, e.g. 0.1 GeV")
-    noise = torch.randn(len(particles), 2, generator=generator, dtype=particles.dtype, device=particles.device)
+        raise ValueError(
+            f"pt_min must be positive, got {pt_min}: it bounds the shift of the softest, e.g. 0.1 GeV"
+        )
+    noise = torch.randn(
+        len(particles), 2, generator=generator, dtype=particles.dtype, device=particles.device
+    )
     moved = particles.clone()
     moved[:, 1:] += noise * (scale / particles[:, :1].clamp(min=pt_min))
     return moved, offsets
 
 
-def split_collinear(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, fraction: float = 1.0,
-                    n_max: int | None = None) -> Batch:
+def split_collinear(
+    particles: Tensor,
+    offsets: Tensor,
+    *,
+    generator: torch.Generator | None,
+    fraction: float = 1.0,
+    n_max: int | None = None,
+) -> Batch:
     """Split particles in two of the same direction: what a collinear-safe observable does not notice.
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). In a jet of n particles, `fraction` x n (rounded) of them
@@ -106,7 +134,9 @@ def split_collinear(particles: Tensor, offsets: Tensor, *, generator: torch.Gene
     """
     n = _count(particles, offsets)
     if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be from 0 to 1, got {fraction}: it is the share of the particles to split")
+        raise ValueError(
+            f"fraction must be from 0 to 1, got {fraction}: it is the share of the particles to split"
+        )
     n_split = (fraction * n).round().long()
     if n_max is not None:
         _at_least_zero(n_max=n_max)
@@ -117,7 +147,9 @@ def split_collinear(particles: Tensor, offsets: Tensor, *, generator: torch.Gene
     chosen = key.argsort()[send(_first(n_split, offsets), jet.device)]
     copies = torch.ones_like(jet)
     copies.index_fill_(0, chosen, 2)  # copies[chosen] = 2 would send a number to a GPU, and wait
-    split = particles.repeat_interleave(copies, dim=0, output_size=len(particles) + int(n_split.sum()))  # (T', 3)
+    split = particles.repeat_interleave(
+        copies, dim=0, output_size=len(particles) + int(n_split.sum())
+    )  # (T', 3)
     # The harder half is drawn: the difference to a number less than twice as large is exact in floating point.
     pt = particles[chosen, 0]
     hard = pt * (0.5 + 0.5 * _rand(particles, len(pt), generator=generator)).clamp(max=HARDEST)
@@ -135,11 +167,20 @@ def keep_hardest(particles: Tensor, offsets: Tensor, *, n_max: int) -> Batch:
     n = _count(particles[:, :3], offsets)
     _at_least_zero(n_max=n_max)
     kept = n.clamp(max=n_max)
-    return particles[send(_first(kept, offsets), particles.device)], torch.cat([offsets[:1], kept.cumsum(0)])
+    return particles[send(_first(kept, offsets), particles.device)], torch.cat(
+        [offsets[:1], kept.cumsum(0)]
+    )
 
 
-def views(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None, scale: float = 0.1,
-          width: float = 1.0, n_max: int | None = 50) -> tuple[Batch, Batch]:
+def views(
+    particles: Tensor,
+    offsets: Tensor,
+    *,
+    generator: torch.Generator | None,
+    scale: float = 0.1,
+    width: float = 1.0,
+    n_max: int | None = 50,
+) -> tuple[Batch, Batch]:
     """Two views of each jet with the published settings, for contrastive learning.
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). The first view is rotated and translated; the second also
@@ -150,8 +191,12 @@ def views(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | No
     smearing, which makes jets several times as wide and would so decide how far they are shifted.
     Taught in notebook 07.
     """
-    one, two = (translate(*rotate(particles, offsets, generator=generator), generator=generator, width=width)
-                for _ in range(2))
+    one, two = (
+        translate(
+            *rotate(particles, offsets, generator=generator), generator=generator, width=width
+        )
+        for _ in range(2)
+    )
     for _ in range(2):
         two = split_collinear(*two, generator=generator, n_max=n_max)
     return one, smear(*two, generator=generator, scale=scale)
@@ -160,15 +205,21 @@ def views(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | No
 def _count(particles: Tensor, offsets: Tensor) -> Tensor:
     """Particles per jet (B,), once the batch has been found well formed."""
     if particles.ndim != 2 or particles.shape[1] != 3 or not particles.is_floating_point():
-        raise ValueError(f"particles is {particles.dtype} of shape {tuple(particles.shape)}, but must be floating "
-                         "point of shape (T, 3): pt, deta, dphi")
+        raise ValueError(
+            f"particles is {particles.dtype} of shape {tuple(particles.shape)}, but must be floating "
+            "point of shape (T, 3): pt, deta, dphi"
+        )
     if offsets.ndim != 1 or len(offsets) == 0 or offsets.dtype != torch.int64:
-        raise ValueError(f"offsets is {offsets.dtype} of shape {tuple(offsets.shape)}, but must be int64 of shape "
-                         "(B + 1,): where each jet starts, and the end")
+        raise ValueError(
+            f"offsets is {offsets.dtype} of shape {tuple(offsets.shape)}, but must be int64 of shape "
+            "(B + 1,): where each jet starts, and the end"
+        )
     n = offsets.diff()
-    if (offsets[0] != 0 or offsets[-1] != len(particles) or (n < 0).any()):
-        raise ValueError(f"offsets runs from {int(offsets[0])} to {int(offsets[-1])}, but must rise from 0 to "
-                         f"{len(particles)}, the number of particles: take both from the same batch")
+    if offsets[0] != 0 or offsets[-1] != len(particles) or (n < 0).any():
+        raise ValueError(
+            f"offsets runs from {int(offsets[0])} to {int(offsets[-1])}, but must rise from 0 to "
+            f"{len(particles)}, the number of particles: take both from the same batch"
+        )
     return n
 
 

@@ -29,11 +29,22 @@ from jetnb import _json, atomic
 
 AGAIN = "copy the checkpoint again, or train again"
 WEIGHTS, CARD, STATE = "model.safetensors", "card.json", "state.safetensors"
-RESULTS = ("date", "versions", "metrics", "trained", "checksum")  # what may differ between two checkpoints of one run
+RESULTS = (
+    "date",
+    "versions",
+    "metrics",
+    "trained",
+    "checksum",
+)  # what may differ between two checkpoints of one run
 
 
-def save(path, model: nn.Module | Mapping[str, Tensor], card: Mapping, *,
-         state: Mapping[str, Tensor] | None = None) -> None:
+def save(
+    path,
+    model: nn.Module | Mapping[str, Tensor],
+    card: Mapping,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a checkpoint to the folder `path`; that of an earlier moment of the same run is replaced.
 
     model: the module, or its state dict. card: plain text, numbers, lists and dicts; by convention "data", "encoder"
@@ -45,7 +56,11 @@ def save(path, model: nn.Module | Mapping[str, Tensor], card: Mapping, *,
     written, e.g. because the disk is full: what was at `path` is still there then. Taught in notebook 07.
     """
     path = Path(path)
-    versions = {"jetnb": jetnb.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {
+        "jetnb": jetnb.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     date = datetime.now(UTC).isoformat(timespec="seconds")
     card = as_json({**card, "versions": versions, "date": date})
     if path.exists():
@@ -57,7 +72,9 @@ def save(path, model: nn.Module | Mapping[str, Tensor], card: Mapping, *,
         for name, tensors in ((WEIGHTS, weights), (STATE, state)):
             if tensors is not None:
                 save_file(copies(tensors), folder / name)
-                (folder / name).chmod(mode)  # as any other new file: safetensors makes them for their owner alone
+                (folder / name).chmod(
+                    mode
+                )  # as any other new file: safetensors makes them for their owner alone
         for file in folder.iterdir():
             atomic.sync(file)
 
@@ -73,13 +90,17 @@ def load(path, model: nn.Module, *, part: str = "") -> dict:
     if part:
         saved, weights = weights, inside(part, weights)
         if not weights:
-            raise ValueError(f"part: {part!r} is not in the checkpoint {path}, only "
-                             f"{', '.join(sorted({name.partition('.')[0] for name in saved}))}")
+            raise ValueError(
+                f"part: {part!r} is not in the checkpoint {path}, only "
+                f"{', '.join(sorted({name.partition('.')[0] for name in saved}))}"
+            )
     fill(model, weights, f"checkpoint {path}", settings=card.get("encoder"))
     return card
 
 
-def restore(path, build: Callable[..., nn.Module], *, name: str, part: str = "") -> tuple[nn.Module, dict]:
+def restore(
+    path, build: Callable[..., nn.Module], *, name: str, part: str = ""
+) -> tuple[nn.Module, dict]:
     """The model `build(card[name], seed=0)` with the weights of the checkpoint at `path`, for evaluation, and its card.
 
     name: where the card has the settings. part: as for `load`. Raises as `load`, and `ValueError` where the card has
@@ -87,17 +108,30 @@ def restore(path, build: Callable[..., nn.Module], *, name: str, part: str = "")
     """
     card = read_card(path)
     if name not in card:
-        raise ValueError(f"the card of {path} has no {name!r}, the settings to build it with: it is a checkpoint of "
-                         f"something else, or was trained without card={{'{name}': ...}}")
+        raise ValueError(
+            f"the card of {path} has no {name!r}, the settings to build it with: it is a checkpoint of "
+            f"something else, or was trained without card={{'{name}': ...}}"
+        )
     file = Path(path) / CARD
-    settings = _json.check(card, {name: dict}, source=file, what="card of a checkpoint", remedy=AGAIN)[name]
+    settings = _json.check(
+        card, {name: dict}, source=file, what="card of a checkpoint", remedy=AGAIN
+    )[name]
     try:
         model = _build(build, settings, _size(Path(path) / WEIGHTS))
-    except (_TooLarge, MemoryError, RuntimeError, OverflowError) as error:  # torch's RuntimeError: not enough memory
-        raise ValueError(f"{file}: a network of the settings {name!r}, {json.dumps(settings):.200}, cannot be built "
-                         f"({error}): {AGAIN}") from None
+    except (
+        _TooLarge,
+        MemoryError,
+        RuntimeError,
+        OverflowError,
+    ) as error:  # torch's RuntimeError: not enough memory
+        raise ValueError(
+            f"{file}: a network of the settings {name!r}, {json.dumps(settings):.200}, cannot be built "
+            f"({error}): {AGAIN}"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{file}: {name!r} has no settings of this network ({error}): {AGAIN}") from error
+        raise ValueError(
+            f"{file}: {name!r} has no settings of this network ({error}): {AGAIN}"
+        ) from error
     load(path, model, part=part)
     return model.eval(), card
 
@@ -106,10 +140,14 @@ def read_card(path) -> dict:
     """The card of the checkpoint at `path`. Raises `FileNotFoundError` or `ValueError` where there is none."""
     file = Path(path) / CARD
     try:
-        return _json.read(file, what="card of a checkpoint", remedy=f"remove {path} and train again")
+        return _json.read(
+            file, what="card of a checkpoint", remedy=f"remove {path} and train again"
+        )
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"there is no checkpoint at {path} (no file {file}): check the path, or train "
-                                "with path=... first") from None
+        raise FileNotFoundError(
+            f"there is no checkpoint at {path} (no file {file}): check the path, or train "
+            "with path=... first"
+        ) from None
 
 
 def read_state(path) -> dict[str, Tensor] | None:
@@ -121,22 +159,41 @@ def read_state(path) -> dict[str, Tensor] | None:
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str, *, settings=None) -> None:
     """Copy `weights` into `model`, all of them or none; `ValueError` says what differs between it and `source`."""
     have = model.state_dict()
-    wrong = [[f"{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} in the model"
-              for name, value in have.items() if name in weights and weights[name].shape != value.shape]]
+    wrong = [
+        [
+            f"{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} in the model"
+            for name, value in have.items()
+            if name in weights and weights[name].shape != value.shape
+        ]
+    ]
     for one, other, where in ((weights, have, "only there"), (have, weights, "only in the model")):
-        wrong.append([f"{name} {tuple(value.shape)} is {where}" for name, value in one.items() if name not in other])
+        wrong.append(
+            [
+                f"{name} {tuple(value.shape)} is {where}"
+                for name, value in one.items()
+                if name not in other
+            ]
+        )
     if not any(wrong):
         first = {}  # tied parameters are one tensor under several names
         for name, value in have.items():
-            other = first.setdefault((value.data_ptr(), value.shape, value.stride()), name) if value.numel() else name
+            other = (
+                first.setdefault((value.data_ptr(), value.shape, value.stride()), name)
+                if value.numel()
+                else name
+            )
             if not torch.equal(weights[name], weights[other]):
-                wrong[0].append(f"{name} differs from {other}, which is the same parameter in the model")
+                wrong[0].append(
+                    f"{name} differs from {other}, which is the same parameter in the model"
+                )
     if any(wrong):
         shown = [text for kind in wrong for text in kind[:2]]  # some of each kind
         more = f"; and {n} more" if (n := sum(map(len, wrong)) - len(shown)) else ""
         hint = f" with the settings {json.dumps(settings)}" if settings else ""
-        raise ValueError(f"{source} does not fit the model: {'; '.join(shown)}{more}. Build the model as it was "
-                         f"when saved{hint}")
+        raise ValueError(
+            f"{source} does not fit the model: {'; '.join(shown)}{more}. Build the model as it was "
+            f"when saved{hint}"
+        )
     model.load_state_dict(weights)
 
 
@@ -144,8 +201,12 @@ def _build(build: Callable[..., nn.Module], settings: Mapping, size: int) -> nn.
     """`build(settings, seed=0)`, but no network that has far more numbers than `size`, and not its memory either."""
     *_, second, first = sorted([1, 1, *_integers(settings)])
     if first > size:
-        raise _TooLarge(f"there is a {first:,} in it, and the file of its weights has {size:,} numbers")
-    if first * second > 2**26:  # of what has no memory first; not always, as its first use in a process takes seconds
+        raise _TooLarge(
+            f"there is a {first:,} in it, and the file of its weights has {size:,} numbers"
+        )
+    if (
+        first * second > 2**26
+    ):  # of what has no memory first; not always, as its first use in a process takes seconds
         with torch.device("meta"), _at_most(size):
             build(settings, seed=0)
     with _at_most(size):
@@ -167,15 +228,27 @@ class _TooLarge(Exception):
 @contextlib.contextmanager
 def _at_most(size: int) -> Iterator[None]:
     """Raise `_TooLarge` in this thread as soon as modules that are built have far more numbers than `size`."""
-    limit, thread, seen = 4 * size + 2**20, threading.get_ident(), 0  # some are made twice: tied ones, for instance
+    limit, thread, seen = (
+        4 * size + 2**20,
+        threading.get_ident(),
+        0,
+    )  # some are made twice: tied ones, for instance
 
     def count(module, name, value):
         nonlocal seen
-        if value is not None and threading.get_ident() == thread and (seen := seen + value.numel() + 1) > limit:
-            raise _TooLarge(f"it has more than {limit:,} numbers, and the file of its weights {size:,}")
+        if (
+            value is not None
+            and threading.get_ident() == thread
+            and (seen := seen + value.numel() + 1) > limit
+        ):
+            raise _TooLarge(
+                f"it has more than {limit:,} numbers, and the file of its weights {size:,}"
+            )
 
-    with (nn.modules.module.register_module_parameter_registration_hook(count),
-          nn.modules.module.register_module_buffer_registration_hook(count)):
+    with (
+        nn.modules.module.register_module_parameter_registration_hook(count),
+        nn.modules.module.register_module_buffer_registration_hook(count),
+    ):
         yield
 
 
@@ -195,8 +268,11 @@ def _explained(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         found = re.search(r"os error (\d+)", str(error))  # safetensors has no other way to say it
         number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
-        remedy = {errno.ENOSPC: "free some space, or choose another disk", errno.EDQUOT: "your quota is full",
-                  errno.EFBIG: "a limit allows no larger files"}.get(number, "choose a folder that you may write to")
+        remedy = {
+            errno.ENOSPC: "free some space, or choose another disk",
+            errno.EDQUOT: "your quota is full",
+            errno.EFBIG: "a limit allows no larger files",
+        }.get(number, "choose a folder that you may write to")
         why = os.strerror(number) if number else str(error)
         raise ValueError(f"cannot write the checkpoint {path}: {why}; {remedy}") from error
 
@@ -206,7 +282,9 @@ def as_json(card: Mapping) -> dict:
     try:
         return json.loads(json.dumps(card))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"card: it must be plain text, numbers, lists and dicts: {error}") from None
+        raise ValueError(
+            f"card: it must be plain text, numbers, lists and dicts: {error}"
+        ) from None
 
 
 def difference(old: Mapping, new: Mapping, *, where: str = "") -> str:
@@ -227,19 +305,29 @@ def _same_run(path: Path, card: Mapping) -> None:
     try:
         found = difference(read_card(path), card)
     except (FileNotFoundError, ValueError) as error:
-        raise FileExistsError(f"{path} exists and is no checkpoint ({error}): choose another path") from None
+        raise FileExistsError(
+            f"{path} exists and is no checkpoint ({error}): choose another path"
+        ) from None
     if found:
-        raise FileExistsError(f"{path} is the checkpoint of another run: {found}; choose another path, or remove it")
+        raise FileExistsError(
+            f"{path} is the checkpoint of another run: {found}; choose another path, or remove it"
+        )
 
 
 def inside(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of `tensors` whose names begin with `part` and a dot, by what follows."""
-    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+    return {
+        name.removeprefix(f"{part}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{part}.")
+    }
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor by itself on the CPU, as safetensors wants them: tied ones are there under both names."""
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -35,8 +35,10 @@ class Neighbours(NamedTuple):
 
     def __repr__(self) -> str:
         auc = f", AUC {self.auc}" if self.auc else ""
-        return (f"{self.k} nearest neighbours ({self.metric}) of {self.n_test} jets among {self.n_train}: "
-                f"accuracy {self.accuracy}{auc}")
+        return (
+            f"{self.k} nearest neighbours ({self.metric}) of {self.n_test} jets among {self.n_train}: "
+            f"accuracy {self.accuracy}{auc}"
+        )
 
 
 def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarray:
@@ -52,7 +54,9 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarra
     """
     n_jets = len(data)
     if batch_size < 1 or n_jets < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}, and data has {n_jets} jets: pass some")
+        raise ValueError(
+            f"batch_size must be at least 1, got {batch_size}, and data has {n_jets} jets: pass some"
+        )
     device = next((one.device for one in encoder.parameters()), torch.device("cpu"))
     training = [module for module in encoder.modules() if module.training]
     encoder.eval()
@@ -69,7 +73,9 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarra
     return _checked(np.concatenate(blocks), "z")
 
 
-def project(z, method: str = "pca", *, seed: int, start: str = "pca", perplexity: float | None = None) -> np.ndarray:
+def project(
+    z, method: str = "pca", *, seed: int, start: str = "pca", perplexity: float | None = None
+) -> np.ndarray:
     """Project vectors to two dimensions, each feature first shifted and scaled to mean 0 and width 1.
 
     z: (N, D), at least 10 jets. method: "pca", or "tsne" (JMLR 9 (2008) 2579) or "umap" (arXiv:1802.03426) of the leading
@@ -93,20 +99,28 @@ def project(z, method: str = "pca", *, seed: int, start: str = "pca", perplexity
         raise ValueError(f"z has shape {z.shape}: a map needs at least 10 jets and 2 features")
     perplexity = min(30, len(z) / 4) if perplexity is None else perplexity
     if not 1 <= perplexity < len(z):
-        raise ValueError(f"perplexity is {perplexity}, but must be from 1 to below the number of jets, {len(z)}")
+        raise ValueError(
+            f"perplexity is {perplexity}, but must be from 1 to below the number of jets, {len(z)}"
+        )
     scaled = StandardScaler().fit_transform(z.astype(np.float64))
     if not scaled.any():
-        raise ValueError("z is the same for all jets: the representation has collapsed, there is nothing to show")
+        raise ValueError(
+            "z is the same for all jets: the representation has collapsed, there is nothing to show"
+        )
     n = 2 if method == "pca" else min(N_COMPONENTS, *z.shape)
     solver = "covariance_eigh" if z.shape[1] <= 1000 else "full"  # exact, so without a seed
     scaled = PCA(n, svd_solver=solver).fit_transform(scaled).astype(np.float32)
     if method == "tsne":
         # UMAP gives OpenMP all cores, which few jets only spend in waiting for each other: ten times as long.
         with threadpoolctl.threadpool_limits(1 if len(z) < 10_000 else None, "openmp"):
-            scaled = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(scaled)
+            scaled = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(
+                scaled
+            )
     if method == "umap":
         umap = _compiled.with_cache(_umap)
-        scaled = umap.UMAP(init=start, n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(scaled)
+        scaled = umap.UMAP(
+            init=start, n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1
+        ).fit_transform(scaled)
     return np.asarray(scaled, np.float32)
 
 
@@ -130,35 +144,54 @@ def knn(z_train, y_train, z_test, y_test, *, k: int = 20, metric: str = "cosine"
     >>> float(knn(z, y, z, y, k=1).accuracy.value)
     1.0
     """
-    z_train, z_test, y_train, y_test = _checked(z_train, "z_train"), _checked(z_test, "z_test"), *map(
-        np.asarray, (y_train, y_test))
+    z_train, z_test, y_train, y_test = (
+        _checked(z_train, "z_train"),
+        _checked(z_test, "z_test"),
+        *map(np.asarray, (y_train, y_test)),
+    )
     for name, z, y in (("train", z_train, y_train), ("test", z_test, y_test)):
         if y.shape != (len(z),) or z.shape[1] != z_train.shape[1]:
-            raise ValueError(f"z_{name} has shape {z.shape}, y_{name} {y.shape}: need one class for each jet, and "
-                             f"{z_train.shape[1]} features as in training")
+            raise ValueError(
+                f"z_{name} has shape {z.shape}, y_{name} {y.shape}: need one class for each jet, and "
+                f"{z_train.shape[1]} features as in training"
+            )
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown: use cosine or euclidean")
     if not 1 <= k <= len(z_train):
-        raise ValueError(f"k is {k}, but must be from 1 to the number of training jets, {len(z_train)}")
+        raise ValueError(
+            f"k is {k}, but must be from 1 to the number of training jets, {len(z_train)}"
+        )
     if metric == "euclidean":
         scaler = StandardScaler().fit(z_train)
         z_train, z_test = scaler.transform(z_train), scaler.transform(z_test)
     else:  # neighbours on the unit sphere are the same, and the search for Euclidean ones is much the faster
-        z_train, z_test = (z / np.linalg.norm(z, axis=1, keepdims=True).clip(1e-12) for z in (z_train, z_test))
+        z_train, z_test = (
+            z / np.linalg.norm(z, axis=1, keepdims=True).clip(1e-12) for z in (z_train, z_test)
+        )
     model = KNeighborsClassifier(k, algorithm="brute").fit(z_train, y_train)
     shares = model.predict_proba(z_test)  # (M, C)
     auc = None
     if shares.shape[1] == 2 and set(np.unique(y_test)) == set(model.classes_):
         auc = metrics.auc(y_test == model.classes_[1], shares[:, 1])
-    return Neighbours(metrics.accuracy(y_test, model.classes_[shares.argmax(axis=1)]), auc, k, metric, len(z_train),
-                      len(z_test))
+    return Neighbours(
+        metrics.accuracy(y_test, model.classes_[shares.argmax(axis=1)]),
+        auc,
+        k,
+        metric,
+        len(z_train),
+        len(z_test),
+    )
 
 
 def _checked(z, name: str) -> np.ndarray:
     """z as (N, D) float32, finite."""
     z = np.asarray(z, np.float32)
     if z.ndim != 2 or not z.size:
-        raise ValueError(f"{name} has shape {z.shape}, but must be (jets, features): embed makes it")
+        raise ValueError(
+            f"{name} has shape {z.shape}, but must be (jets, features): embed makes it"
+        )
     if not (finite := np.isfinite(z).all(axis=1)).all():
-        raise ValueError(f"{name} of jet {np.argmin(finite)} is not finite: did the training diverge?")
+        raise ValueError(
+            f"{name} of jet {np.argmin(finite)} is not finite: did the training diverge?"
+        )
     return z

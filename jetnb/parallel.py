@@ -45,7 +45,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(function: Callable, pieces: Iterable, *, processes: int | None = None, client=None) -> Iterator:
+def run(
+    function: Callable, pieces: Iterable, *, processes: int | None = None, client=None
+) -> Iterator:
     """`function(piece)` for each of `pieces`, in their order.
 
     processes: workers on this machine, all cores without; 1 works here. client: a `dask.distributed.Client`, whose
@@ -58,11 +60,15 @@ def run(function: Callable, pieces: Iterable, *, processes: int | None = None, c
     elif (processes or cores()) == 1 or _is_worker():
         yield from map(function, pieces)
     else:
-        for _, result in _in_workers(function, pieces, processes or cores(), fork=False, ordered=True):
+        for _, result in _in_workers(
+            function, pieces, processes or cores(), fork=False, ordered=True
+        ):
             yield result
 
 
-def as_done(function: Callable, pieces: Iterable, *, processes: int | None = None, fork: bool = False) -> Iterator:
+def as_done(
+    function: Callable, pieces: Iterable, *, processes: int | None = None, fork: bool = False
+) -> Iterator:
     """Pairs (piece, `function(piece)`) as they are done, in no fixed order; always by workers, even by one.
 
     `pieces` may be a generator that decides from the pairs so far what to do next: it is asked when a worker is free.
@@ -72,11 +78,19 @@ def as_done(function: Callable, pieces: Iterable, *, processes: int | None = Non
     if _is_worker() or fork and processes == 1:
         yield from ((piece, function(piece)) for piece in pieces)
     else:
-        yield from _in_workers(function, pieces, processes or cores(), fork=fork and _fork_is_safe(), ordered=False)
+        yield from _in_workers(
+            function, pieces, processes or cores(), fork=fork and _fork_is_safe(), ordered=False
+        )
 
 
-def grid(function: Callable, cases: Mapping[Hashable, object] | Iterable[Hashable], seeds: Iterable[int], *,
-         processes: int | None = None, progress: bool = True) -> dict[tuple, object]:
+def grid(
+    function: Callable,
+    cases: Mapping[Hashable, object] | Iterable[Hashable],
+    seeds: Iterable[int],
+    *,
+    processes: int | None = None,
+    progress: bool = True,
+) -> dict[tuple, object]:
     """`function(case, seed)` for each of `cases` and each of `seeds`, one beside another: {(case, seed): result}.
 
     cases: what `function` takes, or name -> what it takes, and then the names are in the result. It is in the order of
@@ -90,8 +104,11 @@ def grid(function: Callable, cases: Mapping[Hashable, object] | Iterable[Hashabl
     work = [(table[name], seed) for name, seed in keys]
     with _one_thread(), tqdm(total=len(keys), unit="run", disable=not progress) as bar:
         found = {}
-        for key, result in zip(keys, run(_Starred(function), work, processes=min(processes or cores(), len(keys) or 1)),
-                               strict=True):
+        for key, result in zip(
+            keys,
+            run(_Starred(function), work, processes=min(processes or cores(), len(keys) or 1)),
+            strict=True,
+        ):
             found[key] = result
             bar.update()
     return found
@@ -110,7 +127,9 @@ def _on_cluster(function: Callable, pieces: Iterable, client) -> Iterator:
 
     pieces, waiting = iter(pieces), deque()
     while True:
-        room = AHEAD * len(client.scheduler_info()["workers"]) - len(waiting)  # less than 0 just after a death
+        room = AHEAD * len(client.scheduler_info()["workers"]) - len(
+            waiting
+        )  # less than 0 just after a death
         for piece in itertools.islice(pieces, max(room, 0 if waiting else 1)):
             waiting.append((piece, client.submit(function, piece, pure=False, retries=DEATHS)))
         if not waiting:
@@ -128,7 +147,9 @@ class _Worker:
 
     def __init__(self, context, function):
         self.connection, theirs = context.Pipe()
-        lasting = threading.current_thread() is threading.main_thread()  # others may end before their process
+        lasting = (
+            threading.current_thread() is threading.main_thread()
+        )  # others may end before their process
         self.process = context.Process(target=_serve, args=(theirs, function, lasting), daemon=True)
         self.ticket, self.ready = None, False
         with _as_workers_start(spawned=context.get_start_method() == "spawn"):
@@ -142,7 +163,9 @@ class _Worker:
 
     def take(self) -> tuple | None:
         """What it has to say about its piece, None if nothing yet. Raises EOFError if it is dead."""
-        if not self.connection.poll():  # dead, but something that it started holds the connection open
+        if (
+            not self.connection.poll()
+        ):  # dead, but something that it started holds the connection open
             raise EOFError
         said = self.connection.recv_bytes()
         if not self.ready:
@@ -158,13 +181,20 @@ class _Worker:
         self.connection.close()
 
 
-def _in_workers(function: Callable, pieces: Iterable, processes: int, *, fork: bool, ordered: bool) -> Iterator:
+def _in_workers(
+    function: Callable, pieces: Iterable, processes: int, *, fork: bool, ordered: bool
+) -> Iterator:
     # Spawned unless told otherwise: threads of numba, torch and Jupyter do not survive a fork.
     context = multiprocessing.get_context("fork" if fork else "spawn")
     function = function if fork else cloudpickle.dumps(function)
     tickets = enumerate(pieces)  # number of a piece, piece
     workers: list[_Worker] = []
-    again, deaths, done, turn = deque(), Counter(), {}, 0  # done: number -> ticket and what the worker said
+    again, deaths, done, turn = (
+        deque(),
+        Counter(),
+        {},
+        0,
+    )  # done: number -> ticket and what the worker said
     try:
         while True:
             free = [worker for worker in workers if worker.ticket is None]
@@ -192,7 +222,9 @@ def _in_workers(function: Callable, pieces: Iterable, processes: int, *, fork: b
                 continue  # there may be room for other pieces now
             if not busy:
                 return
-            ready = multiprocessing.connection.wait([worker.connection for worker in busy], timeout=1)
+            ready = multiprocessing.connection.wait(
+                [worker.connection for worker in busy], timeout=1
+            )
             for worker in busy:
                 if worker.connection not in ready and worker.process.is_alive():
                     continue
@@ -217,8 +249,10 @@ def _judge(worker: _Worker, deaths: int) -> None:
     """Raise where it makes no sense to go on without this worker."""
     code = worker.process.exitcode
     if not worker.ready and code > 0:
-        raise RuntimeError(f"a worker ended with status {code} before it began: in a script, put the call under "
-                           'if __name__ == "__main__":')
+        raise RuntimeError(
+            f"a worker ended with status {code} before it began: in a script, put the call under "
+            'if __name__ == "__main__":'
+        )
     if deaths >= DEATHS:
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
         raise _given_up(worker.ticket[1], f"{deaths} workers died, the last by {how},")
@@ -227,7 +261,9 @@ def _judge(worker: _Worker, deaths: int) -> None:
 def _given_up(piece, what: str) -> RuntimeError:
     shown = repr(piece)
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
-    return RuntimeError(f"{what} at {shown}: is there too little memory? Use fewer processes, or smaller pieces")
+    return RuntimeError(
+        f"{what} at {shown}: is there too little memory? Use fewer processes, or smaller pieces"
+    )
 
 
 def _result(said: tuple):
@@ -244,10 +280,14 @@ def _result(said: tuple):
 def _serve(connection, function, lasting: bool) -> None:
     """Do one piece after another until the parent ends this process; `lasting` is the thread that started it."""
     _end_with_parent(by_kernel=lasting)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler that was inherited is not meant for a worker
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # a handler that was inherited is not meant for a worker
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # forked, it has the number of its parent
-    with contextlib.suppress(EOFError, OSError):  # the parent has just gone, and this process will too
+    with contextlib.suppress(
+        EOFError, OSError
+    ):  # the parent has just gone, and this process will too
         try:
             function = cloudpickle.loads(function) if isinstance(function, bytes) else function
         except BaseException as error:
@@ -281,7 +321,9 @@ def _described(error: BaseException) -> tuple:
 def _end_with_parent(*, by_kernel: bool) -> None:
     """No life after a killed parent: by the kernel where it can, and by a thread that looks where it cannot."""
     parent = multiprocessing.parent_process()
-    if by_kernel and sys.platform == "linux":  # which means the thread of the parent, and kills at once
+    if (
+        by_kernel and sys.platform == "linux"
+    ):  # which means the thread of the parent, and kills at once
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
 
@@ -300,7 +342,9 @@ def _is_worker() -> bool:
 
 
 def _fork_is_safe() -> bool:
-    torch = sys.modules.get("torch")  # its gradients are computed by threads where there is a GPU, used or not
+    torch = sys.modules.get(
+        "torch"
+    )  # its gradients are computed by threads where there is a GPU, used or not
     return sys.platform == "linux" and (torch is None or torch.cuda.device_count() == 0)
 
 
@@ -312,10 +356,16 @@ def _as_workers_start(*, spawned: bool) -> Iterator[None]:
 
         resource_tracker.ensure_running()  # its start would let Ctrl-C through again
     before = {name: os.environ.get(name) for name in THREADS}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    mask = (
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        if hasattr(signal, "pthread_sigmask")
+        else None
+    )
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
-        with warnings.catch_warnings():  # of threads: a forked worker uses none of those of this process
+        with (
+            warnings.catch_warnings()
+        ):  # of threads: a forked worker uses none of those of this process
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:

@@ -30,24 +30,36 @@ import numpy as np
 import torch
 from torch import nn
 
-from jetnb import augment, batches, checkpoints, inputs, training
-from jetnb import jets as J
-from jetnb.history import History
+import jetnb.jets
+from jetnb import augment, checkpoints, inputs, training
+from jetnb.inputs import batches
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
+from jetnb.training.history import History
 
 HARDEST = 40
 FITTED = 20_000  # jets of a store of which scalings and codebooks are made
 ENCODER = {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}
-STRATEGIES = {"jetclr": "jetnb.strategies.contrastive:JetCLR",
-              "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
-              "omnijet": "jetnb.strategies.next_token:NextToken",
-              "supervised": "jetnb.strategies.supervised:Supervised",
-              "tokens": "jetnb.models.tokenizer:Tokenizer"}
+STRATEGIES = {
+    "jetclr": "jetnb.strategies.contrastive:JetCLR",
+    "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
+    "omnijet": "jetnb.strategies.next_token:NextToken",
+    "supervised": "jetnb.strategies.supervised:Supervised",
+    "tokens": "jetnb.models.tokenizer:Tokenizer",
+}
 
 
-def pretrain(strategy, jets: ak.Array | batches.Rows, path, *, seed: int, settings: Mapping | None = None,
-             validation: ak.Array | batches.Rows | None = None, card: Mapping | None = None, **options) -> History:
+def pretrain(
+    strategy,
+    jets: ak.Array | batches.Rows,
+    path,
+    *,
+    seed: int,
+    settings: Mapping | None = None,
+    validation: ak.Array | batches.Rows | None = None,
+    card: Mapping | None = None,
+    **options,
+) -> History:
     """Pretrain with `strategy` on `jets`, whose labels only a strategy that asks for them looks at; keep it at `path`.
 
     strategy: a name of `STRATEGIES`, a class, or "FILE.py:Class" or "package.module:Class". jets: an array, or
@@ -60,15 +72,31 @@ def pretrain(strategy, jets: ak.Array | batches.Rows, path, *, seed: int, settin
     name, made = find(strategy)
     settings = _merged(made, settings or {}, name)
     model = _make(made, settings, seed=seed)
-    train, held = (data_of(model, part) if part is not None else None for part in (jets, validation))
+    train, held = (
+        data_of(model, part) if part is not None else None for part in (jets, validation)
+    )
     if hasattr(model, "fit"):
         model.fit(_some(train, seed), seed=seed)
-    said = model.card() if hasattr(model, "card") else {
-        "settings": settings, **{key: settings[key] for key in ("encoder", "hardest") if key in settings}}
-    about = J.provenance(jets.stores[0].jets if isinstance(jets, batches.Rows) else jets)
-    card = {"strategy": getattr(made, "TITLE", made.__name__), "pretrained_by": name, **said,
-            "data": {key: about[key] for key in ("sample", "source")}, "jets": len(jets), **(card or {})}
-    if not any(weights.requires_grad for weights in model.parameters()):  # `fit` has found all there is, as in k-means
+    said = (
+        model.card()
+        if hasattr(model, "card")
+        else {
+            "settings": settings,
+            **{key: settings[key] for key in ("encoder", "hardest") if key in settings},
+        }
+    )
+    about = jetnb.jets.provenance(jets.stores[0].jets if isinstance(jets, batches.Rows) else jets)
+    card = {
+        "strategy": getattr(made, "TITLE", made.__name__),
+        "pretrained_by": name,
+        **said,
+        "data": {key: about[key] for key in ("sample", "source")},
+        "jets": len(jets),
+        **(card or {}),
+    }
+    if not any(
+        weights.requires_grad for weights in model.parameters()
+    ):  # `fit` has found all there is, as in k-means
         training.check_free(path, options.get("resume", False))
         checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
         return History(reason="finished")
@@ -80,7 +108,9 @@ def find(strategy) -> tuple[str, type]:
     if isinstance(strategy, type):
         return strategy.__name__, strategy
     module, colon, name = STRATEGIES.get(strategy, str(strategy)).rpartition(":")
-    remedy = f"use one of {', '.join(STRATEGIES)}, a class, 'FILE.py:Class' or 'package.module:Class'"
+    remedy = (
+        f"use one of {', '.join(STRATEGIES)}, a class, 'FILE.py:Class' or 'package.module:Class'"
+    )
     if not colon:
         raise ValueError(f"strategy {strategy!r} is unknown: {remedy}")
     try:
@@ -102,17 +132,25 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
     `FileNotFoundError` and `ValueError` as `checkpoints.restore` does. Taught in notebook 08.
     """
     card = checkpoints.read_card(path)
-    if strategy is None and "settings" not in card:  # an encoder of ours, such as one trained with labels
+    if (
+        strategy is None and "settings" not in card
+    ):  # an encoder of ours, such as one trained with labels
         return checkpoints.restore(path, build, name="encoder", part="encoder")
     name = card.get("pretrained_by")
     if strategy is None and name not in STRATEGIES:
-        raise ValueError(f"{path} was pretrained by {name!r}, which is none of {', '.join(STRATEGIES)}: pass its class "
-                         "as strategy=...")
+        raise ValueError(
+            f"{path} was pretrained by {name!r}, which is none of {', '.join(STRATEGIES)}: pass its class "
+            "as strategy=..."
+        )
     _, made = find(name if strategy is None else strategy)
-    model, card = checkpoints.restore(path, lambda settings, seed: _make(made, settings, seed=seed), name="settings")
+    model, card = checkpoints.restore(
+        path, lambda settings, seed: _make(made, settings, seed=seed), name="settings"
+    )
     if not isinstance(getattr(model, "encoder", None), nn.Module):
-        raise ValueError(f"{path} was pretrained by {made.__name__}, which has no attribute 'encoder', an nn.Module: "
-                         "give it one")
+        raise ValueError(
+            f"{path} was pretrained by {made.__name__}, which has no attribute 'encoder', an nn.Module: "
+            "give it one"
+        )
     return model.encoder, card
 
 
@@ -127,7 +165,9 @@ def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> ba
         x = np.column_stack([x, inputs.compute(jets, extras).x])
     packed = torch.from_numpy(x), torch.from_numpy(offsets)
     labels = [jets.label] if "label" in jets.fields else []  # data have none
-    return batches.Packed(*(packed if hardest is None else augment.keep_hardest(*packed, n_max=hardest)), *labels)
+    return batches.Packed(
+        *(packed if hardest is None else augment.keep_hardest(*packed, n_max=hardest)), *labels
+    )
 
 
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
@@ -135,9 +175,17 @@ def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
     if isinstance(jets, batches.Rows):
         labelled = all("label" in store.jets.fields for store in jets.stores)
-        return batches.Stored(jets, ("pt", "deta", "dphi", *extras), hardest=hardest,
-                              targets=("label",) if labelled else ())
-    return model.data(jets) if hasattr(model, "data") else particles(jets, hardest=hardest, extras=extras)
+        return batches.Stored(
+            jets,
+            ("pt", "deta", "dphi", *extras),
+            hardest=hardest,
+            targets=("label",) if labelled else (),
+        )
+    return (
+        model.data(jets)
+        if hasattr(model, "data")
+        else particles(jets, hardest=hardest, extras=extras)
+    )
 
 
 def _some(data, seed: int) -> batches.Packed:
@@ -167,8 +215,22 @@ def _merged(made: type, settings: Mapping, name: str) -> dict:
     """The settings of a strategy: its own, but for those given."""
     own = getattr(made, "SETTINGS", {})
     parameters = inspect.signature(getattr(made, "make", made)).parameters.values()
-    known = {*own, *(one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL))}
-    if not any(one.kind is one.VAR_KEYWORD for one in parameters) and (unknown := sorted(set(settings) - known)):
-        raise ValueError(f"settings: {name} has no {unknown[0]!r}: it has {', '.join(sorted(known))}")
-    return {**own, **{key: {**own[key], **value} if isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
-                      else value for key, value in settings.items()}}
+    known = {
+        *own,
+        *(one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)),
+    }
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters) and (
+        unknown := sorted(set(settings) - known)
+    ):
+        raise ValueError(
+            f"settings: {name} has no {unknown[0]!r}: it has {', '.join(sorted(known))}"
+        )
+    return {
+        **own,
+        **{
+            key: {**own[key], **value}
+            if isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
+            else value
+            for key, value in settings.items()
+        },
+    }

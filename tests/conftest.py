@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jetnb import jets as J
+import jetnb.jets
 
 MASS = {211: 0.13957, 22: 0.0, 130: 0.49761, 11: 0.000511, 13: 0.10566}
 
@@ -34,24 +34,44 @@ def toy_columns(n: int, seed: int = 0, *, mean: float = 45):
     taus = np.sort(rng.uniform(0.005, 0.3, (n, 4)), axis=1)[:, ::-1]
     jet_pt = np.hypot(sums[0], sums[1])
     columns = {
-        "pt": jet_pt, "eta": np.arcsinh(sums[2] / jet_pt), "phi": np.arctan2(sums[1], sums[0]),
+        "pt": jet_pt,
+        "eta": np.arcsinh(sums[2] / jet_pt),
+        "phi": np.arctan2(sums[1], sums[0]),
         "mass": np.sqrt(np.maximum(sums[3] ** 2 - sums[0] ** 2 - sums[1] ** 2 - sums[2] ** 2, 0)),
         **{f"tau{i + 1}": taus[:, i] for i in range(4)},
-        "n_constituents": counts, "label": np.arange(n) % 2, "event": np.arange(n) // 2}
+        "n_constituents": counts,
+        "label": np.arange(n) % 2,
+        "event": np.arange(n) // 2,
+    }
     constituents = {
-        "pt": pt, "eta": eta, "phi": phi, "energy": energy, "charge": charge, "pdg_id": pdg_id,
+        "pt": pt,
+        "eta": eta,
+        "phi": phi,
+        "energy": energy,
+        "charge": charge,
+        "pdg_id": pdg_id,
         "has_track": track,
-        "d0": rng.normal(0, 1, total) * error * track, "d0_error": error * track,
-        "dz": rng.normal(0, 1, total) * error * track, "dz_error": 1.5 * error * track,
-        "puppi_weight": np.where(charge != 0, 1.0, rng.random(total))}
+        "d0": rng.normal(0, 1, total) * error * track,
+        "d0_error": error * track,
+        "dz": rng.normal(0, 1, total) * error * track,
+        "dz_error": 1.5 * error * track,
+        "puppi_weight": np.where(charge != 0, 1.0, rng.random(total)),
+    }
     return columns, constituents, counts
 
 
 def make_toy_jets(n: int, seed: int = 0, *, mean: float = 45):
     """A valid jets array of `n` toy jets, about `mean` constituents each, classes QCD and TTBar in turn."""
-    provenance = {"sample": "toy", "source": "simulation", "classes": ["QCD", "TTBar"], "seed": seed,
-                  "description": "hand-made for tests", "versions": {}, "settings": {}}
-    return J.build(*toy_columns(n, seed, mean=mean), provenance=provenance)
+    provenance = {
+        "sample": "toy",
+        "source": "simulation",
+        "classes": ["QCD", "TTBar"],
+        "seed": seed,
+        "description": "hand-made for tests",
+        "versions": {},
+        "settings": {},
+    }
+    return jetnb.jets.build(*toy_columns(n, seed, mean=mean), provenance=provenance)
 
 
 @pytest.fixture(scope="session")
@@ -74,14 +94,23 @@ def one_thread():
 @pytest.fixture(scope="session")
 def of_today():
     """The function `of_today(name)`: the shipped sample, if it was made with the recipe that is there today."""
+
     def load(name: str, **options):
-        pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
-        from jetnb import catalogue
+        pytest.importorskip(
+            "pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'"
+        )
+        from jetnb.data import catalogue
         from jetnb.simulation import production
 
         jets = catalogue.load(name, **options)
-        made, now = J.provenance(jets)["settings"], production._settings(production.RECIPES[name])
+        made, now = (
+            jetnb.jets.provenance(jets)["settings"],
+            production._settings(production.RECIPES[name]),
+        )
         if changed := sorted(key for key in {*made, *now} if made.get(key) != now.get(key)):
-            pytest.skip(f"the shipped {name} was made with an earlier recipe: {', '.join(changed)} changed since")
+            pytest.skip(
+                f"the shipped {name} was made with an earlier recipe: {', '.join(changed)} changed since"
+            )
         return jets
+
     return load

@@ -26,7 +26,12 @@ from pathlib import Path
 
 HDF5 = ("aspen", "toptagging", "jetnet", "higgstobb", "hh4b", "dumper", "omnilearn")
 FORMATS = (*HDF5, "energyflow", "jetclass", "parquet", "store")  # ROOT is in test_root_formats.py
-GOOD, SECONDS, MEMORY, MORE = ("read", "refused"), 20, 500_000, 3 << 30  # kB of memory grown; bytes of address space
+GOOD, SECONDS, MEMORY, MORE = (
+    ("read", "refused"),
+    20,
+    500_000,
+    3 << 30,
+)  # kB of memory grown; bytes of address space
 NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 
 
@@ -43,7 +48,7 @@ def good_file(folder: Path, name: str) -> Path:
     from conftest import make_toy_jets
 
     import jetnb
-    from jetnb import store
+    from jetnb.data import store
     from jetnb.readers import aspen, parquet
 
     if name == "aspen":
@@ -55,22 +60,31 @@ def good_file(folder: Path, name: str) -> Path:
         jet = (test_reader_jetnet.JET, test_reader_jetnet.PARTICLES)
         return test_reader_jetnet.write_by_hand(folder / "t.hdf5", [jet] * 8)
     if name == "higgstobb":
-        return test_reader_higgstobb.write_hdf5(folder / "higgstobb.h5", [test_reader_higgstobb.JET] * 4)
+        return test_reader_higgstobb.write_hdf5(
+            folder / "higgstobb.h5", [test_reader_higgstobb.JET] * 4
+        )
     if name == "hh4b":
         return test_reader_hh4b.write_hdf5(folder / "hh4b.h5")
     if name == "dumper":
-        return test_reader_dumper.write_by_hand(folder / "dumper.h5", test_reader_dumper.DEFAULT * 2)
+        return test_reader_dumper.write_by_hand(
+            folder / "dumper.h5", test_reader_dumper.DEFAULT * 2
+        )
     if name == "omnilearn":
         jets = jetnb.load("jetclass", n_jets=12)
-        return test_reader_omnilearn.write(folder / "train_qg.h5", test_reader_omnilearn.columns(jets))
+        return test_reader_omnilearn.write(
+            folder / "train_qg.h5", test_reader_omnilearn.columns(jets)
+        )
     if name == "energyflow":
         return test_reader_energyflow.write(folder / "QG_jets.npz")
     if name == "jetclass":
         columns = test_reader_jetclass.layout(*test_reader_jetclass.toy(12))
         return test_reader_jetclass.write_parquet(folder / "jetclass.parquet", columns)
     jets = make_toy_jets(30, 1)
-    return (parquet.write(folder / "parquet.parquet", jets) if name == "parquet"
-            else store.write(folder / "store", jets).path)
+    return (
+        parquet.write(folder / "parquet.parquet", jets)
+        if name == "parquet"
+        else store.write(folder / "store", jets).path
+    )
 
 
 def damaged(raw: bytes, rng: random.Random) -> bytes:
@@ -79,8 +93,22 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
     near = rng.randrange(min(n, 2048))  # headers are at the start, footers at the end
     at = rng.choice((rng.randrange(n), rng.randrange(n), near, n - 1 - near))
     size = min(rng.choice((1, 4, 16, 64, 512)), n - at)
-    kind = rng.choice(("flip", "flip", "flip", "number", "number", "clear", "scramble", "move", "out", "in", "cut",
-                       "more"))
+    kind = rng.choice(
+        (
+            "flip",
+            "flip",
+            "flip",
+            "number",
+            "number",
+            "clear",
+            "scramble",
+            "move",
+            "out",
+            "in",
+            "cut",
+            "more",
+        )
+    )
     if kind == "flip":
         for _ in range(rng.randint(1, 8)):
             place = at if rng.random() < 0.5 else rng.randrange(n)
@@ -88,16 +116,16 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
     elif kind == "number":
         at -= at % rng.choice((1, 4, 8))
         width = rng.choice((4, 8))
-        data[at:at + width] = (rng.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little")
+        data[at : at + width] = (rng.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, "little")
     elif kind == "clear":
-        data[at:at + size] = bytes([rng.choice((0, 255))]) * size
+        data[at : at + size] = bytes([rng.choice((0, 255))]) * size
     elif kind == "scramble":
-        data[at:at + size] = rng.randbytes(size)
+        data[at : at + size] = rng.randbytes(size)
     elif kind == "move":
         other = rng.randrange(n - size + 1)
-        data[at:at + size] = raw[other:other + size]
+        data[at : at + size] = raw[other : other + size]
     elif kind == "out":
-        del data[at:at + size]
+        del data[at : at + size]
     elif kind == "in":
         data[at:at] = rng.randbytes(size)
     elif kind == "cut":
@@ -120,8 +148,29 @@ def damaged_json(text: str, rng: random.Random) -> str:
     if rng.random() < 0.2:
         del place[key]
     else:
-        place[key] = rng.choice((None, True, -1, 0, 7, 1.5, 10**40, float("nan"), "", "..", "/etc/passwd", "<f4", "|O8",
-                                 "\x1b[31m", [], {}, [[1]], {"a": 1}, "x" * 10_000))
+        place[key] = rng.choice(
+            (
+                None,
+                True,
+                -1,
+                0,
+                7,
+                1.5,
+                10**40,
+                float("nan"),
+                "",
+                "..",
+                "/etc/passwd",
+                "<f4",
+                "|O8",
+                "\x1b[31m",
+                [],
+                {},
+                [[1]],
+                {"a": 1},
+                "x" * 10_000,
+            )
+        )
     return json.dumps(record)
 
 
@@ -132,7 +181,9 @@ def make(good: Path, target: Path, seed: str) -> Path:
         target.write_bytes(damaged(good.read_bytes(), rng))
         return target
     shutil.copytree(good, target)
-    file = rng.choice((target / "meta.json", target / "offsets.npy", rng.choice(sorted(target.iterdir()))))
+    file = rng.choice(
+        (target / "meta.json", target / "offsets.npy", rng.choice(sorted(target.iterdir())))
+    )
     if file.name == "meta.json" and rng.random() < 0.6:
         file.write_text(damaged_json(file.read_text(), rng))
     elif rng.random() < 0.1:
@@ -147,8 +198,8 @@ def outcome(name: str, path: Path, check: bool) -> str:
     import numpy as np
 
     import jetnb
-    from jetnb import jets as J
-    from jetnb import store
+    import jetnb.jets
+    from jetnb.data import store
     from jetnb.readers import identify
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -157,14 +208,19 @@ def outcome(name: str, path: Path, check: bool) -> str:
         if name == "store":
             opened = store.open(path)
             for start in range(0, len(opened), 7):
-                jets = opened.jets[start:start + 7]
+                jets = opened.jets[start : start + 7]
                 opened.gather(np.arange(start, start + len(jets)))
-                [values.tolist() for values in (jets.pt, jets.constituents.pt, jets.constituents.eta)]
+                [
+                    values.tolist()
+                    for values in (jets.pt, jets.constituents.pt, jets.constituents.eta)
+                ]
         else:
             for block in identify.reader(name).read(path, block_size=7):
-                J.check(block)
+                jetnb.jets.check(block)
     except (ValueError, OSError) as error:
-        what = "refused" if str(path) in str(error) else f"nameless: {type(error).__name__}: {error}"
+        what = (
+            "refused" if str(path) in str(error) else f"nameless: {type(error).__name__}: {error}"
+        )
     except Exception as error:
         what = f"traceback: {type(error).__name__}: {error}"
     try:
@@ -186,9 +242,10 @@ def child(tasks: list[list[str]]) -> None:
     import numpy as np
     from conftest import make_toy_jets
 
-    from jetnb import store
-    from jetnb.readers import aspen, dumper, energyflow, hh4b, higgstobb, jetclass, jetnet  # noqa: F401
-    from jetnb.readers import omnilearn, parquet, toptagging  # noqa: F401
+    from jetnb.data import (
+        parquet,  # noqa: F401
+        store,
+    )
 
     with tempfile.TemporaryDirectory() as folder:  # compile what is compiled
         store.write(Path(folder) / "s", make_toy_jets(9)).gather(np.arange(9))
@@ -204,18 +261,31 @@ def child(tasks: list[list[str]]) -> None:
 def run(tasks: list[tuple[str, Path, bool]]) -> list[str]:
     """The outcome of each task (name, path, whether `check` is run as well); crashed processes are replaced."""
     outcomes: list[str] = []
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path]),
-                                "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
     while len(outcomes) < len(tasks):
-        rest = [(name, str(path), check) for name, path, check in tasks[len(outcomes):]]
-        done = subprocess.run([sys.executable, __file__, "--child"], input=json.dumps(rest), text=True, env=environment,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        rest = [(name, str(path), check) for name, path, check in tasks[len(outcomes) :]]
+        done = subprocess.run(
+            [sys.executable, __file__, "--child"],
+            input=json.dumps(rest),
+            text=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         outcomes += [json.loads(line) for line in done.stdout.splitlines()]
         if done.returncode > 0:
-            raise RuntimeError(f"the process that reads damaged files failed: {done.stderr[-2000:]}")
+            raise RuntimeError(
+                f"the process that reads damaged files failed: {done.stderr[-2000:]}"
+            )
         if done.returncode < 0:
             ended = signal.Signals(-done.returncode).name
-            outcomes[len(tasks) - 1:] = []  # it may have ended after the last one, for what an earlier one did
+            outcomes[
+                len(tasks) - 1 :
+            ] = []  # it may have ended after the last one, for what an earlier one did
             outcomes.append("hang" if ended == "SIGALRM" else f"crash: {ended}")
     return outcomes
 
@@ -226,8 +296,10 @@ def prepare(folder: Path, formats, n_files: int, *, seed: int = 0) -> list[tuple
     for name in formats:
         (folder / name).mkdir(parents=True)
         good = good_file(folder / name, name)
-        tasks += [(name, make(good, good.with_stem(f"{good.stem}_{i}"), f"{name} {seed} {i}"), i % 8 == 0)
-                  for i in range(n_files)]
+        tasks += [
+            (name, make(good, good.with_stem(f"{good.stem}_{i}"), f"{name} {seed} {i}"), i % 8 == 0)
+            for i in range(n_files)
+        ]
     return tasks
 
 
@@ -240,8 +312,12 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     with tempfile.TemporaryDirectory() as folder:
-        tasks = prepare(arguments.keep or Path(folder), arguments.formats, arguments.files, seed=arguments.seed)
-        found = [(name, path, what) for (name, path, _), what in zip(tasks, run(tasks), strict=True)]
+        tasks = prepare(
+            arguments.keep or Path(folder), arguments.formats, arguments.files, seed=arguments.seed
+        )
+        found = [
+            (name, path, what) for (name, path, _), what in zip(tasks, run(tasks), strict=True)
+        ]
     counts = collections.Counter((name, what.partition(":")[0]) for name, _, what in found)
     kinds = sorted({kind for _, kind in counts}, key=lambda kind: (kind not in GOOD, kind))
     print(f"{'format':12}" + "".join(f"{kind:>12}" for kind in kinds))

@@ -10,8 +10,8 @@ import tarfile
 
 import pytest
 
-from jetnb import _archives
-from jetnb._archives import ArchiveError, unpack
+from jetnb.data import archives
+from jetnb.data.archives import ArchiveError, unpack
 
 LONG = "d" * 120  # sixteen folders of such names pass PATH_MAX when they are resolved
 
@@ -41,8 +41,10 @@ def archive(path, *members, format=tarfile.PAX_FORMAT, **options):
 
 def everything(where):
     """All that lies in a folder, with kind and permissions."""
-    return sorted((str(p.relative_to(where)), stat.S_IFMT(p.lstat().st_mode), p.lstat().st_mode & 0o7777)
-                  for p in where.rglob("*"))
+    return sorted(
+        (str(p.relative_to(where)), stat.S_IFMT(p.lstat().st_mode), p.lstat().st_mode & 0o7777)
+        for p in where.rglob("*")
+    )
 
 
 @pytest.fixture
@@ -51,16 +53,30 @@ def target(tmp_path):
     (tmp_path / "secret").write_bytes(b"mine")
     (tmp_path / "out").mkdir()
     yield tmp_path / "out"
-    assert (tmp_path / "secret").read_bytes() == b"mine" and (tmp_path / "secret").stat().st_nlink == 1
+    assert (tmp_path / "secret").read_bytes() == b"mine" and (
+        tmp_path / "secret"
+    ).stat().st_nlink == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"secret", "out", "jets.tar"}
 
 
 def test_files_and_folders_come_out_as_they_are(target):
-    path = archive(target.parent / "jets.tar", folder("val"), member("./val/b.root", b"two"), member("val/a", b"x" * 5000),
-                   member("é/" + "n" * 150 + "/c.root", b"three"), member("empty"))
+    path = archive(
+        target.parent / "jets.tar",
+        folder("val"),
+        member("./val/b.root", b"two"),
+        member("val/a", b"x" * 5000),
+        member("é/" + "n" * 150 + "/c.root", b"three"),
+        member("empty"),
+    )
     unpack(path, target)
-    assert {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()} == {
-        "val/b.root": b"two", "val/a": b"x" * 5000, "é/" + "n" * 150 + "/c.root": b"three", "empty": b""}
+    assert {
+        str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()
+    } == {
+        "val/b.root": b"two",
+        "val/a": b"x" * 5000,
+        "é/" + "n" * 150 + "/c.root": b"three",
+        "empty": b"",
+    }
 
 
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
@@ -71,12 +87,24 @@ def test_older_kinds_of_tar_are_read_too(target, format):
 
 
 def test_permissions_of_an_archive_are_not_taken(target):
-    unpack(archive(target.parent / "jets.tar", member("root_shell", b"x", mode=0o6755, uid=0), folder("d")), target)
+    unpack(
+        archive(
+            target.parent / "jets.tar", member("root_shell", b"x", mode=0o6755, uid=0), folder("d")
+        ),
+        target,
+    )
     assert stat.S_IMODE((target / "root_shell").stat().st_mode) & 0o7111 == 0
 
 
 # Each would write, link or read outside, on a Python whose filter has one of the holes, or without any filter.
-CHAIN = [entry for i in range(16) for entry in (folder("/".join([LONG] * (i + 1))), link(f"{'/'.join([LONG] * i)}/{chr(97 + i)}".lstrip("/"), LONG))]
+CHAIN = [
+    entry
+    for i in range(16)
+    for entry in (
+        folder("/".join([LONG] * (i + 1))),
+        link(f"{'/'.join([LONG] * i)}/{chr(97 + i)}".lstrip("/"), LONG),
+    )
+]
 ESCAPES = {
     "parent": [member("../secret", b"gone")],
     "parent within": [member("a/../../secret", b"gone")],
@@ -91,12 +119,23 @@ ESCAPES = {
     "write through a link": [link("a", ".."), member("a/secret", b"gone")],
     "write to a link": [link("a", "../secret"), member("a", b"gone")],
     "hard link": [link("a", "../secret", tarfile.LNKTYPE)],
-    "hard link by a link": [link("a", ".."), link("b", "a/secret", tarfile.LNKTYPE), member("b", b"gone")],
+    "hard link by a link": [
+        link("a", ".."),
+        link("b", "a/secret", tarfile.LNKTYPE),
+        member("b", b"gone"),
+    ],
     "hard link to a link": [link("a", "../secret"), link("b", "a", tarfile.LNKTYPE)],
-    "long path, CVE-2025-4517": [*CHAIN, link("/".join("abcdefghijklmnop") + "/" + "l" * 200, "../" * 16),
-                                 link("escape", "/".join("abcdefghijklmnop") + "/" + "l" * 200 + "/../secret"),
-                                 link("flag", "escape", tarfile.LNKTYPE), member("flag", b"gone")],
-    "long path, links only": [*[entry for entry in CHAIN if entry[0].issym()], member("a/../../secret", b"gone")],
+    "long path, CVE-2025-4517": [
+        *CHAIN,
+        link("/".join("abcdefghijklmnop") + "/" + "l" * 200, "../" * 16),
+        link("escape", "/".join("abcdefghijklmnop") + "/" + "l" * 200 + "/../secret"),
+        link("flag", "escape", tarfile.LNKTYPE),
+        member("flag", b"gone"),
+    ],
+    "long path, links only": [
+        *[entry for entry in CHAIN if entry[0].issym()],
+        member("a/../../secret", b"gone"),
+    ],
     "folder replaced by a link": [folder("a"), link("a", ".."), member("a/secret", b"gone")],
     "mode through a link, CVE-2024-12718": [link("a", "../secret"), member("a", b"", mode=0o777)],
     "pipe": [member("a", type=tarfile.FIFOTYPE)],
@@ -159,20 +198,34 @@ FORGED = {
     "negative": header(size=-512) + END,
     "negative folder": header("d/", size=-512, kind=tarfile.DIRTYPE) + END,
     "negative long name": header("n", size=-1024, kind=tarfile.GNUTYPE_LONGNAME) + header() + END,
-    "negative by pax": header("p", len(record("size", "-512")), tarfile.XHDTYPE) + block(record("size", "-512"))
-                       + header(size=0) + END,
+    "negative by pax": header("p", len(record("size", "-512")), tarfile.XHDTYPE)
+    + block(record("size", "-512"))
+    + header(size=0)
+    + END,
     "every file the whole archive": header("p", len(record("size", "9999")), tarfile.XGLTYPE)
-                                    + block(record("size", "9999"))
-                                    + b"".join(header(f"f{i}") for i in range(40)) + END,
+    + block(record("size", "9999"))
+    + b"".join(header(f"f{i}") for i in range(40))
+    + END,
     "sparse": header("p", len(record("GNU.sparse.size", "1000000000000")), tarfile.XHDTYPE)
-              + block(record("GNU.sparse.size", "1000000000000")) + header() + END,
-    "sparse map": header("p", len(record("GNU.sparse.size", "9") + record("GNU.sparse.map", "x")), tarfile.XHDTYPE)
-                  + block(record("GNU.sparse.size", "9") + record("GNU.sparse.map", "x")) + header() + END,
+    + block(record("GNU.sparse.size", "1000000000000"))
+    + header()
+    + END,
+    "sparse map": header(
+        "p", len(record("GNU.sparse.size", "9") + record("GNU.sparse.map", "x")), tarfile.XHDTYPE
+    )
+    + block(record("GNU.sparse.size", "9") + record("GNU.sparse.map", "x"))
+    + header()
+    + END,
     "old sparse": header(kind=tarfile.GNUTYPE_SPARSE) + END,
     "long name": header("n", 10**6, tarfile.GNUTYPE_LONGNAME) + bytes(10**6) + header() + END,
     "slow fields": header("p", 10**6, tarfile.XHDTYPE) + b"1" * 10**6 + header() + END,
-    "fields of fields": b"".join(header("p", 0, tarfile.XHDTYPE) for _ in range(5000)) + header() + END,
-    "damaged field": header("p", 512, tarfile.XHDTYPE) + block(b"99999999999999999999 path=a\n") + header() + END,
+    "fields of fields": b"".join(header("p", 0, tarfile.XHDTYPE) for _ in range(5000))
+    + header()
+    + END,
+    "damaged field": header("p", 512, tarfile.XHDTYPE)
+    + block(b"99999999999999999999 path=a\n")
+    + header()
+    + END,
     "empty": b"",
     "gzip": b"\x1f\x8b\x08" + bytes(2000),
 }
@@ -188,7 +241,7 @@ def test_sizes_are_not_believed(target, how):
 
 
 def test_members_are_counted(target, monkeypatch):
-    monkeypatch.setattr(_archives, "MEMBERS", 2)
+    monkeypatch.setattr(archives, "MEMBERS", 2)
     path = archive(target.parent / "jets.tar", *[member(f"f{i}") for i in range(3)])
     with pytest.raises(ArchiveError, match="more than 2 members"):
         unpack(path, target)

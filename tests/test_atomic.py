@@ -10,7 +10,9 @@ import pytest
 
 from jetnb import atomic
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed here")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="processes are forked and killed here"
+)
 
 
 def in_a_child(work) -> int:
@@ -83,7 +85,9 @@ def test_a_name_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
     assert in_a_child(hold) == signal.SIGKILL
     with atomic.alone(tmp_path / "run", "training to"):
         assert in_a_child(ask) != 0
-        with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* is training to .*run: wait for it"):
+        with pytest.raises(
+            ValueError, match=rf"process {os.getpid()} on .* is training to .*run: wait for it"
+        ):
             ask()
         with atomic.alone(tmp_path / "other", "training to"):
             pass
@@ -101,7 +105,11 @@ def test_the_lock_is_on_the_file_that_is_there(tmp_path, monkeypatch):
         flock(handle, how)
 
     monkeypatch.setattr(atomic.fcntl, "flock", late)
-    with (atomic.alone(tmp_path / "run", "training to"), lock.open() as other, pytest.raises(BlockingIOError)):
+    with (
+        atomic.alone(tmp_path / "run", "training to"),
+        lock.open() as other,
+        pytest.raises(BlockingIOError),
+    ):
         flock(other, atomic.fcntl.LOCK_EX | atomic.fcntl.LOCK_NB)
     assert len(calls) == 2
 
@@ -109,7 +117,11 @@ def test_the_lock_is_on_the_file_that_is_there(tmp_path, monkeypatch):
 def test_one_that_may_wait_has_its_turn(tmp_path):
     first, calls = contextlib.ExitStack(), []
     first.enter_context(atomic.alone(tmp_path / "run", "training to"))
-    with atomic.alone(tmp_path / "run", "training to", wait=lambda: calls.append(1) or len(calls) < 3 or first.close()):
+    with atomic.alone(
+        tmp_path / "run",
+        "training to",
+        wait=lambda: calls.append(1) or len(calls) < 3 or first.close(),
+    ):
         assert len(calls) == 3
 
 

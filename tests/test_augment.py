@@ -12,8 +12,14 @@ import torch
 import jetnb
 from jetnb import augment
 
-EACH = (augment.rotate, augment.mirror, augment.translate, augment.smear, augment.split_collinear,
-        partial(augment.split_collinear, fraction=0.4, n_max=60))
+EACH = (
+    augment.rotate,
+    augment.mirror,
+    augment.translate,
+    augment.smear,
+    augment.split_collinear,
+    partial(augment.split_collinear, fraction=0.4, n_max=60),
+)
 
 
 def generator(seed=1):
@@ -26,7 +32,9 @@ def batch():
     inside = jets.constituents
     columns = inside.pt, inside.deltaeta(jets), inside.deltaphi(jets)
     particles = np.stack([ak.to_numpy(ak.flatten(column)) for column in columns], 1).astype("f4")
-    return torch.from_numpy(particles), torch.from_numpy(np.append(0, np.cumsum(ak.to_numpy(ak.num(inside)))))
+    return torch.from_numpy(particles), torch.from_numpy(
+        np.append(0, np.cumsum(ak.to_numpy(ak.num(inside))))
+    )
 
 
 def per_jet(values, offsets, how="sum"):
@@ -44,7 +52,7 @@ def spread(particles, offsets):
     """Sum over pairs of pt pt dR^2, over the squared sum of pt: rotations and shifts leave it alone."""
     pt, place = particles[:, :1].double(), particles[:, 1:].double()
     total, mean, square = (per_jet(pt * x, offsets) for x in (torch.ones_like(pt), place, place**2))
-    return ((square * total - mean**2).sum(1) / total[:, 0]**2)
+    return (square * total - mean**2).sum(1) / total[:, 0] ** 2
 
 
 @pytest.mark.parametrize("augmentation", EACH)
@@ -57,7 +65,9 @@ def test_seed_input_and_total_pt(batch, augmentation):
     assert torch.equal(particles, before) and torch.equal(one, again)
     assert one.shape != other.shape or not torch.equal(one, other)
     assert one.dtype == particles.dtype and starts[-1] == len(one) and len(starts) == len(offsets)
-    torch.testing.assert_close(per_jet(one[:, 0], starts), per_jet(particles[:, 0], offsets), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        per_jet(one[:, 0], starts), per_jet(particles[:, 0], offsets), rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("augmentation", EACH)
@@ -74,18 +84,26 @@ def test_rotation_keeps_distances(batch):
     particles, offsets = batch
     turned, _ = augment.rotate(particles, offsets, generator=generator())
     torch.testing.assert_close(turned[:, 1:].norm(dim=1), particles[:, 1:].norm(dim=1))
-    torch.testing.assert_close(spread(turned, offsets), spread(particles, offsets), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(
+        spread(turned, offsets), spread(particles, offsets), rtol=1e-5, atol=1e-9
+    )
     ratio = mass(turned, offsets) / mass(particles, offsets)
     assert 1e-3 < (ratio - 1).abs().max() < 0.8**2 / 6  # no Lorentz transformation, but nearly
     angle = torch.atan2(turned[offsets[:-1], 2], turned[offsets[:-1], 1])
     angle = angle - torch.atan2(particles[offsets[:-1], 2], particles[offsets[:-1], 1])
     share = torch.histc(angle.remainder(2 * np.pi), 4, 0, 2 * np.pi) / len(angle)
-    assert (share - 0.25).abs().max() < 5 * np.sqrt(0.25 * 0.75 / len(angle))  # evenly; five standard deviations
-    away = torch.atan2((turned[:, 2] * particles[:, 1] - turned[:, 1] * particles[:, 2]),
-                       (turned[:, 1:] * particles[:, 1:]).sum(1))
+    assert (share - 0.25).abs().max() < 5 * np.sqrt(
+        0.25 * 0.75 / len(angle)
+    )  # evenly; five standard deviations
+    away = torch.atan2(
+        (turned[:, 2] * particles[:, 1] - turned[:, 1] * particles[:, 2]),
+        (turned[:, 1:] * particles[:, 1:]).sum(1),
+    )
     jet = torch.arange(len(angle)).repeat_interleave(offsets.diff())
     far = particles[:, 1:].norm(dim=1) > 0.05
-    assert torch.cos(away - angle[jet])[far].min() > 1 - 1e-5  # all particles of a jet by the same angle
+    assert (
+        torch.cos(away - angle[jet])[far].min() > 1 - 1e-5
+    )  # all particles of a jet by the same angle
 
 
 def test_mirrored_jets_keep_their_mass_and_half_of_them_are_as_before(batch):
@@ -93,7 +111,9 @@ def test_mirrored_jets_keep_their_mass_and_half_of_them_are_as_before(batch):
     moved, _ = augment.mirror(particles, offsets, generator=generator())
     torch.testing.assert_close(mass(moved, offsets), mass(particles, offsets), rtol=1e-9, atol=1e-9)
     assert torch.equal(moved[:, :2], particles[:, :2])
-    same, opposite = (per_jet((moved[:, 2] - sign * particles[:, 2]).abs(), offsets) == 0 for sign in (1, -1))
+    same, opposite = (
+        per_jet((moved[:, 2] - sign * particles[:, 2]).abs(), offsets) == 0 for sign in (1, -1)
+    )
     assert (same | opposite).all() and 0.4 < same.double().mean() < 0.6
 
 
@@ -115,9 +135,13 @@ def test_smearing_moves_soft_particles_more():
     particles = torch.zeros(20_000, 5, 3, dtype=torch.float64)
     particles[..., 0] = pt
     offsets = torch.arange(0, 100_001, 5)
-    moved, _ = augment.smear(particles.flatten(0, 1), offsets, generator=generator(), scale=0.2, pt_min=0.1)
+    moved, _ = augment.smear(
+        particles.flatten(0, 1), offsets, generator=generator(), scale=0.2, pt_min=0.1
+    )
     std = moved.view(-1, 5, 3)[..., 1:].std(0)
-    torch.testing.assert_close(std, (0.2 / pt.clamp(min=0.1))[:, None].expand(-1, 2), rtol=0.03, atol=0)
+    torch.testing.assert_close(
+        std, (0.2 / pt.clamp(min=0.1))[:, None].expand(-1, 2), rtol=0.03, atol=0
+    )
 
 
 def test_smearing_is_infrared_safe(batch):
@@ -137,13 +161,16 @@ def test_splitting_numbers_pt_and_mass(batch):
     particles, offsets = batch
     n = offsets.diff()
     for fraction, n_max in ((1.0, None), (1.0, 60), (0.25, None), (0.5, 40), (0.0, None), (1.0, 0)):
-        split, starts = augment.split_collinear(particles, offsets, generator=generator(), fraction=fraction,
-                                                n_max=n_max)
+        split, starts = augment.split_collinear(
+            particles, offsets, generator=generator(), fraction=fraction, n_max=n_max
+        )
         new = (fraction * n).round().long()
         new = new if n_max is None else torch.minimum(new, (n_max - n).clamp(min=0))
         assert torch.equal(starts.diff(), n + new)
         assert split[:, 0].min() > 0
-        torch.testing.assert_close(mass(split, starts), mass(particles, offsets), rtol=1e-9, atol=1e-5)
+        torch.testing.assert_close(
+            mass(split, starts), mass(particles, offsets), rtol=1e-9, atol=1e-5
+        )
     everything, starts = augment.split_collinear(particles, offsets, generator=generator())
     halves = everything.view(-1, 2, 3)  # side by side
     assert torch.equal(halves[:, 0, 0] + halves[:, 1, 0], particles[:, 0])  # to the last bit
@@ -166,15 +193,19 @@ def test_views(batch):
     cut = augment.keep_hardest(*batch, n_max=50)
     assert torch.equal(cut[1].diff(), batch[1].diff().clamp(max=50))
     first = int(batch[1][1])
-    assert torch.equal(cut[0][:min(first, 50)], batch[0][:min(first, 50)])
+    assert torch.equal(cut[0][: min(first, 50)], batch[0][: min(first, 50)])
     (one, starts), (two, ends) = augment.views(*cut, generator=generator())
     assert torch.equal(starts, cut[1])
     n = cut[1].diff()
     assert torch.equal(ends.diff(), torch.minimum(4 * n, n.clamp(min=50)))
-    torch.testing.assert_close(per_jet(one[:, 0], starts), per_jet(two[:, 0], ends), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        per_jet(one[:, 0], starts), per_jet(two[:, 0], ends), rtol=1e-12, atol=0
+    )
     torch.testing.assert_close(spread(one, starts), spread(*cut), rtol=1e-3, atol=1e-6)
-    assert not torch.allclose(spread(two, ends), spread(*cut), rtol=1e-2)  # only the second is smeared
-    angles = [view[:, 1:] - cut[0][:len(view), 1:] for view in (one, two[:len(one)])]
+    assert not torch.allclose(
+        spread(two, ends), spread(*cut), rtol=1e-2
+    )  # only the second is smeared
+    angles = [view[:, 1:] - cut[0][: len(view), 1:] for view in (one, two[: len(one)])]
     assert not torch.allclose(*angles, atol=0.1)
     still = augment.views(*cut, generator=generator(), scale=0, width=0, n_max=0)
     for view, offsets in still:
@@ -184,16 +215,22 @@ def test_views(batch):
 
 def test_bad_input_says_what_to_do(batch):
     particles, offsets = batch
-    for wrong, message in (((particles[:, :2], offsets), r"particles is .* \(T, 3\)"),
-                           ((particles.long(), offsets), "floating point"),
-                           ((particles, offsets.float()), "offsets is .* int64"),
-                           ((particles, offsets[:-1]), "offsets runs from 0 to"),
-                           ((particles, torch.tensor([0, 90, 80, len(particles)])), "rise from 0")):
+    for wrong, message in (
+        ((particles[:, :2], offsets), r"particles is .* \(T, 3\)"),
+        ((particles.long(), offsets), "floating point"),
+        ((particles, offsets.float()), "offsets is .* int64"),
+        ((particles, offsets[:-1]), "offsets runs from 0 to"),
+        ((particles, torch.tensor([0, 90, 80, len(particles)])), "rise from 0"),
+    ):
         for function in EACH:
             with pytest.raises(ValueError, match=message):
                 function(*wrong, generator=generator())
-    for function, name, value in ((augment.translate, "width", -1), (augment.smear, "scale", -0.1),
-                                  (augment.smear, "pt_min", 0), (augment.split_collinear, "fraction", 1.5),
-                                  (augment.split_collinear, "n_max", -1)):
+    for function, name, value in (
+        (augment.translate, "width", -1),
+        (augment.smear, "scale", -0.1),
+        (augment.smear, "pt_min", 0),
+        (augment.split_collinear, "fraction", 1.5),
+        (augment.split_collinear, "n_max", -1),
+    ):
         with pytest.raises(ValueError, match=f"{name} must be .*{value}"):
             function(*batch, generator=generator(), **{name: value})

@@ -22,17 +22,24 @@ LZ4 = uproot.LZ4(4)
 def columns_of(stream, tree, names):
     return _root_baskets.Columns(stream, {name: tree[name] for name in names})
 
+
 def write(path, *, n=100, rows=30, compression=LZ4):
     rng = np.random.default_rng(1)
     counts = rng.integers(0, 6, n)
-    columns = {f"list_{t}": ak.unflatten(rng.normal(0, 50, counts.sum()).astype(t), counts) for t in TYPES}
+    columns = {
+        f"list_{t}": ak.unflatten(rng.normal(0, 50, counts.sum()).astype(t), counts) for t in TYPES
+    }
     columns |= {f"one_{t}": rng.normal(0, 50, n).astype(t) for t in TYPES}
-    types = {name: values.dtype if isinstance(values, np.ndarray) else f"var * {ak.type(values).content.content}"
-             for name, values in columns.items()}
+    types = {
+        name: values.dtype
+        if isinstance(values, np.ndarray)
+        else f"var * {ak.type(values).content.content}"
+        for name, values in columns.items()
+    }
     with uproot.recreate(path, compression=compression) as file:
         tree = file.mktree("tree", types)
         for i in range(0, n, rows):
-            tree.extend({name: values[i:i + rows] for name, values in columns.items()})
+            tree.extend({name: values[i : i + rows] for name, values in columns.items()})
     return path, list(columns)
 
 
@@ -68,7 +75,11 @@ def test_the_short_cut_is_taken(tmp_path, monkeypatch):
 def test_real_vectors(monkeypatch):
     if not REAL.exists():
         pytest.skip(f"{REAL.name} is not here")
-    names = ["AnalysisJetsAuxDyn.pt", "AnalysisJetsAuxDyn.NNJvtPass", "AnalysisJetsAuxDyn.NumTrkPt500"]
+    names = [
+        "AnalysisJetsAuxDyn.pt",
+        "AnalysisJetsAuxDyn.NNJvtPass",
+        "AnalysisJetsAuxDyn.NumTrkPt500",
+    ]
     compare(REAL, "CollectionTree", names[:2], ((0, 100), (0, 1), (37, 66)))
     with uproot.open(REAL) as file, REAL.open("rb") as stream:
         tree = file["CollectionTree"]
@@ -95,7 +106,7 @@ def test_a_damaged_basket_is_never_read_as_if_it_were_whole(tmp_path):
         branch = file["tree"]["list_i8"]
         start, n_bytes = int(branch.member("fBasketSeek")[1]), int(branch.member("fBasketBytes")[1])
     n_key = _root_baskets.KEY.unpack_from(whole, start)[4]
-    assert whole[start + n_key:][:2] == b"L4"
+    assert whole[start + n_key :][:2] == b"L4"
     rng = np.random.default_rng(3)
     for at in rng.choice(np.arange(start + n_key + 9, start + n_bytes), 25, replace=False):
         hurt = bytearray(whole)

@@ -33,9 +33,14 @@ def test_ranges_select_and_are_all_to_be_met(jets, panel):
     middle = np.quantile(pt, [0.3, 0.7])
     panel.select(pt=tuple(middle))
     np.testing.assert_array_equal(panel.mask, (pt >= middle[0]) & (pt < middle[1]))
-    assert 0 < panel.mask.sum() < 200 and f"{panel.mask.sum()} of 200 jets have pt" in panel.status.value
+    assert (
+        0 < panel.mask.sum() < 200
+        and f"{panel.mask.sum()} of 200 jets have pt" in panel.status.value
+    )
     panel.select(pt=tuple(middle), mass=(np.median(mass), 1e9))
-    np.testing.assert_array_equal(panel.mask, (pt >= middle[0]) & (pt < middle[1]) & (mass >= np.median(mass)))
+    np.testing.assert_array_equal(
+        panel.mask, (pt >= middle[0]) & (pt < middle[1]) & (mass >= np.median(mass))
+    )
     panel.select(pt=(1e6, 2e6))
     assert not panel.mask.any() and "none is in all windows" in panel.status.value
     panel.select()
@@ -56,7 +61,12 @@ def test_a_drag_is_in_the_units_of_its_axis(jets, panel):
     assert panel.ranges["phi"] == pytest.approx((-np.pi, 0), abs=0.02)
     eta, phi = np.asarray(jets.eta), np.asarray(jets.phi)
     low, high = panel.ranges["pt"]
-    expected = (jets.pt >= low) & (jets.pt < high) & (eta >= panel.ranges["eta"][0]) & (phi < panel.ranges["phi"][1])
+    expected = (
+        (jets.pt >= low)
+        & (jets.pt < high)
+        & (eta >= panel.ranges["eta"][0])
+        & (phi < panel.ranges["phi"][1])
+    )
     np.testing.assert_array_equal(panel.mask, expected)
     assert len({first, second, panel.image.value}) == 3
     drag(panel, "pt", 0, 0)  # a click lets go
@@ -78,7 +88,9 @@ def test_the_slider_does_what_a_drag_does(panel):
 def test_distributions_are_those_of_the_selection(jets):
     _, ax = plt.subplots(figsize=(10.3, 5.9))
     chosen = np.asarray(jets.n_constituents) >= 5
-    widgets.draw_brush(ax, jets, ranges={"n_constituents": (5, 1e3)}, features=("mass", "n_constituents"))
+    widgets.draw_brush(
+        ax, jets, ranges={"n_constituents": (5, 1e3)}, features=("mass", "n_constituents")
+    )
     mass = ax.child_axes[0].patches[1].get_data()
     expected = np.histogram(np.asarray(jets.mass)[chosen], mass.edges)[0] / chosen.sum()
     np.testing.assert_allclose(mass.values, expected, atol=1e-9)
@@ -91,7 +103,12 @@ def test_the_event_display_holds_all_jets_of_the_event(jets):
     selected = np.asarray(jets.mass) > np.median(jets.mass)
     hardest = int(np.flatnonzero(selected)[np.asarray(jets.pt)[selected].argmax()])
     _, ax = plt.subplots(figsize=(10.3, 5.9))
-    widgets.draw_brush(ax, jets, ranges={"mass": (float(np.median(jets.mass)) * (1 + 1e-9), 1e9)}, features=("mass",))
+    widgets.draw_brush(
+        ax,
+        jets,
+        ranges={"mass": (float(np.median(jets.mass)) * (1 + 1e-9), 1e9)},
+        features=("mass",),
+    )
     display = ax.child_axes[-1]
     drawn = {round(float(circle.center[0]), 4) for circle in display.patches}
     assert drawn == {round(float(jets.eta[i]), 4) for i in range(200) if i // 4 == hardest // 4}

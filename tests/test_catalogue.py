@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import jetnb
-from jetnb import catalogue, store
-from jetnb import jets as J
+import jetnb.jets
 from jetnb.__main__ import main
+from jetnb.data import catalogue, store
 from jetnb.readers import aspen, parquet
 
 
@@ -37,7 +37,9 @@ def data(toy_jets, tmp_path, monkeypatch):
 def test_samples_say_what_they_are():
     assert list(catalogue.SAMPLES) == ["aoj", "aoj_all", "jetclass", "toptagging", "hh4b", "pileup"]
     for name, sample in catalogue.SAMPLES.items():
-        assert sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets >= 500
+        assert (
+            sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets >= 500
+        )
         assert sample.licence == "CC-BY-4.0" and sample.citation and sample.imitates
         assert "simulated" in sample.description
 
@@ -45,8 +47,10 @@ def test_samples_say_what_they_are():
 def test_load_converts_once(data, monkeypatch):
     jets = jetnb.load("aoj")
     assert len(jets) == 50 and "toy (simulation): 50 jets" in jetnb.describe(jets)
-    made, = (data / "derived" / "stores").iterdir()
-    assert made.name == "aoj-" + hashlib.sha256((data / "aoj.parquet").read_bytes()).hexdigest()[:12]
+    (made,) = (data / "derived" / "stores").iterdir()
+    assert (
+        made.name == "aoj-" + hashlib.sha256((data / "aoj.parquet").read_bytes()).hexdigest()[:12]
+    )
     monkeypatch.setattr(store, "write", None)  # the second time nothing is written
     assert ak.array_equal(jetnb.load("aoj", n_jets=7), jets[:7])
     assert len(jetnb.open_store("aoj")) == 50
@@ -62,7 +66,9 @@ def test_a_changed_file_makes_another_store(data, toy_jets):
 def test_derived_folder_can_be_elsewhere(data, tmp_path, monkeypatch):
     monkeypatch.setenv("JETNB_DERIVED", str(tmp_path / "scratch"))
     jetnb.load("pileup")
-    assert list((tmp_path / "scratch" / "stores").glob("pileup-*")) and not (data / "derived").exists()
+    assert (
+        list((tmp_path / "scratch" / "stores").glob("pileup-*")) and not (data / "derived").exists()
+    )
 
 
 def test_load_by_path(data, toy_jets, tmp_path):
@@ -74,13 +80,21 @@ def test_load_by_path(data, toy_jets, tmp_path):
 
 
 def test_load_errors(data, tmp_path):
-    with pytest.raises(ValueError, match="'jetclas' is neither a sample nor a file: did you mean 'jetclass'"):
+    with pytest.raises(
+        ValueError, match="'jetclas' is neither a sample nor a file: did you mean 'jetclass'"
+    ):
         jetnb.load("jetclas")
-    with pytest.raises(ValueError, match=r"nor a file\. The samples are aoj, .*, and there is no "
-                       + re.escape(str(tmp_path / "nowhere"))):
+    with pytest.raises(
+        ValueError,
+        match=r"nor a file\. The samples are aoj, .*, and there is no "
+        + re.escape(str(tmp_path / "nowhere")),
+    ):
         jetnb.load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="jetclass.parquet is missing: .*"
-                       "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*jetclass.parquet`"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="jetclass.parquet is missing: .*"
+        "`python -m jetnb simulate jetclass --jets 20000 --seed 1 --out .*jetclass.parquet`",
+    ):
         jetnb.load("jetclass")
     with pytest.raises(ValueError, match="aoj has 50 jets, n_jets=51 was asked for"):
         jetnb.load("aoj", n_jets=51)
@@ -88,12 +102,16 @@ def test_load_errors(data, tmp_path):
         jetnb.load("aoj", n_jets=0)
     with pytest.raises(FileNotFoundError, match="there is no file .*x.root"):
         jetnb.load("hh4b", tmp_path / "x.root")
-    with pytest.raises(ValueError, match="'jetclas' is no published dataset: did you mean 'jetclass'"):
+    with pytest.raises(
+        ValueError, match="'jetclas' is no published dataset: did you mean 'jetclass'"
+    ):
         jetnb.load("jetclas", tmp_path / "x.root")
     with pytest.raises(store.StoreError, match="there is no store at"):
         jetnb.load(data)
     (tmp_path / "x.root").write_text("<html>")
-    with pytest.raises(ValueError, match="x.root is no file of a dataset that jetnb reads: it is a web page"):
+    with pytest.raises(
+        ValueError, match="x.root is no file of a dataset that jetnb reads: it is a web page"
+    ):
         jetnb.load(tmp_path / "x.root")
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(ValueError, match="x.parquet is no file of .*it starts with b'no'"):
@@ -102,7 +120,9 @@ def test_load_errors(data, tmp_path):
 
 def test_files_of_a_published_dataset(tmp_path):
     shipped = jetnb.load("aoj", n_jets=60)
-    files = [aspen.write(tmp_path / f"batch{i}.h5", shipped[30 * i:30 * i + 30]) for i in range(2)]
+    files = [
+        aspen.write(tmp_path / f"batch{i}.h5", shipped[30 * i : 30 * i + 30]) for i in range(2)
+    ]
     jets = jetnb.load("aoj", files, n_jets=40)
     assert len(jets) == 40 and "aspen" in jets.attrs["jetnb"]["sample"]
     assert len(jetnb.load("aoj", files[0])) == 30
@@ -124,9 +144,11 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     jets["label"] = (np.arange(2000) // 10 % 2).astype(np.int16)
     jets["event"] = np.arange(2000) // 4 + 10**9
-    columns, inside, counts = J.to_columns(jets)
-    about = {key: value for key, value in J.provenance(jets).items() if key != "part"}
-    return store.write(folder / "store", J.build(columns, inside, counts, provenance=about)).path
+    columns, inside, counts = jetnb.jets.to_columns(jets)
+    about = {key: value for key, value in jetnb.jets.provenance(jets).items() if key != "part"}
+    return store.write(
+        folder / "store", jetnb.jets.build(columns, inside, counts, provenance=about)
+    ).path
 
 
 def rows(jets):
@@ -138,12 +160,18 @@ def rows(jets):
 @pytest.mark.parametrize("as_file", [True, False])
 def test_a_seed_draws_over_the_whole_length(runs, as_file, few, monkeypatch):
     monkeypatch.setattr(catalogue, "FEW", few)
-    load = functools.partial(jetnb.load, *(("aoj", [runs, runs]) if as_file else (runs,)))  # a store is a source, too
+    load = functools.partial(
+        jetnb.load, *(("aoj", [runs, runs]) if as_file else (runs,))
+    )  # a store is a source, too
     whole = jetnb.load(runs)
     first = load(n_jets=40)
     assert rows(first) == rows(whole[:40]) and np.mean(first.label) == 0.5
     assert "the first 40" in jetnb.describe(first)
-    assert rows(load(n_jets=100, seed=1)) == rows(load(n_jets=100, seed=1)) != rows(load(n_jets=100, seed=2))
+    assert (
+        rows(load(n_jets=100, seed=1))
+        == rows(load(n_jets=100, seed=1))
+        != rows(load(n_jets=100, seed=2))
+    )
     drawn = load(n_jets=400, seed=1)
     assert "drawn at random, seed 1" in jetnb.describe(drawn)
     assert set(rows(drawn)) <= set(rows(whole)) and (as_file or len(set(rows(drawn))) == 400)
@@ -159,18 +187,24 @@ def test_events_are_drawn_whole_and_equally_often(runs):
         drawn = catalogue.load("aoj", runs, n_jets=400, seed=seed)
         event = ak.to_numpy(drawn.event)
         _, starts, sizes = np.unique(event, return_index=True, return_counts=True)
-        assert np.mean(sizes == 4) > 0.95 and np.count_nonzero(np.diff(event)) == len(starts) - 1, "not torn"
+        assert np.mean(sizes == 4) > 0.95 and np.count_nonzero(np.diff(event)) == len(starts) - 1, (
+            "not torn"
+        )
         counts += np.bincount(event - 10**9, minlength=500) / 4
-    assert abs(counts.mean() - 8) < 1e-9 and counts.max() < 22 and (counts == 0).sum() < 5  # 40 times 100 of 500
+    assert (
+        abs(counts.mean() - 8) < 1e-9 and counts.max() < 22 and (counts == 0).sum() < 5
+    )  # 40 times 100 of 500
 
 
 def test_a_part_that_was_drawn_can_be_split_with_the_same_seed(runs):
-    parts = J.split(catalogue.load("aoj", runs, n_jets=400, seed=5), seed=5)
+    parts = jetnb.jets.split(catalogue.load("aoj", runs, n_jets=400, seed=5), seed=5)
     assert all(40 < len(part) < 320 for part in parts)
 
 
 @pytest.mark.parametrize("jets_in_a_row", [1, 4])
-def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, monkeypatch, jets_in_a_row):
+def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(
+    runs, monkeypatch, jets_in_a_row
+):
     """Rows are jets, or events of four; the blocks that are read are short, many, and hold four times what is drawn."""
     read, real = [], catalogue.Source.blocks
     whole = catalogue.Source(runs, "", 2000 // jets_in_a_row)
@@ -178,7 +212,9 @@ def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, 
     def counted(self, start=0, stop=None, **options):
         stop = min(stop, self.n_rows)
         read.append((start, stop))
-        return real(self._replace(n_rows=2000), jets_in_a_row * start, jets_in_a_row * stop, **options)
+        return real(
+            self._replace(n_rows=2000), jets_in_a_row * start, jets_in_a_row * stop, **options
+        )
 
     monkeypatch.setattr(catalogue, "FEW", 100)
     monkeypatch.setattr(catalogue.Source, "blocks", counted)
@@ -186,9 +222,11 @@ def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(runs, 
     n_read = sum(stop - start for start, stop in read)
     assert len(read) >= 25 and 100 <= n_read * jets_in_a_row <= 150
     assert len({row for start, stop in read for row in range(start, stop)}) == n_read, "none twice"
-    assert len(drawn) == 32 and len(set((ak.to_numpy(drawn.event) - 10**9) // 25)) > 4, "of 20 parts of the file"
+    assert len(drawn) == 32 and len(set((ak.to_numpy(drawn.event) - 10**9) // 25)) > 4, (
+        "of 20 parts of the file"
+    )
     said = f"from {n_read * jets_in_a_row} jets of {len(read)} blocks of rows, of {whole.n_rows:,} rows in 1 file"
-    assert J.provenance(drawn)["part"].endswith(said)
+    assert jetnb.jets.provenance(drawn)["part"].endswith(said)
 
 
 def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs, monkeypatch):
@@ -211,32 +249,54 @@ def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs
 def test_all_of_a_file_drawn_is_all_of_it_and_more_is_refused(runs):
     whole, drawn = jetnb.load(runs), catalogue.load("aoj", runs, n_jets=2000, seed=1)
     assert sorted(rows(drawn)) == sorted(rows(whole)) and rows(drawn) != rows(whole)
-    with pytest.raises(ValueError, match=": 2000 jets, fewer than the 2001 asked for: name more files"):
+    with pytest.raises(
+        ValueError, match=": 2000 jets, fewer than the 2001 asked for: name more files"
+    ):
         catalogue.load("aoj", runs, n_jets=2001, seed=1)
     with pytest.raises(ValueError, match="seed=1 draws n_jets at random, but n_jets was not given"):
         jetnb.load(runs, seed=1)
     with pytest.raises(ValueError, match="files is an empty list"):
         jetnb.load("aoj", [])
-    assert "part" not in J.provenance(jetnb.load(runs)) and "part" not in J.provenance(jetnb.load(runs, n_jets=2000))
+    assert "part" not in jetnb.jets.provenance(
+        jetnb.load(runs)
+    ) and "part" not in jetnb.jets.provenance(jetnb.load(runs, n_jets=2000))
 
 
 def test_one_class_a_file_is_mixed_by_a_seed_and_said_without(tmp_path):
     jets = jetnb.load("aoj", n_jets=60)
-    files = [aspen.write(tmp_path / f"{i}.h5", jets[30 * i:30 * i + 30]) for i in range(2)]
+    files = [aspen.write(tmp_path / f"{i}.h5", jets[30 * i : 30 * i + 30]) for i in range(2)]
     first = jetnb.load("aoj", files, n_jets=20)
-    assert "the first 20 jets of 2 files, of which 1 was opened; seed=1 in load draws" in jetnb.describe(first)
-    assert "the first 20 jets of 30 rows of 0.h5; seed" in jetnb.describe(jetnb.load(files[0], n_jets=20))
+    assert (
+        "the first 20 jets of 2 files, of which 1 was opened; seed=1 in load draws"
+        in jetnb.describe(first)
+    )
+    assert "the first 20 jets of 30 rows of 0.h5; seed" in jetnb.describe(
+        jetnb.load(files[0], n_jets=20)
+    )
     drawn = jetnb.load("aoj", files, n_jets=20, seed=1)
     both = [set(jetnb.load(file).pt.to_list()) for file in files]
     assert all(4 < len(one & set(drawn.pt.to_list())) < 16 for one in both)
-    assert "part" not in J.provenance(jetnb.load("aoj", files, n_jets=60))
+    assert "part" not in jetnb.jets.provenance(jetnb.load("aoj", files, n_jets=60))
 
 
 def test_convert_from_the_command_line(tmp_path, capsys):
     file = aspen.write(tmp_path / "batch.h5", jetnb.load("aoj", n_jets=30))
     assert main(["data", "convert", str(file), "--out", str(tmp_path / "store")]) == 0
     assert "30 jets in" in capsys.readouterr().out
-    assert main(["data", "convert", "--dataset", "toptagging", str(file), "--out", str(tmp_path / "other")]) == 2
+    assert (
+        main(
+            [
+                "data",
+                "convert",
+                "--dataset",
+                "toptagging",
+                str(file),
+                "--out",
+                str(tmp_path / "other"),
+            ]
+        )
+        == 2
+    )
     assert "batch.h5" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
@@ -248,7 +308,9 @@ def convert(folder, start, results):
 
 def test_notebooks_that_start_together(data):
     """Several processes that load a fresh sample at once all get it."""
-    context = multiprocessing.get_context("spawn")  # the tests before have left threads, which do not survive a fork
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # the tests before have left threads, which do not survive a fork
     start, results = context.Barrier(4), context.Queue()
     processes = [context.Process(target=convert, args=(data, start, results)) for _ in range(4)]
     for process in processes:
@@ -267,7 +329,9 @@ def test_verify_shipped(data):
     (data / "extra.parquet").unlink()
     with (data / "pileup.parquet").open("r+b") as stream:
         stream.write(b"X")
-    with pytest.raises(ValueError, match="pileup.parquet has sha256 .* changed or damaged; fetch it again"):
+    with pytest.raises(
+        ValueError, match="pileup.parquet has sha256 .* changed or damaged; fetch it again"
+    ):
         catalogue.verify_shipped()
     (data / "aoj.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="aoj.parquet is missing: fetch it"):
@@ -280,10 +344,17 @@ def test_verify_shipped(data):
 def test_what_is_no_plain_file_is_refused_without_opening_it(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    for path, what in ((tmp_path / "fifo", "a FIFO|a pipe"), (tmp_path / "folder", "a folder"),
-                       (Path("/dev/zero"), "a device")):
-        for use in (catalogue.open_store, catalogue.load, lambda path: catalogue.load("aoj", path),
-                    lambda path: catalogue.convert(path, tmp_path / "store")):
+    for path, what in (
+        (tmp_path / "fifo", "a FIFO|a pipe"),
+        (tmp_path / "folder", "a folder"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        for use in (
+            catalogue.open_store,
+            catalogue.load,
+            lambda path: catalogue.load("aoj", path),
+            lambda path: catalogue.convert(path, tmp_path / "store"),
+        ):
             with pytest.raises(ValueError, match=f"{path}.*({what})"):
                 use(path)
         report = jetnb.check(path)
@@ -293,5 +364,8 @@ def test_what_is_no_plain_file_is_refused_without_opening_it(tmp_path):
 
 def test_every_shipped_checkpoint_is_among_the_checksums():
     listed = {line.split()[1] for line in (catalogue.DATA / "SHA256SUMS").read_text().splitlines()}
-    found = {path.relative_to(catalogue.DATA).as_posix() for path in catalogue.DATA.glob("checkpoints/**/*.safetensors")}
+    found = {
+        path.relative_to(catalogue.DATA).as_posix()
+        for path in catalogue.DATA.glob("checkpoints/**/*.safetensors")
+    }
     assert len(found) > 7 and found <= listed

@@ -19,11 +19,12 @@ import uproot
 from test_reader_pfnano import write_by_hand
 
 import jetnb
-from jetnb import jets as J
-from jetnb import store
+import jetnb.jets
 from jetnb.__main__ import main
-from jetnb.catalogue import Source
-from jetnb.readers import aspen, check, parquet
+from jetnb.data import report as reporting
+from jetnb.data import store
+from jetnb.data.catalogue import Source
+from jetnb.readers import aspen, parquet
 from jetnb.readers.identify import identify
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
@@ -47,9 +48,15 @@ def levels(report, word):
     return [finding.level for finding in report.findings if word in finding.what]
 
 
-@pytest.mark.parametrize(("name", "format"), [
-    ("JetClassII_example.parquet", "jetclass"), ("PHYSLITE_example.root", "physlite"),
-    ("aoj_layout_21_cms_mc_jets.h5", "aspen"), ("toptagging_500_blosc.h5", "toptagging")])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("JetClassII_example.parquet", "jetclass"),
+        ("PHYSLITE_example.root", "physlite"),
+        ("aoj_layout_21_cms_mc_jets.h5", "aspen"),
+        ("toptagging_500_blosc.h5", "toptagging"),
+    ],
+)
 def test_real_files_are_known_and_good(name, format):
     if not (REAL / name).exists():
         pytest.skip(f"{name} is not here")
@@ -87,9 +94,13 @@ def test_a_jet_that_is_there_twice(good):
 
 def test_mev_and_a_foreign_selection(good):
     report = jetnb.check(change(good, jet_kinematics=lambda v: v * np.float32([1000, 1, 1, 1000])))
-    assert not report.ok and levels(report, "pt: ")[0] == "PROBLEM" and "looks like MeV" in str(report)
+    assert (
+        not report.ok and levels(report, "pt: ")[0] == "PROBLEM" and "looks like MeV" in str(report)
+    )
     change(good, event_info=lambda v: v + [280_000, 0, 0])  # run 1 is simulation, of any selection
-    report = jetnb.check(change(good, jet_kinematics=lambda v: v * np.float32([0.0005, 1, 1, 0.001])))
+    report = jetnb.check(
+        change(good, jet_kinematics=lambda v: v * np.float32([0.0005, 1, 1, 0.001]))
+    )
     assert not report.ok and "outside of the selection of the dataset" in str(report)
 
 
@@ -122,7 +133,9 @@ def test_values_that_are_not_finite_and_jets_out_of_order(good):
 
 
 def test_many_bad_jets_are_a_problem(good):
-    report = jetnb.check(change(good, jet_kinematics=lambda v: np.where(np.arange(len(v))[:, None] < 40, np.nan, v)))
+    report = jetnb.check(
+        change(good, jet_kinematics=lambda v: np.where(np.arange(len(v))[:, None] < 40, np.nan, v))
+    )
     assert not report.ok and levels(report, "40 jets left out") == ["PROBLEM"]
 
 
@@ -141,7 +154,9 @@ def test_sentinels_truncation_and_empty_jets(tmp_path):
 
     report = jetnb.check(change(good, PFCands=lambda _: long, jet_kinematics=no_softdrop))
     text = str(report)
-    assert "exactly 150 constituents" in text and "softdrop_mass is -1 for 10.00% of the jets" in text
+    assert (
+        "exactly 150 constituents" in text and "softdrop_mass is -1 for 10.00% of the jets" in text
+    )
     assert levels(report, "0.67% of the jets have no constituent") == ["note"]
 
 
@@ -172,12 +187,17 @@ def test_plain_nanoaod_is_refused():
 
 def test_what_is_no_dataset_is_refused_and_named(tmp_path):
     for name, content, words in (
-            ("a.h5", b"<!DOCTYPE html><html>404 Not Found</html>", "web page"), ("b.root", b"", "empty"),
-            ("c.h5", b"\x1f\x8b" + bytes(50), "gzip"), ("f.csv", b"pt,eta\n1,2\n", "neither HDF5, ROOT"),
-            ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"),
-            ("g.npy", b"\x93NUMPY\x01\x00", "single array"), ("h.pkl", b"\x80\x04\x95", "pickle"),
-            ("i.root", b"\xfd7zXZ\x00", "unxz"), ("j.zip", b"PK\x05\x06", "empty zip"),
-            ("e.tar", bytes(257) + b"ustar" + bytes(250), "tar -xf")):
+        ("a.h5", b"<!DOCTYPE html><html>404 Not Found</html>", "web page"),
+        ("b.root", b"", "empty"),
+        ("c.h5", b"\x1f\x8b" + bytes(50), "gzip"),
+        ("f.csv", b"pt,eta\n1,2\n", "neither HDF5, ROOT"),
+        ("d.h5", b"version https://git-lfs.github.com/spec/v1", "git lfs"),
+        ("g.npy", b"\x93NUMPY\x01\x00", "single array"),
+        ("h.pkl", b"\x80\x04\x95", "pickle"),
+        ("i.root", b"\xfd7zXZ\x00", "unxz"),
+        ("j.zip", b"PK\x05\x06", "empty zip"),
+        ("e.tar", bytes(257) + b"ustar" + bytes(250), "tar -xf"),
+    ):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, words)
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -209,23 +229,41 @@ def test_one_name_alone_makes_no_file_that_of_a_format(tmp_path):
     for name in ("PFCands", "particle_features", "X_pfo", "fj_pt", "jets", "data"):
         path = hdf5(tmp_path / f"{name}.h5", **{name: np.zeros((3, 2)), "mine": np.zeros(4)})
         refused(path, "of no dataset", f"{name} (3, 2)", "mine (4,)")
-    for tree, branches in (("tree", ("part_px", "x")), ("Events", ("FatJet_pt", "x")), ("CollectionTree", ("x", "y"))):
+    for tree, branches in (
+        ("tree", ("part_px", "x")),
+        ("Events", ("FatJet_pt", "x")),
+        ("CollectionTree", ("x", "y")),
+    ):
         path = tmp_path / f"{tree}.root"
         with uproot.recreate(path) as file:
-            file.mktree(tree, dict.fromkeys(branches, "f4")).extend({name: np.zeros(7, "f4") for name in branches})
+            file.mktree(tree, dict.fromkeys(branches, "f4")).extend(
+                {name: np.zeros(7, "f4") for name in branches}
+            )
         refused(path, "of no dataset", f"{tree} (7 rows: {', '.join(branches)})")
     pq.write_table(pa.table({"part_px": [1.0], "x": [1]}), tmp_path / "one.parquet")
     refused(tmp_path / "one.parquet", "of no dataset", "columns part_px, x")
 
 
 def test_known_layouts_that_are_not_read_are_named(tmp_path):
-    names = ("jetConstituentList", "jetFeatureNames", "jetImage", "jetImageECAL", "jetImageHCAL", "jets",
-             "particleFeatureNames")
-    refused(hdf5(tmp_path / "jetImage_7_150p_0_10000.h5", **{name: np.zeros((2, 3)) for name in names}), "hls4ml")
+    names = (
+        "jetConstituentList",
+        "jetFeatureNames",
+        "jetImage",
+        "jetImageECAL",
+        "jetImageHCAL",
+        "jets",
+        "particleFeatureNames",
+    )
+    refused(
+        hdf5(tmp_path / "jetImage_7_150p_0_10000.h5", **{name: np.zeros((2, 3)) for name in names}),
+        "hls4ml",
+    )
     with uproot.recreate(tmp_path / "delphes.root") as file:
         file["ProcessID0"] = np.histogram([1, 2])
         branches = ("Event", "Particle", "Track", "Tower", "Jet")
-        file.mktree("Delphes", dict.fromkeys(branches, "f4")).extend({name: np.zeros(2, "f4") for name in branches})
+        file.mktree("Delphes", dict.fromkeys(branches, "f4")).extend(
+            {name: np.zeros(2, "f4") for name in branches}
+        )
     refused(tmp_path / "delphes.root", "events of Delphes", "Particle")
     np.savez(tmp_path / "mine.npz", weights=np.zeros(3), bias=np.zeros(1))
     refused(tmp_path / "mine.npz", "NumPy archive", "arrays weights, bias")
@@ -241,26 +279,61 @@ def test_known_layouts_that_are_not_read_are_named(tmp_path):
 
 def test_the_key_of_a_table_of_pandas_is_looked_into(tmp_path):
     def table(*shapes):
-        kinds = [("index", "i8"), *((f"values_block_{i}", kind, shape) for i, (kind, shape) in enumerate(shapes))]
+        kinds = [
+            ("index", "i8"),
+            *((f"values_block_{i}", kind, shape) for i, (kind, shape) in enumerate(shapes)),
+        ]
         return np.zeros(2, kinds)
 
-    refused(hdf5(tmp_path / "key.h5", df__table=table(("f4", (804,)), ("i8", (2,)))), "key 'df'", "key='table'",
-            "Top Quark Tagging Reference")
-    refused(hdf5(tmp_path / "other.h5", df__table=table(("f8", (5,)))), "key 'df'", "values_block_0 float64 (5,)",
-            "of no dataset")
-    refused(hdf5(tmp_path / "fixed.h5", data__axis0=np.zeros(806, "S5"), data__axis1=np.zeros(9),
-                 data__block0_values=np.zeros((9, 804))), "key 'data'", "block0_values (9, 804)")
-    refused(hdf5(tmp_path / "table.h5", table__table=table(("f8", (5,)))), "values_block_0", "Top Quark Tagging")
+    refused(
+        hdf5(tmp_path / "key.h5", df__table=table(("f4", (804,)), ("i8", (2,)))),
+        "key 'df'",
+        "key='table'",
+        "Top Quark Tagging Reference",
+    )
+    refused(
+        hdf5(tmp_path / "other.h5", df__table=table(("f8", (5,)))),
+        "key 'df'",
+        "values_block_0 float64 (5,)",
+        "of no dataset",
+    )
+    refused(
+        hdf5(
+            tmp_path / "fixed.h5",
+            data__axis0=np.zeros(806, "S5"),
+            data__axis1=np.zeros(9),
+            data__block0_values=np.zeros((9, 804)),
+        ),
+        "key 'data'",
+        "block0_values (9, 804)",
+    )
+    refused(
+        hdf5(tmp_path / "table.h5", table__table=table(("f8", (5,)))),
+        "values_block_0",
+        "Top Quark Tagging",
+    )
     refused(hdf5(tmp_path / "none.h5", table=np.zeros(3)), "of no dataset", "table (3,)")
 
 
 def test_folders_addresses_and_patterns(good, tmp_path):
-    refused(tmp_path, "there is no store at", "folder of data files (good.h5)", f"jetnb data convert {tmp_path}/*.h5")
+    refused(
+        tmp_path,
+        "there is no store at",
+        "folder of data files (good.h5)",
+        f"jetnb data convert {tmp_path}/*.h5",
+    )
     refused(tmp_path / "*.h5", "is a pattern", "fits 1 files", "sorted(glob.glob(")
     refused(tmp_path / "*.root", "is a pattern", "fits 0 files")
-    for address in ("https://zenodo.org/records/2603256/files/train.h5", "root://eospublic.cern.ch//eos/a.root",
-                    "s3://bucket/c.h5"):
-        refused(address, "is an address", "xrdcp" if address.startswith("root") else "jetnb data download")
+    for address in (
+        "https://zenodo.org/records/2603256/files/train.h5",
+        "root://eospublic.cern.ch//eos/a.root",
+        "s3://bucket/c.h5",
+    ):
+        refused(
+            address,
+            "is an address",
+            "xrdcp" if address.startswith("root") else "jetnb data download",
+        )
         with pytest.raises(ValueError, match="is an address"):
             identify(address)
         with pytest.raises(ValueError, match="is an address"):
@@ -294,21 +367,27 @@ def test_a_file_of_a_known_dataset_that_lacks_a_part_says_which(good, tmp_path):
     refused(good, "no dataset 'jet_tagging'")
     with uproot.recreate(tmp_path / "part.root") as file:
         both = ("part_px", "part_pz")
-        file.mktree("tree", dict.fromkeys(both, "var * float32")).extend(dict.fromkeys(both, ak.Array([[1.0]])))
+        file.mktree("tree", dict.fromkeys(both, "var * float32")).extend(
+            dict.fromkeys(both, ak.Array([[1.0]]))
+        )
     refused(tmp_path / "part.root", "no column part_py")
 
 
 def test_a_truncated_download_is_refused(good):
     whole = good.read_bytes()
     for share in (0.05, 0.5, 0.98):
-        good.write_bytes(whole[:int(share * len(whole))])
+        good.write_bytes(whole[: int(share * len(whole))])
         refused(good, "truncated")
 
 
 def test_swapped_columns_are_refused_or_reported(good):
     whole = good.read_bytes()
-    orders = {"energy first": [3, 0, 1, 2, *range(4, 11)], "pdgId and charge": [*range(8), 9, 8, 10],
-              "errors last": [0, 1, 2, 3, 4, 6, 5, 7, 8, 9, 10], "pz and px": [2, 1, 0, *range(3, 11)]}
+    orders = {
+        "energy first": [3, 0, 1, 2, *range(4, 11)],
+        "pdgId and charge": [*range(8), 9, 8, 10],
+        "errors last": [0, 1, 2, 3, 4, 6, 5, 7, 8, 9, 10],
+        "pz and px": [2, 1, 0, *range(3, 11)],
+    }
     for name, order in orders.items():
         good.write_bytes(whole)
         report = jetnb.check(change(good, PFCands=lambda v, order=order: v[:, :, order]))
@@ -329,11 +408,23 @@ def test_the_command_line(good, tmp_path, capsys):
     assert "say which files" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "level", "words"), [
-    (ModuleNotFoundError("jets must be clustered, which needs FastJet: pip install fastjet"), "NOT READ", "FastJet"),
-    (MemoryError("Unable to allocate 80 GiB"), "NOT READ", "not enough memory (Unable to allocate 80 GiB)"),
-    (PermissionError(13, "Permission denied"), "PROBLEM", "Permission denied"),
-    (ValueError("row 7 is odd"), "PROBLEM", "row 7 is odd")])
+@pytest.mark.parametrize(
+    ("error", "level", "words"),
+    [
+        (
+            ModuleNotFoundError("jets must be clustered, which needs FastJet: pip install fastjet"),
+            "NOT READ",
+            "FastJet",
+        ),
+        (
+            MemoryError("Unable to allocate 80 GiB"),
+            "NOT READ",
+            "not enough memory (Unable to allocate 80 GiB)",
+        ),
+        (PermissionError(13, "Permission denied"), "PROBLEM", "Permission denied"),
+        (ValueError("row 7 is odd"), "PROBLEM", "row 7 is odd"),
+    ],
+)
 def test_what_stops_a_reader_is_a_finding(good, monkeypatch, error, level, words):
     def blocks(*_, **__):
         yield from itertools.islice(aspen.read(good, block_size=100), 2)
@@ -341,29 +432,42 @@ def test_what_stops_a_reader_is_a_finding(good, monkeypatch, error, level, words
 
     monkeypatch.setattr(Source, "blocks", blocks)
     report = jetnb.check(good)
-    assert not report.ok and report.n_jets == 200 and report.format == "aspen" and levels(report, words) == [level]
+    assert (
+        not report.ok
+        and report.n_jets == 200
+        and report.format == "aspen"
+        and levels(report, words) == [level]
+    )
     assert str(report).startswith(f"{good}: aspen, 200 jets; "), "it names its file"
-    assert ("not judged" in str(report)) == (level == "NOT READ"), "a file is not blamed for what is missing here"
+    assert ("not judged" in str(report)) == (level == "NOT READ"), (
+        "a file is not blamed for what is missing here"
+    )
 
 
 def test_without_fastjet_a_file_that_needs_it_is_not_judged(tmp_path, monkeypatch):
     path = write_by_hand(tmp_path / "a.root", linked=False)
     monkeypatch.setitem(sys.modules, "fastjet", None)
     report = jetnb.check(path)
-    assert not report.ok and levels(report, "pip install fastjet") == ["NOT READ"] and "not judged" in str(report)
+    assert (
+        not report.ok
+        and levels(report, "pip install fastjet") == ["NOT READ"]
+        and "not judged" in str(report)
+    )
 
 
-def test_reports_are_printed_as_they_are_made_whatever_comes_after(good, tmp_path, capsys, monkeypatch):
+def test_reports_are_printed_as_they_are_made_whatever_comes_after(
+    good, tmp_path, capsys, monkeypatch
+):
     """Each file has its report before the next is opened, and a file that cannot be read costs no other its own."""
     second, printed = tmp_path / "second.h5", []
     second.write_bytes(good.read_bytes())
-    real = check.check
+    real = reporting.check
 
     def watched(path):
         printed.append(capsys.readouterr().out)
         return real(path)
 
-    monkeypatch.setattr(check, "check", watched)
+    monkeypatch.setattr(reporting, "check", watched)
     assert main(["data", "check", str(good), str(tmp_path / "nowhere"), str(second)]) == 1
     printed.append(capsys.readouterr().out)
     expected = ["", str(good), str(tmp_path / "nowhere"), str(second)]
@@ -373,7 +477,7 @@ def test_reports_are_printed_as_they_are_made_whatever_comes_after(good, tmp_pat
 
 MEMORY = """
 import json, sys
-from jetnb import catalogue, explore
+from jetnb import explore; from jetnb.data import catalogue
 import hist
 axis = hist.axis.Regular(100, 300, 1000, name="constituents.pt")
 peaks = []
@@ -386,15 +490,24 @@ print(json.dumps(peaks))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc"
+)
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """20 000 jets, then 120 000, in one process: the peak [MiB] stays, and far below what the jets would take."""
     sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
     from big_files import aspen_file
 
     files = [str(aspen_file(tmp_path / f"{n}.h5", n)) for n in (20_000, 120_000)]
-    made = subprocess.run([sys.executable, "-c", MEMORY, *files], capture_output=True, text=True, check=True,
-                          timeout=300)
+    made = subprocess.run(
+        [sys.executable, "-c", MEMORY, *files],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
     small, large = json.loads(made.stdout.splitlines()[-1])
     assert large < small + 100 and large < 1500
-    assert len(store.open(files[1] + ".store")) == 120_000 and J.classes(store.open(files[1] + ".store").jets)
+    assert len(store.open(files[1] + ".store")) == 120_000 and jetnb.jets.classes(
+        store.open(files[1] + ".store").jets
+    )

@@ -34,7 +34,10 @@ def test_round_trip(tmp_path):
     assert same(one, two) and card == checkpoints.read_card(tmp_path / "run")
     assert card["encoder"] == CARD["encoder"] and card["metrics"] == {"loss": 0.5}
     assert set(card["versions"]) == {"jetnb", "torch", "python"} and card["date"].startswith("2")
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["card.json", "model.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "card.json",
+        "model.safetensors",
+    ]
     assert checkpoints.read_state(tmp_path / "run") is None
 
 
@@ -66,10 +69,14 @@ def test_tied_weights(tmp_path):
     assert same(one, two)
 
 
-@pytest.mark.parametrize("other, message", [
-    (encoder(dim=64), r"embed.weight is \(32, 4\) there and \(64, 4\) in the model"),
-    (encoder(n_layers=2), r"blocks.1.* is only in the model"),
-    (DeepSets(4, dim=32), r"constituent.0.weight \(32, 4\)")])
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (encoder(dim=64), r"embed.weight is \(32, 4\) there and \(64, 4\) in the model"),
+        (encoder(n_layers=2), r"blocks.1.* is only in the model"),
+        (DeepSets(4, dim=32), r"constituent.0.weight \(32, 4\)"),
+    ],
+)
 def test_an_encoder_that_does_not_fit_is_refused_whole(tmp_path, other, message):
     checkpoints.save(tmp_path / "run", encoder(), CARD)
     before = {name: value.clone() for name, value in other.state_dict().items()}
@@ -89,7 +96,9 @@ def test_another_run_is_not_overwritten(tmp_path):
         checkpoints.save(path, encoder(seed=1), {**CARD, "scaler": [1]})
     assert checkpoints.read_card(path)["trained"] == {"steps": 1}
     later = encoder(seed=1)
-    checkpoints.save(path, later, {**CARD, "trained": {"steps": 2}, "metrics": {"loss": 1}})  # the same run, later
+    checkpoints.save(
+        path, later, {**CARD, "trained": {"steps": 2}, "metrics": {"loss": 1}}
+    )  # the same run, later
     checkpoints.load(path, fresh := encoder(seed=2))
     assert same(fresh, later) and [file.name for file in tmp_path.iterdir()] == ["run"]
 
@@ -145,13 +154,25 @@ class Codes(nn.Module):
         self.codes = nn.Parameter(torch.randn(n_codes, dim))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"n_layers": 10**9}, "there is a 1,000,000,000 in it"), ({"dim": 2**62}, "there is a 4,611,"),
-    ({"n_layers": 10_000}, "has more than"), ({"dim": 8192, "n_layers": 64}, "has more than"),
-    ({"expansion": 12_000}, "has more than"), ({"dim": "32"}, "no settings of this network"),
-    ({"dim": -32}, "no settings"), ({"depth": 2}, "no settings"), ({"dim": None}, "no settings"),
-    ({"n_layers": 1.5}, "no settings"), ({"dim": [10**9]}, "there is a 1,000,000,000")])
-def test_a_card_of_another_network_than_its_weights_is_refused_before_that_is_built(tmp_path, change, message):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_layers": 10**9}, "there is a 1,000,000,000 in it"),
+        ({"dim": 2**62}, "there is a 4,611,"),
+        ({"n_layers": 10_000}, "has more than"),
+        ({"dim": 8192, "n_layers": 64}, "has more than"),
+        ({"expansion": 12_000}, "has more than"),
+        ({"dim": "32"}, "no settings of this network"),
+        ({"dim": -32}, "no settings"),
+        ({"depth": 2}, "no settings"),
+        ({"dim": None}, "no settings"),
+        ({"n_layers": 1.5}, "no settings"),
+        ({"dim": [10**9]}, "there is a 1,000,000,000"),
+    ],
+)
+def test_a_card_of_another_network_than_its_weights_is_refused_before_that_is_built(
+    tmp_path, change, message
+):
     checkpoints.save(tmp_path / "run", encoder(), {"encoder": {**CARD["encoder"], **change}})
     with pytest.raises(ValueError, match=message) as error:
         checkpoints.restore(tmp_path / "run", build, name="encoder")
@@ -160,9 +181,13 @@ def test_a_card_of_another_network_than_its_weights_is_refused_before_that_is_bu
 
 def test_no_memory_is_asked_for_what_weights_do_not_hold(tmp_path):
     """2^34 numbers, each size below the number of weights: built without memory first."""
-    checkpoints.save(tmp_path / "run", nn.Linear(2**9, 2**9), {"codes": {"n_codes": 2**17, "dim": 2**17}})
+    checkpoints.save(
+        tmp_path / "run", nn.Linear(2**9, 2**9), {"codes": {"n_codes": 2**17, "dim": 2**17}}
+    )
     with pytest.raises(ValueError, match="has more than"):
-        checkpoints.restore(tmp_path / "run", lambda settings, seed: Codes(**settings), name="codes")
+        checkpoints.restore(
+            tmp_path / "run", lambda settings, seed: Codes(**settings), name="codes"
+        )
     assert Codes.asked == ["meta"]
 
 
@@ -175,7 +200,9 @@ def test_settings_that_are_none_are_refused(tmp_path, settings):
 
 def test_a_network_as_large_as_its_weights_comes_back(tmp_path):
     for settings in ({"dim": 32}, {"dim": 64, "n_layers": 3, "expansion": 2}):
-        checkpoints.save(tmp_path / str(settings["dim"]), one := build(settings, seed=1), {"encoder": settings})
+        checkpoints.save(
+            tmp_path / str(settings["dim"]), one := build(settings, seed=1), {"encoder": settings}
+        )
         two, _ = checkpoints.restore(tmp_path / str(settings["dim"]), build, name="encoder")
         assert same(one, two)
 
@@ -200,7 +227,9 @@ def test_a_full_disk_gets_a_sentence_and_spares_what_was_there(tmp_path):
         for limit in (10_000, 100):  # the weights do not fit, the card does not fit
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
             try:
-                with pytest.raises(ValueError, match="cannot write the checkpoint .*run: File too large; a limit"):
+                with pytest.raises(
+                    ValueError, match="cannot write the checkpoint .*run: File too large; a limit"
+                ):
                     checkpoints.save(tmp_path / "run", encoder(seed=1), CARD)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -216,4 +245,4 @@ def test_no_file_is_a_pickle(tmp_path):
     for file in (tmp_path / "run").iterdir():
         head = file.read_bytes()
         size = int.from_bytes(head[:8], "little")
-        json.loads(head if file.suffix == ".json" else head[8:8 + size])
+        json.loads(head if file.suffix == ".json" else head[8 : 8 + size])

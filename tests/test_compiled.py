@@ -16,7 +16,8 @@ from jetnb import _compiled
 ROOT = Path(__file__).resolve().parent.parent
 USE = """
 import numpy as np
-from jetnb import _kernels, _compiled
+from jetnb import _compiled
+from jetnb.substructure import kernels
 from jetnb.distances import _area
 print(_area(np.zeros((1, 2), np.int32), np.ones((1, 1)), np.zeros(1, int), np.ones(1, int)), _area.stats.cache_path)
 print(sum(_area.stats.cache_hits.values()))
@@ -29,9 +30,19 @@ for locator in (caching.InTreeCacheLocator, caching.UserWideCacheLocator):
 
 
 def run(code, folder):
-    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd="/",
-                          env=environment | {"HOME": "/nowhere", "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)})
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd="/",
+        env=environment | {"HOME": "/nowhere", "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -43,7 +54,11 @@ def cache_of(folder, user):
 def test_without_a_place_of_its_own_numba_gets_one(tmp_path):
     for hits in ("0", "1"):
         area, where, found = run(NOWHERE + USE, tmp_path)
-        assert float(area) == 1 and Path(where).is_relative_to(cache_of(tmp_path, os.geteuid())) and found == hits
+        assert (
+            float(area) == 1
+            and Path(where).is_relative_to(cache_of(tmp_path, os.geteuid()))
+            and found == hits
+        )
     assert stat.S_IMODE(cache_of(tmp_path, os.geteuid()).stat().st_mode) == 0o700
 
 
@@ -73,7 +88,9 @@ def test_without_any_place_kernels_are_compiled_anew(tmp_path):
 
 def test_every_kernel_of_the_package_is_compiled_in_this_way():
     sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "jetnb").rglob("*.py")}
-    assert [path.name for path, text in sources.items() if re.search(r"cache=True", text)] == ["_compiled.py"]
+    assert [path.name for path, text in sources.items() if re.search(r"cache=True", text)] == [
+        "_compiled.py"
+    ]
 
 
 def test_other_errors_are_not_hidden():

@@ -35,7 +35,9 @@ def test_loss_is_that_of_the_double_loop(temperature, chunk):
     z1, z2 = pair()
     loss = nt_xent(z1, z2, temperature=temperature, chunk=chunk)
     assert float(loss) == pytest.approx(slow_nt_xent(z1, z2, temperature), rel=1e-12)
-    assert float(nt_xent(3 * z1, 0.1 * z2, temperature=temperature)) == pytest.approx(float(loss), rel=1e-12)
+    assert float(nt_xent(3 * z1, 0.1 * z2, temperature=temperature)) == pytest.approx(
+        float(loss), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 14, 100])
@@ -48,15 +50,21 @@ def test_chunked_gradient(chunk):
     for dense, chunked in zip(gradients(None), gradients(chunk), strict=True):
         torch.testing.assert_close(chunked, dense, rtol=1e-10, atol=1e-12)
     z1, z2 = (z.clone().requires_grad_() for z in pair(3, 4))
-    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.5, chunk=chunk), (z1, z2))
+    assert torch.autograd.gradcheck(
+        lambda a, b: nt_xent(a, b, temperature=0.5, chunk=chunk), (z1, z2)
+    )
 
 
 def test_loss_at_its_limits():
     same = torch.ones(6, 3)
-    assert float(nt_xent(same, same)) == pytest.approx(math.log(11), rel=1e-5)  # collapsed: a blind guess
+    assert float(nt_xent(same, same)) == pytest.approx(
+        math.log(11), rel=1e-5
+    )  # collapsed: a blind guess
     apart = torch.eye(6)
     assert float(nt_xent(apart, apart, temperature=0.05)) < 1e-6
-    assert float(nt_xent(apart[:1], apart[:1])) == pytest.approx(0, abs=1e-6)  # nothing to confuse it with
+    assert float(nt_xent(apart[:1], apart[:1])) == pytest.approx(
+        0, abs=1e-6
+    )  # nothing to confuse it with
     assert nt_xent(torch.zeros(4, 3), torch.zeros(4, 3)).isfinite()
 
 
@@ -74,6 +82,7 @@ def test_full_precision_under_autocast(chunk):
 
 def test_chunked_memory_is_linear():
     """The largest tensor that forward and backward make: (2 B)^2 if dense, at most chunk x 2 B if chunked."""
+
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         size = 0
 
@@ -95,7 +104,9 @@ def test_chunked_memory_is_linear():
 def test_alignment_and_uniformity():
     z1, z2 = pair()
     unit1, unit2 = (z / z.norm(dim=1, keepdim=True) for z in (z1, z2))
-    assert float(alignment(z1, z2)) == pytest.approx(float(((unit1 - unit2)**2).sum(1).mean()), rel=1e-12)
+    assert float(alignment(z1, z2)) == pytest.approx(
+        float(((unit1 - unit2) ** 2).sum(1).mean()), rel=1e-12
+    )
     assert float(alignment(z1, z1)) == 0 and float(alignment(z1, -z1)) == pytest.approx(4)
     assert float(alignment(z1, -z1, alpha=1)) == pytest.approx(2)
     expected = torch.pdist(unit1).pow(2).mul(-2).exp().mean().log()
@@ -107,7 +118,9 @@ def test_alignment_and_uniformity():
 def test_rank():
     z = torch.randn(2000, 6, generator=generator())
     assert 5.9 < float(embedding_rank(z)) <= 6
-    assert float(embedding_rank(z[:, :1] @ torch.ones(1, 6) + 5)) == pytest.approx(1, abs=1e-4)  # a line, off centre
+    assert float(embedding_rank(z[:, :1] @ torch.ones(1, 6) + 5)) == pytest.approx(
+        1, abs=1e-4
+    )  # a line, off centre
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         assert float(embedding_rank(torch.full((9, 4), 0.3, dtype=dtype))) == 0
     z[:, 4:] = 0
@@ -134,7 +147,11 @@ class Tiny(nn.Module):
 
     def __init__(self, dim):
         super().__init__()
-        self.layer, self.calls, self.dim = nn.Sequential(nn.Linear(4, dim), nn.Tanh(), nn.Linear(dim, dim)), 0, dim
+        self.layer, self.calls, self.dim = (
+            nn.Sequential(nn.Linear(4, dim), nn.Tanh(), nn.Linear(dim, dim)),
+            0,
+            dim,
+        )
 
     def forward(self, particles, offsets):
         self.calls += 1
@@ -153,8 +170,13 @@ def batch(n_jets=64, seed=1):
     n = torch.randint(3, 20, (n_jets,), generator=g)
     offsets = torch.cat([n.new_zeros(1), n.cumsum(0)])
     width = torch.rand(n_jets, generator=g).repeat_interleave(n)[:, None]
-    particles = torch.cat([torch.rand(len(width), 1, generator=g) * 50 + 1,
-                           width * torch.randn(len(width), 2, generator=g)], 1)
+    particles = torch.cat(
+        [
+            torch.rand(len(width), 1, generator=g) * 50 + 1,
+            width * torch.randn(len(width), 2, generator=g),
+        ],
+        1,
+    )
     return particles, offsets
 
 

@@ -10,25 +10,58 @@ from pathlib import Path
 
 import pytest
 
-from jetnb import datasets
-from jetnb.datasets import DATASETS, RemoteFile
+from jetnb.data import datasets
+from jetnb.data.datasets import DATASETS, RemoteFile
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "PHYSLITE_example.root"
-READERS = {"aspen", "jetclass", "toptagging", "higgstobb", "hh4b", "pfnano", "physlite", "dumper", "jetnet",
-           "energyflow", "omnilearn"}
+READERS = {
+    "aspen",
+    "jetclass",
+    "toptagging",
+    "higgstobb",
+    "hh4b",
+    "pfnano",
+    "physlite",
+    "dumper",
+    "jetnet",
+    "energyflow",
+    "omnilearn",
+}
 
 
 def test_every_row_is_complete():
-    assert list(DATASETS) == ["aoj", "jetclass", "jetclass2", "toptagging", "quarkgluon", "quarkgluon_withbc",
-                              "quarkgluon_herwig", "quarkgluon_herwig_withbc", "higgstobb", "hh4b", "pfnano",
-                              "physlite", "jetset", "jetnet", "jetnet150", "omnilearn"]
+    assert list(DATASETS) == [
+        "aoj",
+        "jetclass",
+        "jetclass2",
+        "toptagging",
+        "quarkgluon",
+        "quarkgluon_withbc",
+        "quarkgluon_herwig",
+        "quarkgluon_herwig_withbc",
+        "higgstobb",
+        "hh4b",
+        "pfnano",
+        "physlite",
+        "jetset",
+        "jetnet",
+        "jetnet150",
+        "omnilearn",
+    ]
     assert {dataset.reader for dataset in DATASETS.values()} == READERS
     for name, dataset in DATASETS.items():
-        assert dataset.name == name and dataset.title and dataset.licence and dataset.description.endswith(".")
+        assert (
+            dataset.name == name
+            and dataset.title
+            and dataset.licence
+            and dataset.description.endswith(".")
+        )
         assert dataset.record.startswith("https://")
         assert re.search(r"arXiv:\d{4}\.\d{5}|doi:10\.\d{4}|record \d{5}", dataset.citation)
         assert dataset.files or dataset.by_hand
-        assert len({file.name for file in dataset.files}) == len({file.address for file in dataset.files})
+        assert len({file.name for file in dataset.files}) == len(
+            {file.address for file in dataset.files}
+        )
         assert len({file.name for file in dataset.files}) == len(dataset.files)
         for file in dataset.files:
             assert file.address.startswith("https://") and f"/{file.name}" in file.address
@@ -38,21 +71,28 @@ def test_every_row_is_complete():
 
 
 def test_no_two_files_are_said_to_have_the_same_content():
-    sums = [file.checksum for dataset in DATASETS.values() for file in dataset.files if file.checksum]
+    sums = [
+        file.checksum for dataset in DATASETS.values() for file in dataset.files if file.checksum
+    ]
     assert len(sums) == len(set(sums)) == 80 + 13 + 3 + 1 + 5 + 80
 
 
 def test_aspen_open_jets_is_as_large_as_its_record_says():
     files = DATASETS["aoj"].files
     assert len(files) == 80 and round(sum(file.n_bytes for file in files) / 1e9) == 207
-    assert files[0] == RemoteFile("RunG_batch0.h5", "https://www.fdr.uni-hamburg.de/record/16505/files/RunG_batch0.h5"
-                                  "?download=1", 2_379_411_451, "md5:bed9c27139f6651fb9511da39210e9e8")
+    assert files[0] == RemoteFile(
+        "RunG_batch0.h5",
+        "https://www.fdr.uni-hamburg.de/record/16505/files/RunG_batch0.h5?download=1",
+        2_379_411_451,
+        "md5:bed9c27139f6651fb9511da39210e9e8",
+    )
     large = [file.name for file in files if not 2.3e9 < file.n_bytes < 2.8e9]
     assert large == ["RunG_batch39.h5", "RunH_batch39.h5"] and files[79].name == "RunH_batch39.h5"
 
 
-@pytest.mark.parametrize(("kind", "n_jets"),
-                         [("g", 177252), ("q", 170679), ("t", 177945), ("w", 177172), ("z", 176952)])
+@pytest.mark.parametrize(
+    ("kind", "n_jets"), [("g", 177252), ("q", 170679), ("t", 177945), ("w", 177172), ("z", 176952)]
+)
 def test_jetnet_files_hold_the_jets_of_the_record(kind, n_jets):
     """30 constituents and the jet itself, four float32 each, and 2 kB of HDF5."""
     file = next(file for file in DATASETS["jetnet"].files if file.name == f"{kind}.hdf5")
@@ -63,27 +103,46 @@ def test_quark_and_gluon_files_are_those_that_energyflow_fetches():
     files = []
     for end in ("", "_withbc", "_herwig", "_herwig_withbc"):
         mine = DATASETS[f"quarkgluon{end}"].files
-        assert [file.name for file in mine] == [f"QG_jets{end}{f'_{i}' if i or end else ''}.npz" for i in range(20)]
+        assert [file.name for file in mine] == [
+            f"QG_jets{end}{f'_{i}' if i or end else ''}.npz" for i in range(20)
+        ]
         assert len({file.address.rpartition("/")[0] for file in mine}) == 1
-        assert len(datasets.choose(f"quarkgluon{end}", "QG_jets*")) == 20, "a pattern fits one of the kinds alone"
+        assert len(datasets.choose(f"quarkgluon{end}", "QG_jets*")) == 20, (
+            "a pattern fits one of the kinds alone"
+        )
         files += mine
-    known = {"QG_jets.npz": "f5d052f10a79c6e8b9382637aca0ef52", "QG_jets_19.npz": "6753508e34014cc69714a01fca20ec38",
-             "QG_jets_withbc_0.npz": "e9ac4044a07f56a919a96e2b30c15fed",
-             "QG_jets_withbc_11.npz": "d7731f5abdf7d3e0c17eca846c25eff3",
-             "QG_jets_herwig_0.npz": "a9de310c35c5a83ea592ef93070ff2f3",
-             "QG_jets_herwig_withbc_19.npz": "185902f2aba6c7c1b79dea24d9997146"}
+    known = {
+        "QG_jets.npz": "f5d052f10a79c6e8b9382637aca0ef52",
+        "QG_jets_19.npz": "6753508e34014cc69714a01fca20ec38",
+        "QG_jets_withbc_0.npz": "e9ac4044a07f56a919a96e2b30c15fed",
+        "QG_jets_withbc_11.npz": "d7731f5abdf7d3e0c17eca846c25eff3",
+        "QG_jets_herwig_0.npz": "a9de310c35c5a83ea592ef93070ff2f3",
+        "QG_jets_herwig_withbc_19.npz": "185902f2aba6c7c1b79dea24d9997146",
+    }
     for file in files:
-        assert file.checksum == f"md5:{known.get(file.name, file.checksum[4:])}" and file.n_bytes is None
+        assert (
+            file.checksum == f"md5:{known.get(file.name, file.checksum[4:])}"
+            and file.n_bytes is None
+        )
 
 
 def test_higgstobb_files_are_those_of_the_published_index_files():
     """The CERN record gives the sizes of four lists of addresses: 1350, 12463 (HDF5), 1386, 12791 bytes (ROOT)."""
     sizes = {}
     for file in DATASETS["higgstobb"].files:
-        host = "http://opendata.cern.ch" if file.name.endswith("h5") else "root://eospublic.cern.ch/"
+        host = (
+            "http://opendata.cern.ch" if file.name.endswith("h5") else "root://eospublic.cern.ch/"
+        )
         key = (file.name.partition(".")[2], "/test/" in file.address)
-        sizes[key] = sizes.get(key, 0) + len(file.address.replace("https://opendata.cern.ch", host)) + 1
-    assert sizes == {("h5", True): 1350, ("h5", False): 12463, ("root", True): 1386, ("root", False): 12791}
+        sizes[key] = (
+            sizes.get(key, 0) + len(file.address.replace("https://opendata.cern.ch", host)) + 1
+        )
+    assert sizes == {
+        ("h5", True): 1350,
+        ("h5", False): 12463,
+        ("root", True): 1386,
+        ("root", False): 12791,
+    }
 
 
 def test_jetset_is_as_large_as_its_record_says():
@@ -99,7 +158,10 @@ def test_jetclass2_has_201_million_jets_in_files_of_100_000():
 def test_the_physlite_example_is_the_real_one():
     (file,) = DATASETS["physlite"].files
     content = REAL.read_bytes()
-    assert file.n_bytes == len(content) and file.checksum == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert (
+        file.n_bytes == len(content)
+        and file.checksum == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    )
 
 
 def test_choose_takes_names_patterns_and_all_in_the_order_of_the_dataset():
@@ -121,18 +183,30 @@ def test_choose_lists_what_there_is_when_nothing_is_said(files):
 
 
 def test_choose_refuses_what_there_is_not():
-    with pytest.raises(ValueError, match=r"toptagging is called 'Train.h5'. toptagging has\n  train.h5 \(1.0 GB\)"):
+    with pytest.raises(
+        ValueError, match=r"toptagging is called 'Train.h5'. toptagging has\n  train.h5 \(1.0 GB\)"
+    ):
         datasets.choose("toptagging", ["test.h5", "Train.h5"])
-    with pytest.raises(ValueError, match="'jetklass' is no published dataset: did you mean 'jetclass'.* They are aoj,"):
+    with pytest.raises(
+        ValueError,
+        match="'jetklass' is no published dataset: did you mean 'jetclass'.* They are aoj,",
+    ):
         datasets.choose("jetklass", "all")
-    with pytest.raises(ValueError, match="fetch the files of hh4b by hand from https://cernbox.*browser"):
+    with pytest.raises(
+        ValueError, match="fetch the files of hh4b by hand from https://cernbox.*browser"
+    ):
         datasets.choose("hh4b", "all")
 
 
 def test_summary_says_how_sure_the_size_is():
-    files = [RemoteFile("a1.h5", "", 2_000_000), RemoteFile("a2.h5", "", 3_500_000), RemoteFile("b.h5", "", None)]
-    assert datasets.summary(files) == ("  a*.h5 (2 files, 5.5 MB)\n  b.h5 (size not known)\n"
-                                       "  all (3 files, more than 5.5 MB)")
+    files = [
+        RemoteFile("a1.h5", "", 2_000_000),
+        RemoteFile("a2.h5", "", 3_500_000),
+        RemoteFile("b.h5", "", None),
+    ]
+    assert datasets.summary(files) == (
+        "  a*.h5 (2 files, 5.5 MB)\n  b.h5 (size not known)\n  all (3 files, more than 5.5 MB)"
+    )
     assert datasets.summary(files[:1]) == "  a1.h5 (2.0 MB)"
 
 
@@ -144,6 +218,11 @@ def test_describe_says_all_of_it(name):
 
 
 def test_the_table_costs_no_network_library():
-    code = "import sys, jetnb.datasets; print({'requests', 'pooch', 'awkward', 'torch'} & set(sys.modules))"
+    code = "import sys, jetnb.data.datasets; print({'requests', 'pooch', 'awkward', 'torch'} & set(sys.modules))"
     root = Path(__file__).resolve().parents[1]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+        ).stdout
+        == "set()\n"
+    )

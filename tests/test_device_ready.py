@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from jetnb import _devices, augment, batches, store, training
-from jetnb.inputs import Scaler
+from jetnb import augment, hardware, training
+from jetnb.data import store
+from jetnb.inputs import Scaler, batches
 from jetnb.models import _attention, heads, sampling
 from jetnb.models._regions import compile_regions
 from jetnb.models.encoder import DeepSets, Transformer
@@ -48,9 +49,14 @@ class OnGPU(torch.Tensor):
 
     @staticmethod
     def __new__(cls, data):
-        return torch.Tensor._make_wrapper_subclass(cls, data.shape, strides=data.stride(), dtype=data.dtype,
-                                                   storage_offset=data.storage_offset(),
-                                                   requires_grad=data.requires_grad)
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            data.shape,
+            strides=data.stride(),
+            dtype=data.dtype,
+            storage_offset=data.storage_offset(),
+            requires_grad=data.requires_grad,
+        )
 
     def __init__(self, data):
         self.data_on_cpu = data.detach()
@@ -77,7 +83,11 @@ class OnGPU(torch.Tensor):
 
         def wrap(value):
             if isinstance(value, torch.Tensor) and not isinstance(value, OnGPU):
-                return inside.get(id(value)) if id(value) in inside else outside.setdefault(id(value), OnGPU(value))
+                return (
+                    inside.get(id(value))
+                    if id(value) in inside
+                    else outside.setdefault(id(value), OnGPU(value))
+                )
             return value
 
         found = func(*pytree.tree_map(unwrap, args), **pytree.tree_map(unwrap, kwargs or {}))
@@ -87,19 +97,35 @@ class OnGPU(torch.Tensor):
 def _refuse(func, args, kwargs):
     """Raise for what a GPU would wait for, or not do."""
     name = func.overloadpacket
-    if name in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2,
-                aten.is_nonzero, aten.unique_consecutive) or (
-            func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
+    if name in (
+        aten._local_scalar_dense,
+        aten.nonzero,
+        aten.masked_select,
+        aten.equal,
+        aten._unique2,
+        aten.is_nonzero,
+        aten.unique_consecutive,
+    ) or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
         raise Waits(f"{func}: its result, or how long it is, is asked of the device")
     flat = [value for value in pytree.tree_leaves(args) if isinstance(value, torch.Tensor)]
     here = [value for value in flat if not isinstance(value, OnGPU)]
-    if name in (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index_put, aten._index_put_impl_):
+    if name in (
+        aten.index,
+        aten.index_put,
+        aten.index_put_,
+        aten._unsafe_index_put,
+        aten._index_put_impl_,
+    ):
         if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
             raise Waits(f"{func}: a mask as index, and how long it is must be asked of the device")
         if any(not isinstance(value, OnGPU) for value in args[2:3]):
-            raise Waits(f"{func}: a number is put at an index, and is sent to the device first: use index_fill")
+            raise Waits(
+                f"{func}: a number is put at an index, and is sent to the device first: use index_fill"
+            )
     if any(value.ndim for value in here):
-        raise Waits(f"{func}: operands {[tuple(value.shape) for value in here]} are not on the device")
+        raise Waits(
+            f"{func}: operands {[tuple(value.shape) for value in here]} are not on the device"
+        )
 
 
 class Pretend(TorchFunctionMode):
@@ -121,7 +147,10 @@ class Pretend(TorchFunctionMode):
         if name in ("cpu", "numpy", "tolist", "__array__", "item") and isinstance(first, OnGPU):
             raise Waits(f"{name}() of a tensor on the device")
         if name == "to" and isinstance(first, torch.Tensor):
-            target = next((value for value in (*args[1:], device) if isinstance(value, torch.device | str)), None)
+            target = next(
+                (value for value in (*args[1:], device) if isinstance(value, torch.device | str)),
+                None,
+            )
             target = target if target is None else torch.device(target)
             rest = [value for value in args[1:] if not isinstance(value, torch.device | str)]
             kwargs.pop("device", None)
@@ -146,7 +175,9 @@ def on_gpu(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for name, value in module._parameters.items():
             if value is not None:
-                module._parameters[name] = OnGPU(value.detach().clone().requires_grad_(value.requires_grad))
+                module._parameters[name] = OnGPU(
+                    value.detach().clone().requires_grad_(value.requires_grad)
+                )
         for name, value in module._buffers.items():
             if value is not None:
                 module._buffers[name] = OnGPU(value.clone())
@@ -167,8 +198,14 @@ def scaler():
 
 
 SMALL = {"dim": 32, "n_layers": 2, "n_heads": 4}
-PART = {"embed_dims": (32, 32), "pair_dims": (8, 8), "n_layers": 1, "n_class_layers": 1, "n_heads": 4,
-        "dropout": 0.0}
+PART = {
+    "embed_dims": (32, 32),
+    "pair_dims": (8, 8),
+    "n_layers": 1,
+    "n_class_layers": 1,
+    "n_heads": 4,
+    "dropout": 0.0,
+}
 
 
 def classifier(encoder):
@@ -187,28 +224,40 @@ STEPS = {
     "transformer_attention": lambda: classifier(Transformer(5, pool="attention", **SMALL)),
     "deep_sets": lambda: classifier(DeepSets(5, dim=32)),
     "particle_transformer": lambda: heads.Classifier(
-        FromParticles(ParticleTransformer(5, **PART), momenta=True), heads.mlp(32, 3)),
+        FromParticles(ParticleTransformer(5, **PART), momenta=True), heads.mlp(32, 3)
+    ),
     "particle_transformer_dropout": lambda: classifier(
-        ParticleTransformer(5, scaler=scaler(), **{**PART, "dropout": 0.1})),
-    "particle_transformer_scaler": lambda: classifier(ParticleTransformer(5, scaler=scaler(), **PART)),
+        ParticleTransformer(5, scaler=scaler(), **{**PART, "dropout": 0.1})
+    ),
+    "particle_transformer_scaler": lambda: classifier(
+        ParticleTransformer(5, scaler=scaler(), **PART)
+    ),
     "jetclr": lambda: JetCLR(FromParticles(Transformer(5, **SMALL)), chunk=8),
     "jetclr_whole": lambda: JetCLR(FromParticles(DeepSets(5, dim=32)), chunk=None),
     "masked_tracks": lambda: masked("tracks"),
     "masked_jet": lambda: masked("jet", tokens="one"),
     "masked_chamfer": lambda: masked("jet", loss_of=chamfer_loss),
     "tokenizer": lambda: Tokenizer(n_codes=16, **SMALL),
-    "tokenizer_gradient": lambda: Tokenizer(n_codes=16, update="gradient", rotate=True, context="causal", **SMALL),
+    "tokenizer_gradient": lambda: Tokenizer(
+        n_codes=16, update="gradient", rotate=True, context="causal", **SMALL
+    ),
     "next_token": lambda: NextToken(Tokenizer(n_codes=16, **SMALL), sizes=SMALL),
     "next_token_turned": lambda: NextToken(Tokenizer(n_codes=16, **SMALL), sizes=SMALL, turn=True),
-    "next_token_cut": lambda: Generator(16, max_length=8, positions="learned", n_classes=3, **SMALL),
-    "events": lambda: EventClassifier(JetTagger(FromParticles(Transformer(5, **SMALL)), dim=8), hlf=2),
+    "next_token_cut": lambda: Generator(
+        16, max_length=8, positions="learned", n_classes=3, **SMALL
+    ),
+    "events": lambda: EventClassifier(
+        JetTagger(FromParticles(Transformer(5, **SMALL)), dim=8), hlf=2
+    ),
 }
 
 
 def batch_for(kind):
     x, offsets = jets()
     if kind in ("next_token", "next_token_cut"):
-        x = torch.from_numpy(np.random.default_rng(1).integers(0, 16, (len(x), 1)).astype(np.float32))
+        x = torch.from_numpy(
+            np.random.default_rng(1).integers(0, 16, (len(x), 1)).astype(np.float32)
+        )
     targets = [torch.arange(len(offsets) - 1) % 3]
     if kind == "events":
         targets = [torch.tensor([0, 3, 8]), torch.randn(8, 2), torch.tensor([0, 1])]
@@ -226,10 +275,19 @@ def jet_by_jet(q, k, v, bounds, longest, causal):
     """What kernels of variable length do, with a loop over jets."""
     assert bounds.dtype == torch.int32 and bounds.device == q.device
     bounds = (bounds.data_on_cpu if isinstance(bounds, OnGPU) else bounds).tolist()
-    assert bounds[0] == 0 and bounds[-1] == len(q) and max(b - a for a, b in pairwise(bounds)) == longest
+    assert (
+        bounds[0] == 0
+        and bounds[-1] == len(q)
+        and max(b - a for a, b in pairwise(bounds)) == longest
+    )
     assert all(b > a for a, b in pairwise(bounds))
-    parts = [values.transpose(0, 1)[None].split([b - a for a, b in pairwise(bounds)], 2) for values in (q, k, v)]
-    out = [F.scaled_dot_product_attention(*jet, is_causal=causal) for jet in zip(*parts, strict=True)]
+    parts = [
+        values.transpose(0, 1)[None].split([b - a for a, b in pairwise(bounds)], 2)
+        for values in (q, k, v)
+    ]
+    out = [
+        F.scaled_dot_product_attention(*jet, is_causal=causal) for jet in zip(*parts, strict=True)
+    ]
     return torch.cat(out, 2)[0].transpose(0, 1)
 
 
@@ -263,14 +321,28 @@ def test_a_step_waits_for_nothing_and_is_the_same(kind, kernel):
         assert (one.grad is None) == (other.grad is None), name
 
 
-@pytest.mark.parametrize("fault", (
-    lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: x.cpu(), lambda x: x.numpy(), lambda x: x.tolist(),
-    lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.masked_select(x > 0), lambda x: x.to("cpu"),
-    lambda x: x + torch.ones(3), lambda x: x[torch.tensor([0])], lambda x: torch.tensor(1.0, device=x.device),
-    lambda x: torch.ones(3).to(x.device), lambda x: torch.ones(3).to(x.device, non_blocking=True),
-    lambda x: x.repeat_interleave(torch.ones(3, dtype=torch.int64, device=x.device)),
-    lambda x: x.index_put((x > 0,), x.new_zeros(())),
-    lambda x: x.__setitem__(torch.zeros(1, dtype=torch.int64, device=x.device), 2)))
+@pytest.mark.parametrize(
+    "fault",
+    (
+        lambda x: x.sum().item(),
+        lambda x: bool(x.any()),
+        lambda x: x.cpu(),
+        lambda x: x.numpy(),
+        lambda x: x.tolist(),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.to("cpu"),
+        lambda x: x + torch.ones(3),
+        lambda x: x[torch.tensor([0])],
+        lambda x: torch.tensor(1.0, device=x.device),
+        lambda x: torch.ones(3).to(x.device),
+        lambda x: torch.ones(3).to(x.device, non_blocking=True),
+        lambda x: x.repeat_interleave(torch.ones(3, dtype=torch.int64, device=x.device)),
+        lambda x: x.index_put((x > 0,), x.new_zeros(())),
+        lambda x: x.__setitem__(torch.zeros(1, dtype=torch.int64, device=x.device), 2),
+    ),
+)
 def test_what_waits_is_seen(fault):
     with Pretend(), pytest.raises((Waits, RuntimeError)):
         fault(OnGPU(torch.ones(3)))
@@ -287,7 +359,8 @@ def test_views_are_drawn_without_waiting():
 
 LENGTHS = (5, 0, 1, 9, 5, 17, 2, 30, 0)
 ENCODERS = {
-    "mean": lambda: Transformer(3, **SMALL), "token": lambda: Transformer(3, pool="token", **SMALL),
+    "mean": lambda: Transformer(3, **SMALL),
+    "token": lambda: Transformer(3, pool="token", **SMALL),
     "attention": lambda: Transformer(3, pool="attention", **SMALL),
     "causal": lambda: Transformer(3, causal=True, **SMALL),
     "generator": lambda: Causal(16, n_features=3, **SMALL),
@@ -300,7 +373,11 @@ ENCODERS = {
 @pytest.mark.parametrize("lengths", [LENGTHS, (0, 0), (4,)])
 def test_kernels_agree(kind, kernel, lengths):
     torch.manual_seed(0)
-    model, x, offsets = ENCODERS[kind](), torch.randn(sum(lengths), 3), torch.tensor([0, *np.cumsum(lengths)])
+    model, x, offsets = (
+        ENCODERS[kind](),
+        torch.randn(sum(lengths), 3),
+        torch.tensor([0, *np.cumsum(lengths)]),
+    )
     found = []
     for name in ("rectangles", kernel):
         assert _attention.choose(model, name) == 1
@@ -346,7 +423,9 @@ def test_sums_over_layers_are_in_float32_under_autocast():
     x, offsets = jets()
     for model in (Transformer(3, **SMALL), ParticleTransformer(5, scaler=scaler(), **PART)):
         seen = []
-        model.blocks[0].register_forward_hook(lambda module, given, found, seen=seen: seen.extend((given[0], found)))
+        model.blocks[0].register_forward_hook(
+            lambda module, given, found, seen=seen: seen.extend((given[0], found))
+        )
         with torch.autocast("cpu", torch.bfloat16):
             values = x if model.n_features == 3 else torch.randn(len(x), 5)
             _, pooled = model(values, offsets)
@@ -365,21 +444,29 @@ def compile_and_compare(kind, **options):
     for lengths in ((5, 1, 9, 5, 17, 2, 30, 9), (5, 7), (3, 4, 11, 40), (12,) * 9, (5, 8, 2)):
         x, offsets = jets(lengths)
         x = (x[:, :1] % 16).floor() if kind == "next_token" else x
-        expected, found = (step(one, x, offsets, [torch.arange(len(lengths)) % 3]) for one in (model, compiled))
+        expected, found = (
+            step(one, x, offsets, [torch.arange(len(lengths)) % 3]) for one in (model, compiled)
+        )
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
         graphs.append(counters["stats"]["unique_graphs"])
     assert not counters["graph_break"]
     for (name, one), other in zip(model.named_parameters(), compiled.parameters(), strict=True):
         if one.grad is not None:
-            assert torch.allclose(one.grad, other.grad, atol=1e-3 * float(one.grad.abs().max()) + 1e-6), name
+            assert torch.allclose(
+                one.grad, other.grad, atol=1e-3 * float(one.grad.abs().max()) + 1e-6
+            ), name
     return graphs
 
 
-@pytest.mark.parametrize("kind", ["transformer", "deep_sets", "particle_transformer", "jetclr", "masked_tracks",
-                                  "next_token"])
+@pytest.mark.parametrize(
+    "kind",
+    ["transformer", "deep_sets", "particle_transformer", "jetclr", "masked_tracks", "next_token"],
+)
 def test_compiled_parts_are_one_graph_each_for_all_layers_and_lengths(kind):
     graphs = compile_and_compare(kind, backend="aot_eager")
-    parts = {"deep_sets": 1, "particle_transformer": 4}.get(kind, 2)  # the last has one more, for the class token
+    parts = {"deep_sets": 1, "particle_transformer": 4}.get(
+        kind, 2
+    )  # the last has one more, for the class token
     assert graphs[0] == graphs[-1] <= parts
 
 
@@ -389,40 +476,64 @@ def test_it_compiles_for_a_cpu():
 
 
 def test_training_compiles_the_parts(monkeypatch):
-    monkeypatch.setattr("jetnb._loop.compile_regions", lambda model: compile_regions(model, backend="aot_eager"))
+    monkeypatch.setattr(
+        "jetnb.training.loop.compile_regions",
+        lambda model: compile_regions(model, backend="aot_eager"),
+    )
     x, offsets = jets((5, 9, 4, 8) * 8)
     data = batches.Packed(x, offsets, np.arange(32) % 3)
     found = []
     for compiled in (False, True):
         torch.manual_seed(0)
         model = STEPS["transformer"]()
-        options = {"epochs": 1, "batch_size": 8, "seed": 1, "progress": False, "accelerator": "cpu", "log_every": 1}
-        found.append([step["loss"] for step in training.fit(model, data, compile=compiled, **options).steps])
-        assert all((part.compiled is not None) == compiled for part in model.modules() if hasattr(part, "compiled"))
+        options = {
+            "epochs": 1,
+            "batch_size": 8,
+            "seed": 1,
+            "progress": False,
+            "accelerator": "cpu",
+            "log_every": 1,
+        }
+        found.append(
+            [step["loss"] for step in training.fit(model, data, compile=compiled, **options).steps]
+        )
+        assert all(
+            (part.compiled is not None) == compiled
+            for part in model.modules()
+            if hasattr(part, "compiled")
+        )
     assert found[0] == pytest.approx(found[1], rel=1e-3) and len(found[0]) == 4
 
 
 def test_tf32_is_a_switch_that_goes_back():
     before = torch.get_float32_matmul_precision()
-    with pytest.raises(RuntimeError, match="stop"), _devices.tf32(True, GPU):
+    with pytest.raises(RuntimeError, match="stop"), hardware.tf32(True, GPU):
         assert torch.get_float32_matmul_precision() == "high"
         raise RuntimeError("stop")
     for on, device in ((False, GPU), (True, torch.device("cpu"))):
-        with _devices.tf32(on, device):
+        with hardware.tf32(on, device):
             assert torch.get_float32_matmul_precision() == before
     assert torch.get_float32_matmul_precision() == before
 
 
 def test_tf32_on_a_cpu_is_float32(monkeypatch):
-    asked, plain = [], _devices.tf32
-    monkeypatch.setattr(_devices, "tf32", lambda on, device: asked.append(on) or plain(on, device))
+    asked, plain = [], hardware.tf32
+    monkeypatch.setattr(hardware, "tf32", lambda on, device: asked.append(on) or plain(on, device))
     x, offsets = jets((5, 9, 4, 8) * 8)
     data, found = batches.Packed(x, offsets, np.arange(32) % 3), []
     for precision in ("32-true", "tf32"):
         torch.manual_seed(0)
         model = STEPS["deep_sets"]()
-        training.fit(model, data, epochs=1, batch_size=8, seed=1, progress=False, accelerator="cpu",
-                     precision=precision)
+        training.fit(
+            model,
+            data,
+            epochs=1,
+            batch_size=8,
+            seed=1,
+            progress=False,
+            accelerator="cpu",
+            precision=precision,
+        )
         found.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
     assert torch.equal(*found) and asked == [False, True]
 
@@ -436,8 +547,11 @@ def test_batches_are_pinned_ahead_in_another_thread(kind, monkeypatch, tmp_path,
         x, offsets = jets((5, 9, 4, 8) * 10)
         data = batches.Packed(x, offsets, np.arange(40))
     pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(
-        (self.data_ptr(), threading.current_thread())) or self)
+    monkeypatch.setattr(
+        torch.Tensor,
+        "pin_memory",
+        lambda self: pinned.append((self.data_ptr(), threading.current_thread())) or self,
+    )
     whole = batches.schedule(40, 8, seed=1, epoch=0)
     found = batches.prefetch(data, whole, ahead=2, pin=True)
     first = next(found)
@@ -450,8 +564,11 @@ def test_batches_are_pinned_ahead_in_another_thread(kind, monkeypatch, tmp_path,
 
 
 GENERATORS = {
-    "plain": {}, "learned": {"positions": "learned", "max_length": 20}, "classes": {"n_classes": 3},
-    "features": {"n_features": 2}}
+    "plain": {},
+    "learned": {"positions": "learned", "max_length": 20},
+    "classes": {"n_classes": 3},
+    "features": {"n_features": 2},
+}
 
 
 @pytest.mark.filterwarnings("ignore:.*did not stop")
@@ -466,8 +583,11 @@ def test_drawing_in_fixed_arrays_draws_the_same(kind, options):
     if kind == "classes":
         options = {**options, "labels": torch.arange(21) % 4 - 1}
     (tokens, offsets), (others, bounds) = (
-        sampling.generate(model, 21, seed=3, batch_size=size, fixed=fixed, progress=False, **options)
-        for fixed, size in ((False, 21), (True, 8)))
+        sampling.generate(
+            model, 21, seed=3, batch_size=size, fixed=fixed, progress=False, **options
+        )
+        for fixed, size in ((False, 21), (True, 8))
+    )
     assert torch.equal(offsets, bounds) and torch.equal(tokens, others) and len(tokens) > 40
 
 
@@ -483,12 +603,15 @@ def test_a_token_is_drawn_without_waiting(options):
         with Pretend(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sampling.Fixed, "_capture", lambda self: self.step)
             patch.setattr(sampling.Fixed, "EVERY", 100)
-            found = sampling.Fixed(there, 5, 12, None, share).fill(OnGPU(uniform), OnGPU(torch.full((5,), -1)))
+            found = sampling.Fixed(there, 5, 12, None, share).fill(
+                OnGPU(uniform), OnGPU(torch.full((5,), -1))
+            )
     assert torch.equal(found.data_on_cpu, expected)
 
 
 def test_without_cuda_graphs_it_warns_and_draws(monkeypatch):
     """As where the capture fails on a GPU."""
+
     def fails(*_):
         raise RuntimeError("no graphs here")
 
@@ -500,6 +623,7 @@ def test_without_cuda_graphs_it_warns_and_draws(monkeypatch):
 
 def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monkeypatch):
     """The same state gives the same numbers, and the next call others."""
+
     class Elsewhere:
         device = GPU
 
@@ -510,9 +634,15 @@ def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monk
             return self.own.get_state()
 
     plain = torch.rand
-    monkeypatch.setattr(torch, "rand", lambda *shape, generator=None, **options: (
-        plain((), generator=generator.own) if isinstance(generator, Elsewhere)
-        else plain(*shape, generator=generator, **options)))
+    monkeypatch.setattr(
+        torch,
+        "rand",
+        lambda *shape, generator=None, **options: (
+            plain((), generator=generator.own)
+            if isinstance(generator, Elsewhere)
+            else plain(*shape, generator=generator, **options)
+        ),
+    )
     offsets = torch.tensor([0, 40, 80])
     one, other, third = Elsewhere(1), Elsewhere(1), Elsewhere(2)
     masks = [draw_mask(offsets, generator=generator) for generator in (one, other, one, third)]
@@ -521,10 +651,17 @@ def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monk
     assert masks[0].device.type == "cpu"
 
 
-@pytest.mark.parametrize(("broken", "dtype", "expected"), [
-    ((), torch.bfloat16, "efficient"), (("_efficient",), torch.bfloat16, "varlen"),
-    (("_varlen", "_efficient"), torch.float16, "rectangles"), ((), torch.float32, "efficient"),
-    (("_efficient",), torch.float32, "rectangles"), ((), torch.float64, "rectangles")])
+@pytest.mark.parametrize(
+    ("broken", "dtype", "expected"),
+    [
+        ((), torch.bfloat16, "efficient"),
+        (("_efficient",), torch.bfloat16, "varlen"),
+        (("_varlen", "_efficient"), torch.float16, "rectangles"),
+        ((), torch.float32, "efficient"),
+        (("_efficient",), torch.float32, "rectangles"),
+        ((), torch.float64, "rectangles"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:attention goes without")
 def test_the_best_kernel_that_works_is_taken(no_kernels, broken, dtype, expected, monkeypatch):
     def fails(*_):
@@ -537,10 +674,19 @@ def test_the_best_kernel_that_works_is_taken(no_kernels, broken, dtype, expected
     assert _attention.best(torch.ones(2, 16, dtype=dtype), 8) == "rectangles"
 
 
-@pytest.mark.parametrize(("biased", "device", "widths"), [
-    (True, "cuda", [32, 64]), (False, "cuda", [8, 16, 40]), (True, "cpu", [3, 9, 33]), (False, "cpu", [3, 9, 33])])
+@pytest.mark.parametrize(
+    ("biased", "device", "widths"),
+    [
+        (True, "cuda", [32, 64]),
+        (False, "cuda", [8, 16, 40]),
+        (True, "cpu", [3, 9, 33]),
+        (False, "cpu", [3, 9, 33]),
+    ],
+)
 def test_rectangles_are_few_on_a_gpu_where_there_are_biases(biased, device, widths):
     h = torch.ones(45, 8, dtype=torch.float64)
     with Pretend():
-        cut = _attention.plan(np.array([9, 3, 33]), OnGPU(h) if device == "cuda" else h, n_heads=1, biased=biased)
+        cut = _attention.plan(
+            np.array([9, 3, 33]), OnGPU(h) if device == "cuda" else h, n_heads=1, biased=biased
+        )
     assert [width for _, width in cut.shapes] == widths

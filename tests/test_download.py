@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jetnb import atomic
-from jetnb import download as module
-from jetnb.datasets import Dataset, RemoteFile
-from jetnb.download import DownloadError, download
+from jetnb.data import download as module
+from jetnb.data.datasets import Dataset, RemoteFile
+from jetnb.data.download import DownloadError, download
 
 pytestmark = pytest.mark.filterwarnings("ignore:no checksum is published")
 BODY = np.random.default_rng(1).bytes(300_000)
@@ -47,9 +47,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def serve(body=None, *, etag='"1"', status=None, ranges=True, cut=None, length=None, pause=0.0, delay=0.0, shift=0,
-          **headers):
+def serve(
+    body=None,
+    *,
+    etag='"1"',
+    status=None,
+    ranges=True,
+    cut=None,
+    length=None,
+    pause=0.0,
+    delay=0.0,
+    shift=0,
+    **headers,
+):
     """Send the body as a good server does, unless told otherwise: no ranges, cut short, another length, slowly."""
+
     def act(handler):
         time.sleep(delay)
         content = handler.server.body if body is None else body
@@ -69,13 +81,16 @@ def serve(body=None, *, etag='"1"', status=None, ranges=True, cut=None, length=N
         for name, value in ({"ETag": etag} | headers).items():
             handler.send_header(name.replace("_", "-"), value)
         if length != "":
-            handler.send_header("Content-Length", str(len(content) - first if length is None else length))
+            handler.send_header(
+                "Content-Length", str(len(content) - first if length is None else length)
+            )
         handler.end_headers()
         content = content[first:][:cut]
         for i in range(0, len(content), 20_000):
-            handler.wfile.write(content[i:i + 20_000])
+            handler.wfile.write(content[i : i + 20_000])
             handler.wfile.flush()
             time.sleep(pause)
+
     return act
 
 
@@ -125,8 +140,17 @@ def pauses(monkeypatch):
 
 def dataset(server, n_bytes=300_000, checksum=MD5, *, name="file.h5", port=None):
     address = f"http://127.0.0.1:{port or server.server_port}/files/{name}?download=1"
-    return Dataset("toy", "Toy", "aspen", "None.", "CC0", "nobody", "https://example.org/record/7",
-                   (RemoteFile(name, address, n_bytes, checksum),), "Or ask a colleague.")
+    return Dataset(
+        "toy",
+        "Toy",
+        "aspen",
+        "None.",
+        "CC0",
+        "nobody",
+        "https://example.org/record/7",
+        (RemoteFile(name, address, n_bytes, checksum),),
+        "Or ask a colleague.",
+    )
 
 
 def fetch(data, folder, **kwargs):
@@ -135,12 +159,18 @@ def fetch(data, folder, **kwargs):
 
 def asked_for_the_rest(headers):
     """Whether a request asks for what is missing after a break, and for no more."""
-    return BROKEN - module.CHUNK < int(headers["Range"].removeprefix("bytes=").removesuffix("-")) <= BROKEN
+    return (
+        BROKEN - module.CHUNK
+        < int(headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        <= BROKEN
+    )
 
 
 def left(folder):
     """Names of what is there, records of what came left out."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".received.json"))
+    return sorted(
+        path.name for path in folder.iterdir() if not path.name.endswith(".received.json")
+    )
 
 
 def refused(data, folder, match):
@@ -148,7 +178,13 @@ def refused(data, folder, match):
     with pytest.raises(DownloadError, match=match) as error:
         fetch(data, folder)
     text = str(error.value)
-    for part in ("file.h5 of toy: ", data.files[0].address, data.record, str(folder / "file.h5"), data.by_hand):
+    for part in (
+        "file.h5 of toy: ",
+        data.files[0].address,
+        data.record,
+        str(folder / "file.h5"),
+        data.by_hand,
+    ):
         assert part in text
     assert not (folder / "file.h5").exists()
     return text
@@ -165,7 +201,9 @@ def test_a_file_is_fetched_once(server, tmp_path):
 
 def test_without_a_published_size_or_checksum_the_server_is_believed(server, tmp_path):
     (path,) = fetch(dataset(server, None, ""), tmp_path)
-    assert path.read_bytes() == BODY and fetch(dataset(server, None, ""), tmp_path, check=True) == [path]
+    assert path.read_bytes() == BODY and fetch(dataset(server, None, ""), tmp_path, check=True) == [
+        path
+    ]
     assert len(server.seen) == 1
 
 
@@ -175,28 +213,41 @@ def record(folder):
 
 def test_what_came_first_is_recorded_and_compared(server, tmp_path, recwarn):
     toy = dataset(server, None, "")
-    with pytest.warns(UserWarning, match="no checksum is published for 1 files of toy, the first is file.h5: what"):
+    with pytest.warns(
+        UserWarning, match="no checksum is published for 1 files of toy, the first is file.h5: what"
+    ):
         (path,) = fetch(toy, tmp_path)
-    assert record(tmp_path) == {"address": toy.files[0].address, "n_bytes": len(BODY),
-                                "sha256": hashlib.sha256(BODY).hexdigest()}
+    assert record(tmp_path) == {
+        "address": toy.files[0].address,
+        "n_bytes": len(BODY),
+        "sha256": hashlib.sha256(BODY).hexdigest(),
+    }
     fetch(toy, tmp_path, check=True)
     assert not recwarn.list
     path.write_bytes(OTHER)
     fetch(toy, tmp_path)
-    with pytest.raises(ValueError, match="there, but it has sha256 .*, what came first, as .*received.json says, "):
+    with pytest.raises(
+        ValueError, match="there, but it has sha256 .*, what came first, as .*received.json says, "
+    ):
         fetch(toy, tmp_path, check=True)
     path.write_bytes(BODY[1:])
-    with pytest.raises(ValueError, match="there, but it has 299,999 bytes, what came first, .*says, 300,000: move"):
+    with pytest.raises(
+        ValueError, match="there, but it has 299,999 bytes, what came first, .*says, 300,000: move"
+    ):
         fetch(toy, tmp_path)
     path.unlink()
     fetch(toy, tmp_path)
     assert not recwarn.list  # it came again, as it was
     path.unlink()
     server.body = OTHER
-    refused(toy, tmp_path, "what came has sha256 .*, what came first, as .* says, .* It was removed")
+    refused(
+        toy, tmp_path, "what came has sha256 .*, what came first, as .* says, .* It was removed"
+    )
     assert record(tmp_path)["sha256"] == hashlib.sha256(BODY).hexdigest() and not left(tmp_path)
     (tmp_path / "file.h5.received.json").write_text("[]")
-    with pytest.raises(ValueError, match="received.json is no record of a download, .*remove it, and the file is"):
+    with pytest.raises(
+        ValueError, match="received.json is no record of a download, .*remove it, and the file is"
+    ):
         fetch(toy, tmp_path)
 
 
@@ -219,14 +270,23 @@ def test_a_checksum_that_the_server_gives_with_the_file_is_compared(server, tmp_
     def announce(digest):
         def act(handler):
             handler.send_response(302)
-            for name, value in {"X-Linked-ETag": f'"{digest}"', "Location": "/elsewhere", "Content-Length": "0",
-                                "Connection": "close"}.items():
+            for name, value in {
+                "X-Linked-ETag": f'"{digest}"',
+                "Location": "/elsewhere",
+                "Content-Length": "0",
+                "Connection": "close",
+            }.items():
                 handler.send_header(name, value)
             handler.end_headers()
+
         return act
 
     server.script = [announce(hashlib.sha256(OTHER).hexdigest())]
-    refused(dataset(server, None, ""), tmp_path, "what came has sha256 .*, the file that the server announced ")
+    refused(
+        dataset(server, None, ""),
+        tmp_path,
+        "what came has sha256 .*, the file that the server announced ",
+    )
     server.script = [announce(hashlib.sha256(BODY).hexdigest())]
     assert fetch(dataset(server, None, ""), tmp_path)[0].read_bytes() == BODY
     server.script = [announce(hashlib.sha256(OTHER).hexdigest())]  # the published one counts
@@ -241,8 +301,12 @@ def test_a_part_that_is_a_link_reaches_no_file_elsewhere(server, tmp_path, end, 
     mine, part = tmp_path / "mine", tmp_path / "in" / f"file.h5{end}"
     mine.write_bytes(b"mine")
     part.parent.mkdir()
-    {"symbolic": lambda: part.symlink_to(mine), "dangling": lambda: part.symlink_to(tmp_path / "new"),
-     "hard": lambda: os.link(mine, part), "pipe": lambda: os.mkfifo(part)}[kind]()
+    {
+        "symbolic": lambda: part.symlink_to(mine),
+        "dangling": lambda: part.symlink_to(tmp_path / "new"),
+        "hard": lambda: os.link(mine, part),
+        "pipe": lambda: os.mkfifo(part),
+    }[kind]()
     with pytest.raises(ValueError, match=f"{part} is a link, or no file: remove it and ask again"):
         fetch(dataset(server), part.parent)
     assert mine.read_bytes() == b"mine" and not (tmp_path / "new").exists() and not server.seen
@@ -250,11 +314,18 @@ def test_a_part_that_is_a_link_reaches_no_file_elsewhere(server, tmp_path, end, 
     assert fetch(dataset(server), part.parent)[0].read_bytes() == BODY
 
 
-@pytest.mark.parametrize(("content", "check", "match"), [
-    (BODY[:-1], False, "299,999 bytes, the published file 300,000"), (OTHER, True, "md5 .*, the published file")])
+@pytest.mark.parametrize(
+    ("content", "check", "match"),
+    [
+        (BODY[:-1], False, "299,999 bytes, the published file 300,000"),
+        (OTHER, True, "md5 .*, the published file"),
+    ],
+)
 def test_another_file_of_that_name_is_left_alone(server, tmp_path, content, check, match):
     (tmp_path / "file.h5").write_bytes(content)
-    with pytest.raises(ValueError, match=f"file.h5 is there, but it has {match}.*: move it away and ask again"):
+    with pytest.raises(
+        ValueError, match=f"file.h5 is there, but it has {match}.*: move it away and ask again"
+    ):
         fetch(dataset(server), tmp_path, check=check)
     assert (tmp_path / "file.h5").read_bytes() == content and not server.seen
 
@@ -274,15 +345,23 @@ def test_a_broken_connection_is_resumed_where_it_broke(server, tmp_path, checksu
     server.script = [serve(cut=BROKEN)]
     (path,) = fetch(dataset(server, checksum=checksum), tmp_path)
     assert path.read_bytes() == BODY and left(tmp_path) == ["file.h5"]
-    assert len(server.seen) == 2 and asked_for_the_rest(server.seen[1]) and server.seen[1]["If-Range"] == '"1"'
+    assert (
+        len(server.seen) == 2
+        and asked_for_the_rest(server.seen[1])
+        and server.seen[1]["If-Range"] == '"1"'
+    )
 
 
 def test_the_next_call_goes_on_with_what_the_last_one_left(server, tmp_path):
     server.script = [serve(cut=BROKEN), *[serve(cut=0)] * 3]
-    text = refused(dataset(server), tmp_path, r"the connection (broke|ended).*, 4 times in a row. \d+,\d+ bytes of it")
+    text = refused(
+        dataset(server),
+        tmp_path,
+        r"the connection (broke|ended).*, 4 times in a row. \d+,\d+ bytes of it",
+    )
     assert f"kept in {tmp_path / 'file.h5.part'}: ask again" in text and len(server.seen) == 4
     kept = (tmp_path / "file.h5.part").read_bytes()
-    assert kept == BODY[:len(kept)] and left(tmp_path)[1:] == ["file.h5.part.tag"]
+    assert kept == BODY[: len(kept)] and left(tmp_path)[1:] == ["file.h5.part.tag"]
     (path,) = fetch(dataset(server), tmp_path)
     assert path.read_bytes() == BODY and left(tmp_path) == ["file.h5"]
     assert server.seen[4]["Range"] == f"bytes={len(kept)}-" and asked_for_the_rest(server.seen[4])
@@ -306,7 +385,11 @@ def test_a_server_without_ranges_sends_all_again(server, tmp_path):
 def test_another_range_than_asked_for_is_not_taken(server, tmp_path, how):
     server.script = [serve(cut=BROKEN), serve(**how)]
     (path,) = fetch(dataset(server, checksum=""), tmp_path)
-    assert path.read_bytes() == BODY and ["Range" in seen for seen in server.seen] == [False, True, False]
+    assert path.read_bytes() == BODY and ["Range" in seen for seen in server.seen] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_file_that_changes_between_two_halves_is_fetched_from_the_start(server, tmp_path):
@@ -322,7 +405,9 @@ def test_halves_are_not_joined_when_nothing_would_tell_that_they_fit(server, tmp
     assert path.read_bytes() == OTHER and "Range" not in server.seen[1]
     server.script = [serve(cut=BROKEN, **weak), serve(**weak)]
     (path,) = fetch(dataset(server), tmp_path / "checksum")
-    assert path.read_bytes() == BODY and "Range" in server.seen[3] and "If-Range" not in server.seen[3]
+    assert (
+        path.read_bytes() == BODY and "Range" in server.seen[3] and "If-Range" not in server.seen[3]
+    )
     date = "Tue, 01 Mar 2022 10:00:00 GMT"
     server.script = [serve(cut=BROKEN, etag="", Last_Modified=date), serve(etag=date)]
     (path,) = fetch(dataset(server, checksum=""), tmp_path / "date")
@@ -333,7 +418,11 @@ def test_halves_are_not_joined_when_nothing_would_tell_that_they_fit(server, tmp
 def test_a_part_that_is_complete_is_only_checked(server, tmp_path, n_bytes, n_requests):
     (tmp_path / "file.h5.part").write_bytes(BODY)
     (path,) = fetch(dataset(server, n_bytes), tmp_path)
-    assert path.read_bytes() == BODY and left(tmp_path) == ["file.h5"] and len(server.seen) == n_requests
+    assert (
+        path.read_bytes() == BODY
+        and left(tmp_path) == ["file.h5"]
+        and len(server.seen) == n_requests
+    )
 
 
 @pytest.mark.parametrize("n_bytes", [len(BODY), None])
@@ -345,7 +434,11 @@ def test_a_part_that_is_too_long_is_dropped(server, tmp_path, n_bytes):
 
 def test_a_wrong_checksum_removes_what_came(server, tmp_path):
     server.script = [serve(OTHER)]
-    text = refused(dataset(server), tmp_path, f"what came has md5 .*, the published file {MD5[4:]}. It was removed")
+    text = refused(
+        dataset(server),
+        tmp_path,
+        f"what came has md5 .*, the published file {MD5[4:]}. It was removed",
+    )
     assert not left(tmp_path) and "are kept" not in text and len(server.seen) == 1
     assert fetch(dataset(server), tmp_path)[0].read_bytes() == BODY
 
@@ -353,11 +446,19 @@ def test_a_wrong_checksum_removes_what_came(server, tmp_path):
 def test_sha256_is_known_as_well(server, tmp_path):
     good = dataset(server, checksum=f"sha256:{hashlib.sha256(BODY).hexdigest()}")
     assert fetch(good, tmp_path / "good")[0].read_bytes() == BODY
-    refused(dataset(server, checksum="sha256:" + "0" * 64), tmp_path / "bad", "what came has sha256 ")
+    refused(
+        dataset(server, checksum="sha256:" + "0" * 64), tmp_path / "bad", "what came has sha256 "
+    )
 
 
-@pytest.mark.parametrize(("status", "match"), [(404, "404 Not Found: it has moved or is gone"),
-                                               (410, "410 Gone: it has"), (403, "403 Forbidden: it is not given")])
+@pytest.mark.parametrize(
+    ("status", "match"),
+    [
+        (404, "404 Not Found: it has moved or is gone"),
+        (410, "410 Gone: it has"),
+        (403, "403 Forbidden: it is not given"),
+    ],
+)
 def test_what_will_not_pass_is_not_tried_again(server, tmp_path, status, match):
     server.script = [answer(status)]
     refused(dataset(server), tmp_path, f"127.0.0.1:{server.server_port} answers {match}")
@@ -370,9 +471,17 @@ def test_what_may_pass_is_tried_again_after_a_while(server, tmp_path, monkeypatc
     monkeypatch.setattr(module, "PAUSE", 1.0)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 30.0)
     monkeypatch.setattr(module.time, "sleep", waited.append)
-    server.script = [answer(status), answer(status, Retry_After="17"), answer(status, Retry_After="9999")]
+    server.script = [
+        answer(status),
+        answer(status, Retry_After="17"),
+        answer(status, Retry_After="9999"),
+    ]
     assert fetch(dataset(server), tmp_path)[0].read_bytes() == BODY
-    assert [pause for pause in waited if pause] == [1.0, 17.0, 30.0]  # the server in this process sleeps for 0 s
+    assert [pause for pause in waited if pause] == [
+        1.0,
+        17.0,
+        30.0,
+    ]  # the server in this process sleeps for 0 s
     server.script = [answer(status)] * 4
     refused(dataset(server), tmp_path / "b", f"answers {status} .*, 4 times in a row")
 
@@ -387,8 +496,15 @@ def test_a_web_page_is_not_taken_for_the_file(server, tmp_path, how):
 
 
 def test_a_page_in_place_of_the_rest_leaves_the_part_alone(server, tmp_path):
-    server.script = [serve(cut=BROKEN), answer(200, b"<html>maintenance</html>", Content_Type="text/html")]
-    refused(dataset(server, None), tmp_path, r"a web page came in its place.* \d+,\d+ bytes of it are kept")
+    server.script = [
+        serve(cut=BROKEN),
+        answer(200, b"<html>maintenance</html>", Content_Type="text/html"),
+    ]
+    refused(
+        dataset(server, None),
+        tmp_path,
+        r"a web page came in its place.* \d+,\d+ bytes of it are kept",
+    )
     assert fetch(dataset(server, None), tmp_path)[0].read_bytes() == BODY
 
 
@@ -396,7 +512,9 @@ def test_a_wrong_length_is_noticed(server, tmp_path):
     server.script = [serve(length=300_001)]
     refused(dataset(server), tmp_path / "a", "the file there has 300,001 bytes, not 300000")
     server.script = [serve(length=300_001, ranges=False) for _ in range(4)]
-    refused(dataset(server, None, ""), tmp_path / "b", r"the connection (broke|ended).*4 times in a row")
+    refused(
+        dataset(server, None, ""), tmp_path / "b", r"the connection (broke|ended).*4 times in a row"
+    )
     server.script = [serve(length=250_000)]
     refused(dataset(server, None), tmp_path / "c", "what came has md5")
     server.script = [serve(b"")]
@@ -411,7 +529,9 @@ def test_without_any_length_only_a_checksum_tells(server, tmp_path):
     server.script = [serve(length="", cut=250_000)]
     refused(dataset(server, None), tmp_path / "b", "what came has md5")
     server.script = [serve(length="", cut=250_000)]
-    assert fetch(dataset(server, checksum=""), tmp_path / "c")[0].read_bytes() == BODY  # the published length tells
+    assert (
+        fetch(dataset(server, checksum=""), tmp_path / "c")[0].read_bytes() == BODY
+    )  # the published length tells
 
 
 def test_a_redirect_is_followed_with_the_range(server, tmp_path):
@@ -427,7 +547,9 @@ def test_offline(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    match = r"no answer from 127.0.0.1:\d+ \(.*refused\), is this computer online\?, 4 times in a row"
+    match = (
+        r"no answer from 127.0.0.1:\d+ \(.*refused\), is this computer online\?, 4 times in a row"
+    )
     refused(dataset(None, port=port), tmp_path, match)
     assert not left(tmp_path)
 
@@ -440,11 +562,13 @@ def test_a_server_that_falls_silent(server, tmp_path, monkeypatch):
 
 def interrupt(monkeypatch, error, after=2):
     """Let the progress bar raise `error` after some chunks."""
+
     class Bar(module.tqdm):
         def update(self, n=1):
             if self.n >= after * module.CHUNK:
                 raise error
             self.n += n
+
     monkeypatch.setattr(module, "tqdm", Bar)
 
 
@@ -453,7 +577,7 @@ def test_control_c_keeps_what_came(server, tmp_path, monkeypatch):
         interrupt(patch, KeyboardInterrupt())
         fetch(dataset(server), tmp_path)
     kept = (tmp_path / "file.h5.part").read_bytes()
-    assert len(kept) == 3 * module.CHUNK and kept == BODY[:len(kept)]
+    assert len(kept) == 3 * module.CHUNK and kept == BODY[: len(kept)]
     assert fetch(dataset(server), tmp_path)[0].read_bytes() == BODY
     assert server.seen[1]["Range"] == f"bytes={len(kept)}-"
 
@@ -474,19 +598,31 @@ def test_space_is_looked_at_before_anything_is_asked_for(server, tmp_path, monke
 def test_a_disk_that_fills_up_on_the_way(server, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt(patch, OSError(errno.ENOSPC, "No space left on device"))
-        refused(dataset(server), tmp_path, f"no space is left in {tmp_path}: make room there. 196,608 bytes of")
+        refused(
+            dataset(server),
+            tmp_path,
+            f"no space is left in {tmp_path}: make room there. 196,608 bytes of",
+        )
     assert fetch(dataset(server), tmp_path)[0].read_bytes() == BODY
 
 
 def test_a_folder_that_cannot_be(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DownloadError, match="the folder .*file cannot be made .*: choose another one"):
+    with pytest.raises(
+        DownloadError, match="the folder .*file cannot be made .*: choose another one"
+    ):
         fetch(dataset(server), tmp_path / "file")
-    monkeypatch.setattr(module.os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
-    with pytest.raises(DownloadError, match=f"nothing can be written in the folder {tmp_path}: choose another one"):
+    monkeypatch.setattr(
+        module.os, "access", lambda path, mode: path != tmp_path
+    )  # root may write everywhere
+    with pytest.raises(
+        DownloadError, match=f"nothing can be written in the folder {tmp_path}: choose another one"
+    ):
         fetch(dataset(server), tmp_path)
     (tmp_path / "file.h5").write_bytes(BODY)
-    assert fetch(dataset(server), tmp_path) == [tmp_path / "file.h5"]  # what is there may be where one cannot write
+    assert fetch(dataset(server), tmp_path) == [
+        tmp_path / "file.h5"
+    ]  # what is there may be where one cannot write
     assert not server.seen
 
 
@@ -507,8 +643,12 @@ def test_two_processes_take_turns(server, tmp_path):
     server.script = [serve(pause=0.03)]
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=fetch_with_others, args=(server.server_port, tmp_path, start, results))
-                 for _ in range(2)]
+    processes = [
+        context.Process(
+            target=fetch_with_others, args=(server.server_port, tmp_path, start, results)
+        )
+        for _ in range(2)
+    ]
     for process in processes:
         process.start()
     assert [results.get(timeout=60) for _ in processes] == [True, True]
@@ -517,7 +657,9 @@ def test_two_processes_take_turns(server, tmp_path):
     assert len(server.seen) == 1 and left(tmp_path) == ["file.h5"]
 
 
-@pytest.mark.parametrize("first", [serve(OTHER, pause=0.01), answer(404, pause=0.1), serve(cut=BROKEN, pause=0.01)])
+@pytest.mark.parametrize(
+    "first", [serve(OTHER, pause=0.01), answer(404, pause=0.1), serve(cut=BROKEN, pause=0.01)]
+)
 def test_the_second_in_line_goes_on_when_the_first_fails(server, tmp_path, monkeypatch, first):
     monkeypatch.setattr(module, "TRIES", 1)
     server.script = [first]
@@ -541,8 +683,12 @@ def test_the_second_in_line_goes_on_when_the_first_fails(server, tmp_path, monke
 def test_who_fails_does_not_let_two_others_in(server, tmp_path, monkeypatch):
     server.script = [serve(OTHER), serve(delay=0.3), serve(pause=0.01)]
     error, outcomes = module._Job.error, []
-    others = [threading.Thread(target=lambda: outcomes.append(fetch(dataset(server), tmp_path)[0].read_bytes() == BODY))
-              for _ in range(2)]
+    others = [
+        threading.Thread(
+            target=lambda: outcomes.append(fetch(dataset(server), tmp_path)[0].read_bytes() == BODY)
+        )
+        for _ in range(2)
+    ]
 
     def let_the_second_in(job, what):
         others[0].start()
@@ -566,7 +712,9 @@ def test_without_locks_one_process_still_works(server, tmp_path, monkeypatch):
         monkeypatch.setattr(atomic.fcntl, "flock", flock)
         assert fetch(dataset(server), tmp_path / "a")[0].read_bytes() == BODY
     monkeypatch.setattr(atomic, "fcntl", None)
-    assert fetch(dataset(server), tmp_path / "b")[0].read_bytes() == BODY and left(tmp_path / "b") == ["file.h5"]
+    assert fetch(dataset(server), tmp_path / "b")[0].read_bytes() == BODY and left(
+        tmp_path / "b"
+    ) == ["file.h5"]
 
 
 def archive(members):
@@ -585,16 +733,25 @@ def test_an_archive_is_kept_and_unpacked_once(server, tmp_path):
     assert fetch(toy, tmp_path) == [tmp_path / "jets.tar"]
     paths = fetch(toy, tmp_path, unpack=True)
     assert paths == [tmp_path / "jets" / "val" / name for name in ("a.root", "b.root")]
-    assert [path.read_bytes() for path in paths] == [b"one", b"two"] and left(tmp_path) == ["jets", "jets.tar"]
+    assert [path.read_bytes() for path in paths] == [b"one", b"two"] and left(tmp_path) == [
+        "jets",
+        "jets.tar",
+    ]
     paths[0].write_bytes(b"mine")
-    assert fetch(toy, tmp_path, unpack=True) == paths and paths[0].read_bytes() == b"mine" and len(server.seen) == 1
+    assert (
+        fetch(toy, tmp_path, unpack=True) == paths
+        and paths[0].read_bytes() == b"mine"
+        and len(server.seen) == 1
+    )
 
 
 def test_an_archive_that_was_there_is_compared_before_it_is_unpacked(server, tmp_path):
     server.body = archive({"a.root": b"one"})
     toy = dataset(server, None, f"md5:{hashlib.md5(server.body).hexdigest()}", name="jets.tar")
     (tmp_path / "jets.tar").write_bytes(archive({"a.root": b"two"}))
-    with pytest.raises(ValueError, match="jets.tar is there, but it has md5 .*: move it away and ask again"):
+    with pytest.raises(
+        ValueError, match="jets.tar is there, but it has md5 .*: move it away and ask again"
+    ):
         fetch(toy, tmp_path, unpack=True)
     assert left(tmp_path) == ["jets.tar"]
     (tmp_path / "jets.tar").unlink()
@@ -610,7 +767,9 @@ def test_a_link_in_an_archive_is_not_unpacked(server, tmp_path):
         info.type, info.linkname = tarfile.SYMTYPE, "../file"
         tar.addfile(info)
     server.body = buffer.getvalue()
-    with pytest.raises(DownloadError, match="jets.tar cannot be unpacked: 'a.root' is a link or a device"):
+    with pytest.raises(
+        DownloadError, match="jets.tar cannot be unpacked: 'a.root' is a link or a device"
+    ):
         fetch(dataset(server, None, "", name="jets.tar"), tmp_path, unpack=True)
     assert left(tmp_path) == ["jets.tar"]
 
@@ -644,10 +803,14 @@ def test_other_files_are_not_unpacked(server, tmp_path):
 @pytest.mark.parametrize("files", ["*_1.h5", ["c_2.h5", "a_0.h5"]])
 def test_several_files_come_in_the_order_of_the_dataset(server, tmp_path, files):
     (one,) = dataset(server).files
-    toy = dataset(server)._replace(files=tuple(one._replace(name=name) for name in ("a_0.h5", "b_1.h5", "c_2.h5")))
+    toy = dataset(server)._replace(
+        files=tuple(one._replace(name=name) for name in ("a_0.h5", "b_1.h5", "c_2.h5"))
+    )
     expected = {"*": ["b_1.h5"], "c": ["a_0.h5", "c_2.h5"]}[files[0][0]]
     paths = download(toy, files, folder=str(tmp_path), progress=False)
-    assert [path.name for path in paths] == expected == left(tmp_path) and len(server.seen) == len(expected)
+    assert [path.name for path in paths] == expected == left(tmp_path) and len(server.seen) == len(
+        expected
+    )
 
 
 ACTS = st.one_of(
@@ -658,13 +821,21 @@ ACTS = st.one_of(
     st.integers(0, 2 * len(BODY)).map(lambda n: serve(length=n)),
     st.sampled_from([400, 403, 404, 408, 416, 429, 500, 502, 503]).map(answer),
     st.binary(max_size=50).map(lambda body: answer(200, body)),
-    st.just(serve(cut=BROKEN, length="")), st.just(redirect))
+    st.just(serve(cut=BROKEN, length="")),
+    st.just(redirect),
+)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(acts=st.lists(ACTS, max_size=6), knows=st.sampled_from([(None, MD5), (len(BODY), MD5)]))
-def test_whatever_the_server_does_the_file_is_right_or_not_there(server, tmp_path_factory, acts, knows):
+def test_whatever_the_server_does_the_file_is_right_or_not_there(
+    server, tmp_path_factory, acts, knows
+):
     folder = tmp_path_factory.mktemp("any")
     server.script = list(acts)
     try:

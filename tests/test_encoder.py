@@ -15,11 +15,13 @@ from jetnb.models.encoder import DeepSets, Transformer, pack, pad, select
 N_FEATURES = 5
 LENGTHS = [7, 0, 1, 12, 7, 3, 0, 20]
 SMALL = {"dim": 32, "n_layers": 2, "n_heads": 4}
-KINDS = {"mean": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="mean", **kw),
-         "token": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="token", **kw),
-         "attention": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="attention", **kw),
-         "padded": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="token", **{"step": 8, **kw}),
-         "deepsets": lambda **kw: DeepSets(N_FEATURES, dim=32)}
+KINDS = {
+    "mean": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="mean", **kw),
+    "token": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="token", **kw),
+    "attention": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="attention", **kw),
+    "padded": lambda **kw: Transformer(N_FEATURES, **SMALL, pool="token", **{"step": 8, **kw}),
+    "deepsets": lambda **kw: DeepSets(N_FEATURES, dim=32),
+}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +35,9 @@ def offsets_of(lengths):
 def encoder(request):
     torch.manual_seed(3)
     encoder = KINDS[request.param]().double()
-    with torch.no_grad():  # biases and pooling queries start near zero, where mistakes would not show
+    with (
+        torch.no_grad()
+    ):  # biases and pooling queries start near zero, where mistakes would not show
         for parameter in encoder.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return encoder
@@ -42,7 +46,9 @@ def encoder(request):
 @pytest.fixture
 def batch():
     offsets = offsets_of(LENGTHS)
-    return torch.randn(offsets[-1], N_FEATURES, generator=torch.Generator().manual_seed(1)).double(), offsets
+    return torch.randn(
+        offsets[-1], N_FEATURES, generator=torch.Generator().manual_seed(1)
+    ).double(), offsets
 
 
 def same(first, second):
@@ -70,20 +76,25 @@ def test_one_jet_is_nothing_to_another(encoder, batch):
     whole = encoder(x, offsets)
     for jet, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
         alone = encoder(x[start:end], offsets_of([end - start]))
-        same(alone, (whole[0][start:end], whole[1][jet:jet + 1]))
+        same(alone, (whole[0][start:end], whole[1][jet : jet + 1]))
     spoilt = x.clone()
-    spoilt[offsets[3]:offsets[4]] = math.nan
+    spoilt[offsets[3] : offsets[4]] = math.nan
     constituents, jets = encoder(spoilt, offsets)
     others = torch.arange(len(LENGTHS)) != 3
     same((jets[others],), (whole[1][others],))
-    same((constituents[:offsets[3]], constituents[offsets[4]:]), (whole[0][:offsets[3]], whole[0][offsets[4]:]))
+    same(
+        (constituents[: offsets[3]], constituents[offsets[4] :]),
+        (whole[0][: offsets[3]], whole[0][offsets[4] :]),
+    )
     assert jets[3].isnan().all()
 
 
 def test_constituents_are_a_set(encoder, batch):
     x, offsets = batch
     constituents, jets = encoder(x, offsets)
-    turn = torch.cat([start + torch.randperm(n) for start, n in zip(offsets, LENGTHS, strict=False)])
+    turn = torch.cat(
+        [start + torch.randperm(n) for start, n in zip(offsets, LENGTHS, strict=False)]
+    )
     assert not torch.equal(turn, torch.arange(len(x)))
     same(encoder(x[turn], offsets), (constituents[turn], jets))
 
@@ -93,7 +104,9 @@ def test_the_order_of_jets_is_irrelevant(encoder, batch):
     constituents, jets = encoder(x, offsets)
     order = [3, 1, 7, 0, 6, 2, 5, 4]
     rows = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in order])
-    same(encoder(x[rows], offsets_of([LENGTHS[i] for i in order])), (constituents[rows], jets[order]))
+    same(
+        encoder(x[rows], offsets_of([LENGTHS[i] for i in order])), (constituents[rows], jets[order])
+    )
 
 
 def test_padding_and_masked_constituents_change_nothing(encoder, batch):
@@ -124,8 +137,11 @@ def test_gradients_are_finite_and_reach_everything(encoder, batch):
 
 
 @pytest.mark.parametrize("pool", ["mean", "token", "attention"])
-@given(lengths=st.lists(st.integers(0, 11), min_size=1, max_size=6), step=st.sampled_from([1, 2, 3, 8]),
-       seed=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(0, 11), min_size=1, max_size=6),
+    step=st.sampled_from([1, 2, 3, 8]),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=15, deadline=None)
 def test_equals_plain_dense_attention_jet_by_jet(pool, lengths, step, seed):
     torch.manual_seed(seed)
@@ -147,7 +163,9 @@ def dense(model, x):
         heads = []
         for i in range(block.n_heads):
             part = slice(i * 8, i * 8 + 8)
-            heads.append(torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(8), dim=1) @ v[:, part])
+            heads.append(
+                torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(8), dim=1) @ v[:, part]
+            )
         h = h + block.project(torch.cat(heads, dim=1))
         h = h + block.contract(torch.nn.functional.gelu(block.expand(block.mlp_norm(h))))
     h = model.norm(h)
@@ -158,8 +176,11 @@ def dense(model, x):
     if model.pool == "mean":
         return h, h.mean(0)
     key, value = model.key_value(h).chunk(2, dim=1)
-    heads = [torch.softmax(key[:, i * 8:i * 8 + 8] @ model.query[i] / math.sqrt(8), dim=0) @ value[:, i * 8:i * 8 + 8]
-             for i in range(4)]
+    heads = [
+        torch.softmax(key[:, i * 8 : i * 8 + 8] @ model.query[i] / math.sqrt(8), dim=0)
+        @ value[:, i * 8 : i * 8 + 8]
+        for i in range(4)
+    ]
     return h, torch.cat(heads)
 
 
@@ -198,7 +219,9 @@ def test_it_learns():
         optimiser = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], 5e-3)
         for _ in range(40):
             optimiser.zero_grad()
-            loss = torch.nn.functional.cross_entropy(head(encoder(x, offsets_of(lengths))[1]), label)
+            loss = torch.nn.functional.cross_entropy(
+                head(encoder(x, offsets_of(lengths))[1]), label
+            )
             loss.backward()
             optimiser.step()
         assert loss < 0.2, (kind, loss)
@@ -209,18 +232,25 @@ def test_a_sharp_query_picks_one_constituent(batch):
     with torch.no_grad():
         encoder.query.mul_(1e6)
     constituents, jets = encoder(*batch)
-    value = encoder.key_value(constituents)[:batch[1][1], 32:]
+    value = encoder.key_value(constituents)[: batch[1][1], 32:]
     assert ((jets[0] - value).abs().min(dim=0).values < 1e-9).all()
 
 
 def test_state_dict_names_are_stable():
     names = set(KINDS["attention"]().state_dict())
     assert {"embed.weight", "norm.bias", "query", "key_value.weight"} < names
-    assert {name for name in names if name.startswith("blocks.1.")} == {f"blocks.1.{part}.{kind}" for part in (
-        "attention_norm", "qkv", "project", "mlp_norm", "expand", "contract") for kind in ("weight", "bias")}
+    assert {name for name in names if name.startswith("blocks.1.")} == {
+        f"blocks.1.{part}.{kind}"
+        for part in ("attention_norm", "qkv", "project", "mlp_norm", "expand", "contract")
+        for kind in ("weight", "bias")
+    }
     assert set(KINDS["token"]().state_dict()) - names == {"token"}
-    assert set(DeepSets(N_FEATURES).state_dict()) == {f"{part}.{i}.{kind}" for part in ("constituent", "jet")
-                                                      for i in (0, 2, 4) for kind in ("weight", "bias")}
+    assert set(DeepSets(N_FEATURES).state_dict()) == {
+        f"{part}.{i}.{kind}"
+        for part in ("constituent", "jet")
+        for i in (0, 2, 4)
+        for kind in ("weight", "bias")
+    }
 
 
 def test_dropout_only_in_training(batch):
@@ -232,19 +262,28 @@ def test_dropout_only_in_training(batch):
 
 def test_what_does_not_fit_is_refused(batch):
     x, offsets = batch
-    for build in (lambda: Transformer(5, dim=36, n_heads=4), lambda: Transformer(5, dim=96, n_heads=8),
-                  lambda: DeepSets(5, dim=20)):
+    for build in (
+        lambda: Transformer(5, dim=36, n_heads=4),
+        lambda: Transformer(5, dim=96, n_heads=8),
+        lambda: DeepSets(5, dim=20),
+    ):
         with pytest.raises(ValueError, match="dim must be a multiple of 8.*got"):
             build()
-    with pytest.raises(ValueError, match="pool 'max' is unknown: use one of mean, pt, token, attention"):
+    with pytest.raises(
+        ValueError, match="pool 'max' is unknown: use one of mean, pt, token, attention"
+    ):
         Transformer(5, pool="max")
     for pool, weight in (("pt", None), ("mean", torch.ones(50))):
-        with pytest.raises(ValueError, match=f"pool is '{pool}' and weight is .*pool 'pt' needs the pt"):
+        with pytest.raises(
+            ValueError, match=f"pool is '{pool}' and weight is .*pool 'pt' needs the pt"
+        ):
             Transformer(5, **SMALL, pool=pool).double()(x, offsets, weight=weight)
     with pytest.raises(ValueError, match="n_layers must be at least 1, got 0"):
         Transformer(5, n_layers=0)
     for encoder in (Transformer(5, **SMALL).double(), DeepSets(5).double()):
-        with pytest.raises(ValueError, match=r"shape \(50, 4\), but must be floats of shape \(T, 5\)"):
+        with pytest.raises(
+            ValueError, match=r"shape \(50, 4\), but must be floats of shape \(T, 5\)"
+        ):
             encoder(x[:, :4], offsets)
         for wrong in (offsets[:-1], offsets + 1, offsets.double(), offsets[:0]):
             with pytest.raises(ValueError, match="offsets must be integers .* from 0 to 50"):

@@ -19,12 +19,15 @@ def flat(jets, name):
 @pytest.mark.parametrize("particle", [None, "photon", "charged_hadron", "electron"])
 @pytest.mark.parametrize("width", [explore.CRYSTAL, explore.TOWER, 0.1])
 def test_counts_are_those_of_numpy(jets, particle, width):
-    filled = explore.eta_phi_histogram(jets.constituents, particle=particle, pt_range=(1, 20), eta_range=(-1.5, 2),
-                                       bin_width=width)
+    filled = explore.eta_phi_histogram(
+        jets.constituents, particle=particle, pt_range=(1, 20), eta_range=(-1.5, 2), bin_width=width
+    )
     pt, eta, code = (flat(jets, name) for name in ("pt", "eta", "pdg_id"))
     keep = (pt >= 1) & (pt < 20) & (eta >= -1.5) & (eta < 2)
     keep &= np.isin(code, names.PARTICLES[particle].pdg_ids) if particle else True
-    expected, *_ = np.histogram2d(eta[keep], flat(jets, "phi")[keep], bins=[axis.edges for axis in filled.axes])
+    expected, *_ = np.histogram2d(
+        eta[keep], flat(jets, "phi")[keep], bins=[axis.edges for axis in filled.axes]
+    )
     assert expected.sum() == keep.sum() == filled.sum()
     # a position on the edge of a cell may fall to either side
     assert np.abs(filled.values() - expected).sum() <= 4
@@ -33,7 +36,9 @@ def test_counts_are_those_of_numpy(jets, particle, width):
 def test_edges_fall_on_the_cells_of_the_detector():
     axis = explore.axis(-1.0, 1.01, 0.25, names.CONSTITUENT_FIELDS["eta"])
     assert (axis.size, axis.edges[0], axis.edges[-1]) == (9, -1.0, 1.25)
-    assert explore.axis(*explore.ALL_PHI, explore.CRYSTAL, names.CONSTITUENT_FIELDS["phi"]).size == 360
+    assert (
+        explore.axis(*explore.ALL_PHI, explore.CRYSTAL, names.CONSTITUENT_FIELDS["phi"]).size == 360
+    )
     for wrong in ((1.0, 1.0, 0.1), (2.0, 1.0, 0.1), (0.0, 1.0, 0.0)):
         with pytest.raises(ValueError, match="low < high"):
             explore.axis(*wrong, names.CONSTITUENT_FIELDS["eta"])
@@ -45,7 +50,9 @@ def test_phi_is_folded():
 
 
 def test_relative_maps_are_about_the_axis(jets):
-    filled = explore.eta_phi_histogram(jets.constituents, bin_width=0.1, relative_to=jets, eta_range=(-1, 1))
+    filled = explore.eta_phi_histogram(
+        jets.constituents, bin_width=0.1, relative_to=jets, eta_range=(-1, 1)
+    )
     eta = flat(jets, "eta")
     d_eta = np.asarray(ak.flatten(jets.constituents.deltaeta(jets)))
     d_phi = np.asarray(ak.flatten(jets.constituents.deltaphi(jets)))
@@ -53,9 +60,14 @@ def test_relative_maps_are_about_the_axis(jets):
     assert filled.sum() == inside.sum()
     assert [axis.name for axis in filled.axes] == ["deta", "dphi"]
     turned = ak.with_field(jets, np.pi - 0.01, "phi")
-    turned = ak.with_field(turned, ak.with_field(jets.constituents, -np.pi + 0.01 + 0 * jets.constituents.phi, "phi"),
-                           "constituents")
-    assert explore.eta_phi_histogram(turned.constituents, relative_to=turned, bin_width=0.1).sum() > 0.9 * len(eta)
+    turned = ak.with_field(
+        turned,
+        ak.with_field(jets.constituents, -np.pi + 0.01 + 0 * jets.constituents.phi, "phi"),
+        "constituents",
+    )
+    assert explore.eta_phi_histogram(
+        turned.constituents, relative_to=turned, bin_width=0.1
+    ).sum() > 0.9 * len(eta)
 
 
 def test_the_average_image_holds_the_mean_pt(jets):

@@ -14,7 +14,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from jetnb import checkpoints
-from jetnb.batches import Packed
+from jetnb.inputs.batches import Packed
 from jetnb.models import heads, sampling
 from jetnb.models.generator import Causal, Generator
 from jetnb.models.sampling import draw, generate, probabilities
@@ -24,22 +24,28 @@ K = 7
 LENGTHS = np.array([3, 0, 5, 1, 5])
 
 
-pytestmark = [pytest.mark.usefixtures("one_thread"),
-              pytest.mark.filterwarnings("ignore:.* did not stop"),
-              pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.* did not stop"),
+    pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad"),
+]
 
 
 def make(seed=0, *, dim=32, n_layers=2, n_heads=4, double=False, **settings):
     torch.manual_seed(seed)
     model = Generator(K, dim=dim, n_layers=n_layers, n_heads=n_heads, **settings)
-    with torch.no_grad():  # larger weights than at the start of a training, so that everything has an effect
+    with (
+        torch.no_grad()
+    ):  # larger weights than at the start of a training, so that everything has an effect
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model.double() if double else model
 
 
 def jets(lengths=LENGTHS, seed=1):
-    tokens = torch.randint(0, K, (int(lengths.sum()),), generator=torch.Generator().manual_seed(seed))
+    tokens = torch.randint(
+        0, K, (int(lengths.sum()),), generator=torch.Generator().manual_seed(seed)
+    )
     return tokens, torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
 
 
@@ -52,10 +58,12 @@ def slow_logits(model, tokens, label=None):
     start = encoder.start.weight[0 if label is None else int(label) + 1]
     h = torch.cat([start[None], encoder.embed(tokens)])
     if encoder.place is not None:
-        h = h + encoder.place.weight[:len(h)]
+        h = h + encoder.place.weight[: len(h)]
     n = len(h)
     for block in encoder.blocks:
-        q, k, v = block.qkv(block.attention_norm(h)).view(n, 3, block.n_heads, -1).permute(1, 2, 0, 3)
+        q, k, v = (
+            block.qkv(block.attention_norm(h)).view(n, 3, block.n_heads, -1).permute(1, 2, 0, 3)
+        )
         score = q @ k.mT / q.shape[-1] ** 0.5 + torch.full((n, n), -math.inf, dtype=h.dtype).triu(1)
         h = h + block.project((score.softmax(-1) @ v).transpose(0, 1).reshape(n, -1))
         h = h + block.contract(F.gelu(block.expand(block.mlp_norm(h))))
@@ -79,8 +87,11 @@ def test_loss_is_that_of_a_loop_over_jets(settings, step):
         model.chunk = chunk
         loss = model.loss(batch)
         assert float(loss.detach()) == pytest.approx(float(total.detach() / n), rel=1e-12)
-        for found, expected in zip(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), slow,
-                                   strict=True):
+        for found, expected in zip(
+            torch.autograd.grad(loss, list(model.parameters()), allow_unused=True),
+            slow,
+            strict=True,
+        ):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     with torch.no_grad():
         assert float(model.loss(batch)) == pytest.approx(float(total.detach() / n), rel=1e-12)
@@ -89,10 +100,16 @@ def test_loss_is_that_of_a_loop_over_jets(settings, step):
 def test_tokens_may_come_as_packed_gives_them():
     model = make()
     tokens, offsets = jets()
-    batch = Packed(tokens.numpy()[:, None], offsets.numpy(), np.zeros(len(LENGTHS)))[np.arange(len(LENGTHS))]
+    batch = Packed(tokens.numpy()[:, None], offsets.numpy(), np.zeros(len(LENGTHS)))[
+        np.arange(len(LENGTHS))
+    ]
     assert batch[0].dtype == torch.float32
     loss = float(model.loss(batch))
-    assert loss == float(model.loss((tokens, offsets))) == float(model.loss((tokens[:, None], offsets)))
+    assert (
+        loss
+        == float(model.loss((tokens, offsets)))
+        == float(model.loss((tokens[:, None], offsets)))
+    )
 
 
 def test_no_token_sees_what_comes_after_it_or_another_jet():
@@ -115,7 +132,9 @@ def test_order_of_jets_in_a_batch_does_not_matter():
     tokens, offsets = jets()
     parts, order = tokens.split(LENGTHS.tolist()), [4, 1, 3, 0, 2]
     mixed = torch.cat([parts[b] for b in order]), torch.from_numpy(np.cumsum([0, *LENGTHS[order]]))
-    assert float(model.loss((tokens, offsets))) == pytest.approx(float(model.loss(mixed)), rel=1e-12)
+    assert float(model.loss((tokens, offsets))) == pytest.approx(
+        float(model.loss(mixed)), rel=1e-12
+    )
     _, here = model.encoder(tokens, offsets)
     _, there = model.encoder(*mixed)
     torch.testing.assert_close(here[order], there, rtol=1e-12, atol=1e-14)
@@ -129,7 +148,9 @@ def test_a_jet_that_is_too_long_is_cut_and_does_not_learn_to_stop_there(position
     for part in tokens.split(LENGTHS.tolist()):
         target = torch.cat([part, torch.tensor([K])])[:5]
         target = target[:4] if len(part) > 4 else target
-        total += F.cross_entropy(slow_logits(model, part[:4])[:len(target)], target, reduction="sum")
+        total += F.cross_entropy(
+            slow_logits(model, part[:4])[: len(target)], target, reduction="sum"
+        )
         n += len(target)
     assert float(model.loss((tokens, offsets))) == pytest.approx(float(total / n), rel=1e-12)
     whole = jets(np.array([4, 4]))  # just fits, so stop is learned
@@ -154,7 +175,9 @@ def test_monitors_tell_codes_from_stops():
     loss = float(model.loss((tokens, offsets)))
     seen = model.monitors()
     n, stops = len(tokens), len(LENGTHS)
-    mean = (n * math.log(seen["code_perplexity"]) + stops * math.log(seen["stop_perplexity"])) / (n + stops)
+    mean = (n * math.log(seen["code_perplexity"]) + stops * math.log(seen["stop_perplexity"])) / (
+        n + stops
+    )
     assert mean == pytest.approx(loss, rel=1e-5)
 
 
@@ -166,8 +189,13 @@ def test_loss_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.loss(batch)
     assert loss.dtype == torch.float32 and float(loss) == pytest.approx(float(exact), rel=0.02)
-    for one, other in zip(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), grads, strict=True):
-        assert one.dtype == torch.float32 and F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+    for one, other in zip(
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), grads, strict=True
+    ):
+        assert (
+            one.dtype == torch.float32
+            and F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+        )
 
 
 def test_an_encoder_like_any_other(tmp_path):
@@ -197,10 +225,19 @@ def test_finetuning_measures_it():
         tokens = rng.integers(0, 4, lengths.sum()) + 3 * np.repeat(label, lengths)
         return Packed(tokens[:, None], np.concatenate([[0], np.cumsum(lengths)]), label)
 
-    table = finetuning.measure(lambda seed: Causal(K, dim=32, n_layers=1, n_heads=4), [sample(100) for _ in range(3)],
-                               budgets=[40], seeds=[1], pretrained=make(n_layers=1).encoder, steps=10, epochs=1,
-                               modes=("frozen", "finetuned"), lrs={"finetuned": (1e-3,)}, validation_least=20,
-                               progress=False)
+    table = finetuning.measure(
+        lambda seed: Causal(K, dim=32, n_layers=1, n_heads=4),
+        [sample(100) for _ in range(3)],
+        budgets=[40],
+        seeds=[1],
+        pretrained=make(n_layers=1).encoder,
+        steps=10,
+        epochs=1,
+        modes=("frozen", "finetuned"),
+        lrs={"finetuned": (1e-3,)},
+        validation_least=20,
+        progress=False,
+    )
     assert len(table) == 2 and min(table.accuracy) > 0.8
 
 
@@ -246,12 +283,27 @@ def test_jets_do_not_depend_on_the_size_of_batches(settings):
     with pytest.warns(UserWarning, match="of 40 jets did not stop within 30"):
         tokens, offsets = generate(model, 40, seed=5, labels=labels, batch_size=40, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
-    assert tokens.dtype == offsets.dtype == torch.int64 and offsets[-1] == len(tokens) and len(offsets) == 41
-    assert tokens.min() >= 0 and tokens.max() < K and offsets.diff().min() < 5 and offsets.diff().max() == 30
+    assert (
+        tokens.dtype == offsets.dtype == torch.int64
+        and offsets[-1] == len(tokens)
+        and len(offsets) == 41
+    )
+    assert (
+        tokens.min() >= 0
+        and tokens.max() < K
+        and offsets.diff().min() < 5
+        and offsets.diff().max() == 30
+    )
     for batch_size in (1, 7, 33):
-        some = generate(model, 20, seed=5, labels=None if labels is None else labels[:20], batch_size=batch_size,
-                        progress=False)
-        assert torch.equal(some[1], offsets[:21]) and torch.equal(some[0], tokens[:offsets[20]])
+        some = generate(
+            model,
+            20,
+            seed=5,
+            labels=None if labels is None else labels[:20],
+            batch_size=batch_size,
+            progress=False,
+        )
+        assert torch.equal(some[1], offsets[:21]) and torch.equal(some[0], tokens[: offsets[20]])
     assert not torch.equal(generate(model, 40, seed=6, labels=labels, progress=False)[1], offsets)
 
 
@@ -262,9 +314,11 @@ def test_generation_draws_from_the_logits_of_the_full_forward():
     for jet, part in enumerate(tokens.split(offsets.diff().tolist())):
         uniform = np.random.default_rng([seed, jet]).integers(2**32, size=13) / 2**32
         share = (slow_logits(model, part) / 1.3).softmax(1).detach().double().numpy()
-        expected = [int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right"))
-                    for p, u in zip(share, uniform, strict=False)]
-        assert expected[:len(part)] == part.tolist() and (expected[-1] == K or len(part) == 12)
+        expected = [
+            int(np.searchsorted(np.cumsum(p) / p.sum(), u, side="right"))
+            for p, u in zip(share, uniform, strict=False)
+        ]
+        assert expected[: len(part)] == part.tolist() and (expected[-1] == K or len(part) == 12)
 
 
 def test_jets_that_do_not_stop_are_counted():
@@ -286,8 +340,11 @@ def test_in_bfloat16():
     model.loss(jets())  # what it leaves behind for monitors does not hinder the copy
     tokens, offsets = generate(model, 50, seed=1, dtype=torch.bfloat16, progress=False)
     exact, bounds = generate(model, 50, seed=1, progress=False)
-    first = [F.pad(part, (0, 1), value=K)[:1] for t, o in ((tokens, offsets), (exact, bounds))
-             for part in t.split(o.diff().tolist())]
+    first = [
+        F.pad(part, (0, 1), value=K)[:1]
+        for t, o in ((tokens, offsets), (exact, bounds))
+        for part in t.split(o.diff().tolist())
+    ]
     assert np.mean(np.equal(first[:50], first[50:])) > 0.9
     assert next(model.parameters()).dtype == torch.float32 and model.training
 
@@ -299,14 +356,21 @@ def p_value(found, share):
     return stats.chisquare(counts[keep], len(found) * share[keep] / share.sum()).pvalue
 
 
-@pytest.mark.parametrize("options, expected", [
-    ({}, [0.4, 0.3, 0.2, 0.08, 0.02]),
-    ({"temperature": 0.5}, [0.16, 0.09, 0.04, 0.0064, 0.0004]),
-    ({"temperature": 2.0}, np.sqrt([0.4, 0.3, 0.2, 0.08, 0.02])),
-    ({"top_k": 2}, [0.4, 0.3, 0, 0, 0]), ({"top_k": 9}, [0.4, 0.3, 0.2, 0.08, 0.02]),
-    ({"top_p": 0.65}, [0.4, 0.3, 0, 0, 0]), ({"top_p": 0.75}, [0.4, 0.3, 0.2, 0, 0]),
-    ({"top_p": 1e-9}, [0.4, 0, 0, 0, 0]), ({"top_p": 1.0}, [0.4, 0.3, 0.2, 0.08, 0.02]),
-    ({"top_k": 3, "top_p": 0.7}, [0.4, 0.3, 0, 0, 0])])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, [0.4, 0.3, 0.2, 0.08, 0.02]),
+        ({"temperature": 0.5}, [0.16, 0.09, 0.04, 0.0064, 0.0004]),
+        ({"temperature": 2.0}, np.sqrt([0.4, 0.3, 0.2, 0.08, 0.02])),
+        ({"top_k": 2}, [0.4, 0.3, 0, 0, 0]),
+        ({"top_k": 9}, [0.4, 0.3, 0.2, 0.08, 0.02]),
+        ({"top_p": 0.65}, [0.4, 0.3, 0, 0, 0]),
+        ({"top_p": 0.75}, [0.4, 0.3, 0.2, 0, 0]),
+        ({"top_p": 1e-9}, [0.4, 0, 0, 0, 0]),
+        ({"top_p": 1.0}, [0.4, 0.3, 0.2, 0.08, 0.02]),
+        ({"top_k": 3, "top_p": 0.7}, [0.4, 0.3, 0, 0, 0]),
+    ],
+)
 def test_temperature_top_k_and_top_p(options, expected):
     order = [3, 0, 4, 1, 2]
     expected = np.array(expected)[order]
@@ -347,7 +411,11 @@ def learned():
             while len(word) < length:
                 word.append(rng.choice(K, p=transitions[c, word[-1]]))
             words.append(word)
-        return torch.tensor(np.concatenate(words)), torch.from_numpy(np.cumsum([0, *lengths])), torch.from_numpy(label)
+        return (
+            torch.tensor(np.concatenate(words)),
+            torch.from_numpy(np.cumsum([0, *lengths])),
+            torch.from_numpy(label),
+        )
 
     torch.manual_seed(1)
     model = Generator(K, dim=32, n_layers=2, n_heads=4, max_length=20, n_classes=2)
@@ -374,7 +442,9 @@ def test_a_small_language_is_learned(learned):
         assert stats.ks_2samp(lengths.numpy(), truth.numpy()).statistic < 0.08
         inner = torch.ones(len(tokens), dtype=torch.bool)
         inner[offsets[1:] - 1] = False
-        pairs = np.bincount((K * tokens[:-1] + tokens[1:])[inner[:-1]], minlength=K * K).reshape(K, K)
+        pairs = np.bincount((K * tokens[:-1] + tokens[1:])[inner[:-1]], minlength=K * K).reshape(
+            K, K
+        )
         found = pairs / pairs.sum(1, keepdims=True)
         assert 0.5 * np.abs(found - transitions[c]).sum(1).mean() < 0.1  # total variation
         assert 0.5 * np.abs(found - transitions[1 - c]).sum(1).mean() > 0.5
@@ -388,7 +458,9 @@ def test_generation_knows_its_own_likelihood(learned):
         nats = float(model._last[0].mean())
         logits, start = model(tokens, offsets, torch.ones(2000, dtype=torch.int64))
         entropy = torch.distributions.Categorical(logits=torch.cat([logits, start])).entropy()
-    assert nats == pytest.approx(float(entropy.mean()), abs=4 * float(entropy.std()) / len(entropy) ** 0.5 + 0.02)
+    assert nats == pytest.approx(
+        float(entropy.mean()), abs=4 * float(entropy.std()) / len(entropy) ** 0.5 + 0.02
+    )
 
 
 def test_features_instead_of_tokens():
@@ -420,31 +492,52 @@ def test_features_instead_of_tokens():
 def test_no_tokens_at_all():
     model = make()
     loss = model.loss((torch.empty(0, dtype=torch.int64), torch.tensor([0, 0, 0])))
-    assert float(loss) == pytest.approx(float(-model.head(model.encoder.run(torch.empty(0, dtype=torch.int64), np.zeros(
-        1, np.int64))).log_softmax(1)[0, K]), rel=1e-5)
+    assert float(loss) == pytest.approx(
+        float(
+            -model.head(
+                model.encoder.run(torch.empty(0, dtype=torch.int64), np.zeros(1, np.int64))
+            ).log_softmax(1)[0, K]
+        ),
+        rel=1e-5,
+    )
     loss.backward()
     constituents, vectors = model.encoder(torch.empty(0, 1), torch.tensor([0, 0]))
     assert constituents.shape == (0, 32) and not vectors.any()
 
 
-@pytest.mark.parametrize("settings, match", [
-    ({"dim": 36}, "dim must be a multiple"), ({"n_layers": 0}, "n_layers must be"), ({"chunk": 0}, "chunk must be"),
-    ({"max_length": 0}, "max_length must be"), ({"n_classes": -1}, "n_classes must be"),
-    ({"positions": "sine"}, "positions 'sine'"), ({"tie_weights": True, "n_features": 3}, "no table to share")])
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"dim": 36}, "dim must be a multiple"),
+        ({"n_layers": 0}, "n_layers must be"),
+        ({"chunk": 0}, "chunk must be"),
+        ({"max_length": 0}, "max_length must be"),
+        ({"n_classes": -1}, "n_classes must be"),
+        ({"positions": "sine"}, "positions 'sine'"),
+        ({"tie_weights": True, "n_features": 3}, "no table to share"),
+    ],
+)
 def test_settings_that_do_not_fit(settings, match):
     with pytest.raises(ValueError, match=match):
         Generator(K, **{"dim": 32, "n_heads": 4, **settings})
 
 
-@pytest.mark.parametrize("batch, match", [
-    ((torch.tensor([0, K]), torch.tensor([0, 2])), f"tokens run from 0 to {K}"),
-    ((torch.tensor([-1, 0]), torch.tensor([0, 2])), "tokens run from -1"),
-    ((torch.tensor([0.5, 1.0]), torch.tensor([0, 2])), "whole numbers"),
-    ((torch.tensor([0, 1]), torch.tensor([0, 3])), "offsets must be"),
-    ((torch.zeros(2, 3), torch.tensor([0, 2])), r"must be floats of shape \(T, 1\)"),
-    ((torch.empty(0), torch.tensor([0])), "no jets"),
-    ((torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([2])), "label runs from 2"),
-    ((torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([0.0])), "label is torch.float32")])
+@pytest.mark.parametrize(
+    "batch, match",
+    [
+        ((torch.tensor([0, K]), torch.tensor([0, 2])), f"tokens run from 0 to {K}"),
+        ((torch.tensor([-1, 0]), torch.tensor([0, 2])), "tokens run from -1"),
+        ((torch.tensor([0.5, 1.0]), torch.tensor([0, 2])), "whole numbers"),
+        ((torch.tensor([0, 1]), torch.tensor([0, 3])), "offsets must be"),
+        ((torch.zeros(2, 3), torch.tensor([0, 2])), r"must be floats of shape \(T, 1\)"),
+        ((torch.empty(0), torch.tensor([0])), "no jets"),
+        ((torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([2])), "label runs from 2"),
+        (
+            (torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([0.0])),
+            "label is torch.float32",
+        ),
+    ],
+)
 def test_batches_that_do_not_fit(batch, match):
     with pytest.raises(ValueError, match=match):
         make(n_classes=2).loss(batch)
@@ -457,11 +550,21 @@ def test_learned_positions_end_somewhere():
     assert make(max_length=4).encoder(*jets())[1].shape == (5, 32)
 
 
-@pytest.mark.parametrize("options, match", [
-    ({"temperature": 0}, "temperature is 0"), ({"top_k": 0}, "top_k is 0"), ({"top_p": 0}, "top_p is 0"),
-    ({"top_p": 1.5}, "top_p is 1.5"), ({"batch_size": 0}, "batch_size is 0"), ({"max_length": 0}, "max_length is 0"),
-    ({"max_length": 999}, "learned positions for 128"), ({"labels": 0}, "the model has 0 classes"),
-    ({"labels": [0, 0]}, "give one integer, or 3"), ({"labels": 0.5}, "give one integer")])
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"temperature": 0}, "temperature is 0"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"max_length": 999}, "learned positions for 128"),
+        ({"labels": 0}, "the model has 0 classes"),
+        ({"labels": [0, 0]}, "give one integer, or 3"),
+        ({"labels": 0.5}, "give one integer"),
+    ],
+)
 def test_arguments_of_generate_that_do_not_fit(options, match):
     with pytest.raises(ValueError, match=match):
         generate(make(positions="learned"), 3, seed=1, **options)
@@ -477,4 +580,6 @@ def test_weights_that_are_not_finite():
 
 def test_one_code():
     model = Generator(1, dim=32, n_layers=1, n_heads=4)
-    assert math.isfinite(float(model.loss((torch.zeros(3, dtype=torch.int64), torch.tensor([0, 3])))))
+    assert math.isfinite(
+        float(model.loss((torch.zeros(3, dtype=torch.int64), torch.tensor([0, 3]))))
+    )

@@ -29,10 +29,20 @@ def encoder():
 def test_shapes_of_heads():
     z = torch.randn(3, 32)
     assert heads.linear(32, 5)(z).shape == (3, 5)
-    assert [layer.out_features for layer in heads.mlp(32, 2, hidden=(16, 8), dropout=0.1) if hasattr(layer, "weight")] \
-        == [16, 8, 2]
-    assert sum(isinstance(layer, nn.Dropout) for layer in heads.mlp(32, 2, hidden=(16, 8), dropout=0.1)) == 2
-    assert heads.projection(32, 64, 16)(z).shape == (3, 16) and len(heads.mlp(32, 2, hidden=())) == 1
+    assert [
+        layer.out_features
+        for layer in heads.mlp(32, 2, hidden=(16, 8), dropout=0.1)
+        if hasattr(layer, "weight")
+    ] == [16, 8, 2]
+    assert (
+        sum(
+            isinstance(layer, nn.Dropout) for layer in heads.mlp(32, 2, hidden=(16, 8), dropout=0.1)
+        )
+        == 2
+    )
+    assert (
+        heads.projection(32, 64, 16)(z).shape == (3, 16) and len(heads.mlp(32, 2, hidden=())) == 1
+    )
 
 
 def test_classifier_loss_is_cross_entropy(x):
@@ -44,16 +54,27 @@ def test_classifier_loss_is_cross_entropy(x):
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.zero_()
-    assert math.isclose(float(model.loss((x, OFFSETS, label), generator=None).detach()), math.log(3), rel_tol=1e-6)
+    assert math.isclose(
+        float(model.loss((x, OFFSETS, label), generator=None).detach()), math.log(3), rel_tol=1e-6
+    )
 
 
 def test_regressor_losses(x):
-    for delta, expected in ((None, lambda d: d.square().mean()),
-                            (0.5, lambda d: torch.where(d.abs() < 0.5, d.square() / 2, 0.5 * d.abs() - 0.125).mean())):
-        model, target = Regressor(encoder(), heads.linear(32, 2), delta=delta).eval(), torch.randn(4, 2)
-        torch.testing.assert_close(model.loss((x, OFFSETS, target)), expected(model(x, OFFSETS) - target))
+    for delta, expected in (
+        (None, lambda d: d.square().mean()),
+        (0.5, lambda d: torch.where(d.abs() < 0.5, d.square() / 2, 0.5 * d.abs() - 0.125).mean()),
+    ):
+        model, target = (
+            Regressor(encoder(), heads.linear(32, 2), delta=delta).eval(),
+            torch.randn(4, 2),
+        )
+        torch.testing.assert_close(
+            model.loss((x, OFFSETS, target)), expected(model(x, OFFSETS) - target)
+        )
         one = Regressor(encoder(), heads.linear(32, 1), delta=delta).eval()
-        torch.testing.assert_close(one.loss((x, OFFSETS, target[:, 0])), expected(one(x, OFFSETS)[:, 0] - target[:, 0]))
+        torch.testing.assert_close(
+            one.loss((x, OFFSETS, target[:, 0])), expected(one(x, OFFSETS)[:, 0] - target[:, 0])
+        )
 
 
 @pytest.mark.parametrize("kind", [Classifier, Regressor])
@@ -70,7 +91,10 @@ def test_loss_is_in_full_precision_under_autocast(kind, x):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_encoder_does_not_move(frozen, x):
-    model, label = Classifier(encoder(), heads.linear(32, 3), frozen=frozen), torch.tensor([0, 2, 1, 2])
+    model, label = (
+        Classifier(encoder(), heads.linear(32, 3), frozen=frozen),
+        torch.tensor([0, 2, 1, 2]),
+    )
     model.eval().train()
     assert model.training and model.head.training and model.encoder.training is not frozen
     assert torch.equal(model(x, OFFSETS), model(x, OFFSETS)) is frozen  # no dropout
@@ -80,7 +104,9 @@ def test_a_frozen_encoder_does_not_move(frozen, x):
         optimiser.zero_grad()
         model.loss((x, OFFSETS, label)).backward()
         optimiser.step()
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert {"head.weight", "head.bias"} <= moved
     assert any(name.startswith("encoder") for name in moved) is not frozen
     assert (model.encoder.embed.weight.grad is None) is frozen
@@ -106,10 +132,15 @@ def test_it_learns_the_number_of_constituents():
 
 def test_what_does_not_fit_is_refused(x):
     model = Classifier(encoder(), heads.linear(32, 3))
-    for label, message in ((torch.tensor([0, 1, 2, 3]), "label runs from 0 to 3, but the head has 3 classes"),
-                           (torch.tensor([0, -1, 2, 1]), "label runs from -1 to 2.*leave unlabelled jets"),
-                           (torch.tensor([0, 1]), r"label is torch.int64 of shape \(2,\), but must be integers \(4,\)"),
-                           (torch.tensor([0.0, 1, 2, 1]), "label is torch.float32")):
+    for label, message in (
+        (torch.tensor([0, 1, 2, 3]), "label runs from 0 to 3, but the head has 3 classes"),
+        (torch.tensor([0, -1, 2, 1]), "label runs from -1 to 2.*leave unlabelled jets"),
+        (
+            torch.tensor([0, 1]),
+            r"label is torch.int64 of shape \(2,\), but must be integers \(4,\)",
+        ),
+        (torch.tensor([0.0, 1, 2, 1]), "label is torch.float32"),
+    ):
         with pytest.raises(ValueError, match=message):
             model.loss((x, OFFSETS, label))
     with pytest.raises(ValueError, match="one or more jets"):

@@ -22,14 +22,26 @@ import torch
 from torch import nn
 
 from jetnb import finetuning, training
-from jetnb.batches import Packed
+from jetnb.inputs.batches import Packed
 from jetnb.models.encoder import DeepSets
 
 pytest.importorskip("lightning", reason="training needs lightning")
-pytestmark = [pytest.mark.usefixtures("one_thread"),
-              pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed here")]
-TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "fcntl.flock",
-           "ctypes.call_function", "os.scandir"}
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed here"),
+]
+TOUCHES = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.chmod",
+    "os.truncate",
+    "fcntl.flock",
+    "ctypes.call_function",
+    "os.scandir",
+}
 
 
 class Sum(nn.Module):
@@ -40,7 +52,9 @@ class Sum(nn.Module):
 
     def loss(self, batch, *, generator=None):
         x, offsets, label = batch
-        return nn.functional.cross_entropy(torch.segment_reduce(self.layers(x), "sum", offsets=offsets), label)
+        return nn.functional.cross_entropy(
+            torch.segment_reduce(self.layers(x), "sum", offsets=offsets), label
+        )
 
 
 def toy(n, seed):
@@ -51,24 +65,53 @@ def toy(n, seed):
 
 
 def train(folder):
-    training.fit(Sum(), toy(60, 1), validation=toy(20, 2), epochs=3, batch_size=20, seed=1, log_every=1, save_every=2,
-                 path=folder / "run", resume=True, progress=False, accelerator="cpu")
+    training.fit(
+        Sum(),
+        toy(60, 1),
+        validation=toy(20, 2),
+        epochs=3,
+        batch_size=20,
+        seed=1,
+        log_every=1,
+        save_every=2,
+        path=folder / "run",
+        resume=True,
+        progress=False,
+        accelerator="cpu",
+    )
 
 
 def trained(folder) -> dict:
     """All that a training leaves, but for times."""
-    assert sorted(file.name for file in folder.iterdir() if file.name != ".run.lock") == ["run", "run.history.jsonl"]
+    assert sorted(file.name for file in folder.iterdir() if file.name != ".run.lock") == [
+        "run",
+        "run.history.jsonl",
+    ]
     history = [json.loads(line) for line in (folder / "run.history.jsonl").read_text().splitlines()]
     for record in history:
         next(iter(record.values())).pop("seconds", None)
-    return {"weights": (folder / "run" / "model.safetensors").read_bytes(), "history": sorted(map(str, history))}
+    return {
+        "weights": (folder / "run" / "model.safetensors").read_bytes(),
+        "history": sorted(map(str, history)),
+    }
 
 
 def measure(folder):
-    finetuning.measure(lambda seed: DeepSets(3, dim=8, n_layers=1), [toy(80, 1), toy(40, 2), toy(40, 3)],
-                       budgets=(10, 20), seeds=(0,), modes=("random", "scratch"), validation_least=10, steps=2,
-                       epochs=1, every=1, lrs={"scratch": [1e-3, 1e-2]}, path=folder / "runs.jsonl", scores=True,
-                       progress=False)
+    finetuning.measure(
+        lambda seed: DeepSets(3, dim=8, n_layers=1),
+        [toy(80, 1), toy(40, 2), toy(40, 3)],
+        budgets=(10, 20),
+        seeds=(0,),
+        modes=("random", "scratch"),
+        validation_least=10,
+        steps=2,
+        epochs=1,
+        every=1,
+        lrs={"scratch": [1e-3, 1e-2]},
+        path=folder / "runs.jsonl",
+        scores=True,
+        progress=False,
+    )
 
 
 def measured(folder) -> dict:
@@ -93,8 +136,11 @@ def child(work, folder, *, touch=None, seconds=None) -> int:
             counted = itertools.count(1)
 
             def hook(event, args):
-                ours = event in TOUCHES and (not args or not isinstance(args[0], str | os.PathLike)
-                                             or str(folder) in str(args[0]))
+                ours = event in TOUCHES and (
+                    not args
+                    or not isinstance(args[0], str | os.PathLike)
+                    or str(folder) in str(args[0])
+                )
                 if ours and next(counted) == touch:
                     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -137,7 +183,10 @@ def test_a_kill_loses_nothing(name, tmp_path, one_thread_before_a_fork):
     expected = look(tmp_path)
     touches = [2, 9, 23, 31, 44, 58, 77, 117]
     found = {touch: lost(work, look, expected, touch=touch) for touch in touches}
-    assert not [touch for touch, bad in found.items() if bad] and sum(bad is False for bad in found.values()) > 3
+    assert (
+        not [touch for touch, bad in found.items() if bad]
+        and sum(bad is False for bad in found.values()) > 3
+    )
 
 
 def main() -> None:
@@ -149,13 +198,23 @@ def main() -> None:
         began = time.perf_counter()
         assert child(work, Path(tempfile.mkdtemp())) == 0
         whole = time.perf_counter() - began
-        found = list(itertools.takewhile(lambda bad: bad is not None, (
-            lost(work, look, expected, touch=touch) for touch in itertools.count(1))))
-        print(f"{name}: killed before each of {len(found)} touches of a file, lost {sum(found)}", flush=True)
+        found = list(
+            itertools.takewhile(
+                lambda bad: bad is not None,
+                (lost(work, look, expected, touch=touch) for touch in itertools.count(1)),
+            )
+        )
+        print(
+            f"{name}: killed before each of {len(found)} touches of a file, lost {sum(found)}",
+            flush=True,
+        )
         draw = random.Random(1)
         found = [lost(work, look, expected, seconds=draw.uniform(0, whole)) for _ in range(40)]
-        print(f"{name}: killed at {sum(bad is not None for bad in found)} moments of {whole:.2f} s drawn at random, "
-              f"lost {sum(bad is True for bad in found)}", flush=True)
+        print(
+            f"{name}: killed at {sum(bad is not None for bad in found)} moments of {whole:.2f} s drawn at random, "
+            f"lost {sum(bad is True for bad in found)}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

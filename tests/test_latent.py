@@ -27,7 +27,11 @@ class Data:
     def __getitem__(self, indices):
         chosen = [self.jets[i] for i in indices]
         offsets = np.concatenate([[0], np.cumsum([len(each) for each in chosen])])
-        return torch.from_numpy(np.concatenate(chosen)), torch.from_numpy(offsets), torch.zeros(len(chosen))
+        return (
+            torch.from_numpy(np.concatenate(chosen)),
+            torch.from_numpy(offsets),
+            torch.zeros(len(chosen)),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,9 @@ def clusters():
     """Four groups in 12 dimensions: vectors (400, 12), labels (400,)."""
     rng = np.random.default_rng(3)
     label = rng.integers(0, 4, 400)
-    return (rng.normal(size=(400, 12)) + 4 * rng.normal(size=(4, 12))[label]).astype(np.float32), label
+    return (rng.normal(size=(400, 12)) + 4 * rng.normal(size=(4, 12))[label]).astype(
+        np.float32
+    ), label
 
 
 @pytest.mark.parametrize("batch_size", [1, 10, 37, 512])
@@ -57,7 +63,9 @@ def test_embed_is_in_order_and_does_not_depend_on_the_batch(model, batch_size):
 
 def test_perplexity_is_an_argument(clusters):
     z, _ = clusters
-    maps = {value: latent.project(z[:60], "tsne", seed=1, perplexity=value) for value in (None, 5, 15)}
+    maps = {
+        value: latent.project(z[:60], "tsne", seed=1, perplexity=value) for value in (None, 5, 15)
+    }
     np.testing.assert_array_equal(maps[None], maps[15])
     assert not np.allclose(maps[5], maps[15])
     for value in (0.5, 60):
@@ -97,7 +105,9 @@ class Means(torch.nn.Module):
 
 def test_embed_takes_an_encoder_of_jets_alone():
     data = Data()
-    np.testing.assert_allclose(latent.embed(Means(), data), [jet.mean(axis=0) for jet in data.jets], atol=1e-6)
+    np.testing.assert_allclose(
+        latent.embed(Means(), data), [jet.mean(axis=0) for jet in data.jets], atol=1e-6
+    )
 
 
 def test_embed_refuses_what_cannot_be():
@@ -124,16 +134,23 @@ def test_maps_keep_neighbours_and_repeat(clusters, method, start):
 def test_pca_is_standardised_and_its_axes_are_in_order(clusters):
     z, _ = clusters
     xy = latent.project(z, seed=0)
-    np.testing.assert_allclose(xy, latent.project(z * np.geomspace(1e-3, 1e3, 12) + 5, seed=9), atol=0.02)
+    np.testing.assert_allclose(
+        xy, latent.project(z * np.geomspace(1e-3, 1e3, 12) + 5, seed=9), atol=0.02
+    )
     eigenvalues = np.linalg.eigvalsh(np.corrcoef(z.T))[::-1]
     np.testing.assert_allclose(xy.var(axis=0), eigenvalues[:2], rtol=1e-3)
 
 
 def test_project_refuses_what_cannot_be(clusters):
     z, _ = clusters
-    for wrong, method, text in ((z, "lda", "pca, tsne, umap"), (z[:5], "pca", "at least 10 jets"),
-                                (z[:, :1], "pca", "2 features"), (np.ones((50, 4)), "tsne", "collapsed"),
-                                (z[:, 0], "pca", "must be .jets, features"), (z * np.nan, "pca", "z of jet 0")):
+    for wrong, method, text in (
+        (z, "lda", "pca, tsne, umap"),
+        (z[:5], "pca", "at least 10 jets"),
+        (z[:, :1], "pca", "2 features"),
+        (np.ones((50, 4)), "tsne", "collapsed"),
+        (z[:, 0], "pca", "must be .jets, features"),
+        (z * np.nan, "pca", "z of jet 0"),
+    ):
         with pytest.raises(ValueError, match=text):
             latent.project(wrong, method, seed=0)
     with pytest.raises(ValueError, match="use pca or random"):
@@ -159,7 +176,11 @@ def test_knn_with_cosine_does_not_look_at_lengths():
     length = np.where((label == 1) == (np.arange(600) < 300), 10, 1) * rng.uniform(1, 2, 600)
     z = length[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     split = z[:300], label[:300], z[300:], label[300:]
-    reference = KNeighborsClassifier(7, metric="cosine", algorithm="brute").fit(*split[:2]).score(*split[2:])
+    reference = (
+        KNeighborsClassifier(7, metric="cosine", algorithm="brute")
+        .fit(*split[:2])
+        .score(*split[2:])
+    )
     plain = KNeighborsClassifier(7, algorithm="brute").fit(*split[:2]).score(*split[2:])
     assert latent.knn(*split, k=7).accuracy.value == pytest.approx(reference)
     assert reference > plain + 0.05
@@ -177,7 +198,9 @@ def test_knn_of_two_classes_has_an_auc_which_is_a_half_for_noise():
 
 def test_knn_refuses_what_cannot_be(clusters):
     z, label = clusters
-    with pytest.raises(ValueError, match="k is 0, but must be from 1 to the number of training jets, 400"):
+    with pytest.raises(
+        ValueError, match="k is 0, but must be from 1 to the number of training jets, 400"
+    ):
         latent.knn(z, label, z, label, k=0)
     with pytest.raises(ValueError, match="use cosine or euclidean"):
         latent.knn(z, label, z, label, metric="manhattan")
@@ -193,13 +216,17 @@ def test_the_map_draws_each_jet_in_the_colour_of_its_class(toy_jets):
     _, ax = plt.subplots()
     plots.latent_map(ax, xy, jets, method="t-SNE")
     points = ax.collections[0]
-    drawn = {tuple(place): plt.matplotlib.colors.to_hex(colour) for place, colour in zip(
-        points.get_offsets(), points.get_facecolors(), strict=True)}
+    drawn = {
+        tuple(place): plt.matplotlib.colors.to_hex(colour)
+        for place, colour in zip(points.get_offsets(), points.get_facecolors(), strict=True)
+    }
     wanted = [plots.look(name, 0)[1] for name in ("QCD", "TTBar")]
     assert [drawn[tuple(place)] for place in xy] == [wanted[i] for i in jets.label]
     assert (ax.get_xlabel(), ax.get_ylabel(), list(ax.get_xticks())) == ("t-SNE 1", "t-SNE 2", [])
     assert ax.get_title(loc="left") == "toy (simulation), 60 jets" and points.get_rasterized()
-    assert not np.array_equal(points.get_offsets(), xy)  # in another order, or the last class hides the first
+    assert not np.array_equal(
+        points.get_offsets(), xy
+    )  # in another order, or the last class hides the first
     plt.close("all")
 
 
@@ -210,13 +237,17 @@ def test_the_map_draws_a_quantity_with_its_label_and_refuses_others(toy_jets):
     plots.latent_map(ax, xy, jets, colour="tau32")
     bar = ax.child_axes[0]
     assert bar.get_ylabel() == r"$\tau_{32}$"
-    values = dict(zip(map(tuple, ax.collections[0].get_offsets()), ax.collections[0].get_array(), strict=True))
+    values = dict(
+        zip(map(tuple, ax.collections[0].get_offsets()), ax.collections[0].get_array(), strict=True)
+    )
     np.testing.assert_allclose([values[tuple(place)] for place in xy], jets.tau3 / jets.tau2)
     _, ax = plt.subplots()
     plots.latent_map(ax, xy, jets, colour="score", table={"score": extra})
     assert ax.child_axes[0].get_ylabel() == "score"
-    for wrong, text in (({"colour": "nothing"}, "no quantity 'nothing'"),
-                        ({"colour": "score", "table": {"score": extra[1:]}}, "score has shape .59")):
+    for wrong, text in (
+        ({"colour": "nothing"}, "no quantity 'nothing'"),
+        ({"colour": "score", "table": {"score": extra[1:]}}, "score has shape .59"),
+    ):
         with pytest.raises(ValueError, match=text):
             plots.latent_map(ax, xy, jets, **wrong)
     with pytest.raises(ValueError, match="xy has shape .59, 2., but must be .60, 2"):

@@ -11,8 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import jetnb
-from jetnb import inputs, tracks, training
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import inputs, training
+from jetnb.inputs import tracks
 from jetnb.models.encoder import DeepSets, Transformer, pack, pad, select
 from jetnb.strategies.masked_autoencoder import (
     MaskedAutoencoder,
@@ -37,7 +38,11 @@ def batch(lengths=(5, 0, 9, 1, 2, 40), seed=1):
 def model(reads="tracks", encoder=None, **options):
     torch.manual_seed(3)
     encoder = encoder or Transformer(FEATURES, dim=DIM, n_layers=2, n_heads=2)
-    decoder = Transformer(DIM, dim=DIM, n_layers=1, n_heads=2) if reads == "tracks" else DeepSets(DIM, dim=DIM)
+    decoder = (
+        Transformer(DIM, dim=DIM, n_layers=1, n_heads=2)
+        if reads == "tracks"
+        else DeepSets(DIM, dim=DIM)
+    )
     return MaskedAutoencoder(encoder, decoder, n_features=FEATURES, reads=reads, **options).eval()
 
 
@@ -53,12 +58,18 @@ def test_mask_has_the_right_share_and_is_fair(ratio):
     hidden = np.array([int(part.sum()) for part in np.split(mask.numpy(), offsets[1:-1].numpy())])
     exact = ratio * lengths
     most = np.maximum(lengths - 1, 0)
-    assert (hidden >= np.minimum(np.floor(exact), most)).all() and (hidden <= np.minimum(np.ceil(exact), most)).all()
+    assert (hidden >= np.minimum(np.floor(exact), most)).all() and (
+        hidden <= np.minimum(np.ceil(exact), most)
+    ).all()
     for n in (7, 12):
         found = mask.numpy()[np.repeat(lengths, lengths) == n].reshape(-1, n)
         error = np.sqrt(ratio * (1 - ratio) / len(found))
-        assert np.mean(hidden[lengths == n]) == pytest.approx(ratio * n, abs=4 * 0.5 / np.sqrt(len(found)))
-        assert np.abs(found.mean(0) - ratio).max() < 4.5 * error  # no place is hidden more often than another
+        assert np.mean(hidden[lengths == n]) == pytest.approx(
+            ratio * n, abs=4 * 0.5 / np.sqrt(len(found))
+        )
+        assert (
+            np.abs(found.mean(0) - ratio).max() < 4.5 * error
+        )  # no place is hidden more often than another
         assert set(hidden[lengths == n]) == {int(np.floor(ratio * n)), int(np.ceil(ratio * n))}
 
 
@@ -84,11 +95,16 @@ def slow_losses(found, target, offsets):
     """Slot by slot, Chamfer and the best of all pairings, in loops over jets and tracks."""
     slot, there, back, paired = [], [], [], []
     for one, two in zip(per_jet(found, offsets), per_jet(target, offsets), strict=True):
-        cost = np.array([[float(((a - b) ** 2).mean()) for b in two] for a in one]).reshape(len(one), len(two))
+        cost = np.array([[float(((a - b) ** 2).mean()) for b in two] for a in one]).reshape(
+            len(one), len(two)
+        )
         slot += list(np.diag(cost))
         there += [min(row) for row in cost]
         back += [min(row) for row in cost.T]
-        best = min(itertools.permutations(range(len(one))), key=lambda p: sum(cost[i, j] for i, j in enumerate(p)))
+        best = min(
+            itertools.permutations(range(len(one))),
+            key=lambda p: sum(cost[i, j] for i, j in enumerate(p)),
+        )
         paired += [cost[i, j] for i, j in enumerate(best)]
     return np.mean(slot), (np.mean(there) + np.mean(back)) / 2, np.mean(paired)
 
@@ -96,7 +112,9 @@ def slow_losses(found, target, offsets):
 def test_losses_are_those_of_the_loops():
     _, offsets = batch((3, 0, 5, 1, 6))
     found, target = torch.randn(2, 15, 3, generator=generator(), dtype=torch.float64)
-    fast = [float(loss(found, target, offsets)) for loss in (slot_loss, chamfer_loss, hungarian_loss)]
+    fast = [
+        float(loss(found, target, offsets)) for loss in (slot_loss, chamfer_loss, hungarian_loss)
+    ]
     assert fast == pytest.approx(slow_losses(found, target, offsets), rel=1e-12)
     assert fast[1] <= fast[2] <= fast[0]
 
@@ -112,14 +130,19 @@ def test_hungarian_is_scipys():
 def test_set_losses_do_not_look_at_the_order():
     _, offsets = batch((4, 7))
     found, target = torch.randn(2, 11, 3, generator=generator(), dtype=torch.float64)
-    order = torch.cat([torch.randperm(4, generator=generator()), 4 + torch.randperm(7, generator=generator())])
+    order = torch.cat(
+        [torch.randperm(4, generator=generator()), 4 + torch.randperm(7, generator=generator())]
+    )
     for loss in (chamfer_loss, hungarian_loss):
-        assert float(loss(found, target[order], offsets)) == pytest.approx(float(loss(found, target, offsets)))
+        assert float(loss(found, target[order], offsets)) == pytest.approx(
+            float(loss(found, target, offsets))
+        )
     assert float(hungarian_loss(target, target[order], offsets)) == 0
     assert float(slot_loss(target, target[order], offsets)) > 0.1
     # but the jets are kept apart
     assert float(hungarian_loss(found, target.flip(0), torch.tensor([0, 4, 11]))) > float(
-        hungarian_loss(found, target.flip(0), torch.tensor([0, 11])))
+        hungarian_loss(found, target.flip(0), torch.tensor([0, 11]))
+    )
 
 
 @pytest.mark.parametrize("loss", [slot_loss, chamfer_loss, hungarian_loss])
@@ -143,11 +166,15 @@ def test_reconstruction_of_each_jet_alone_is_the_same():
         one = model(reads)
         found, jets = one.reconstruct(x, offsets, mask)
         start = select(x, offsets, mask)[1]
-        for jet, (rows, hidden) in enumerate(zip(per_jet(x, offsets), per_jet(mask, offsets), strict=True)):
+        for jet, (rows, hidden) in enumerate(
+            zip(per_jet(x, offsets), per_jet(mask, offsets), strict=True)
+        ):
             if len(rows) == 0:
                 continue
             alone, vector = one.reconstruct(rows, torch.tensor([0, len(rows)]), hidden)
-            torch.testing.assert_close(alone, found[start[jet]:start[jet + 1]], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                alone, found[start[jet] : start[jet + 1]], rtol=1e-4, atol=1e-5
+            )
             torch.testing.assert_close(vector[0], jets[jet], rtol=1e-4, atol=1e-5)
 
 
@@ -171,8 +198,12 @@ def test_order_matters_with_slots_only_by_place(reads):
     mask = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 1], dtype=torch.bool)
     order = torch.tensor([0, 4, 2, 3, 1, 5, 12, 7, 8, 10, 9, 11, 6, 13])
     slots = model(reads)
-    torch.testing.assert_close(slots.reconstruct(x[order], offsets, mask)[0], slots.reconstruct(x, offsets, mask)[0],
-                               rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        slots.reconstruct(x[order], offsets, mask)[0],
+        slots.reconstruct(x, offsets, mask)[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
     with torch.no_grad():
         found, _ = model(reads, tokens="one").reconstruct(x, offsets, mask)
         torch.testing.assert_close(found[:3], found[:1].expand(3, -1), rtol=1e-4, atol=1e-5)
@@ -192,10 +223,14 @@ def test_packed_is_the_padded_loop():
     for rows, there in zip(padded, real, strict=True):
         hidden = rows[:, -1].bool() & there
         seen = rows[there & ~hidden, :-1]
-        vector = one.encoder.jet(one.encoder.SCALE * one.encoder.constituent(seen).sum(0, keepdim=True))
+        vector = one.encoder.jet(
+            one.encoder.SCALE * one.encoder.constituent(seen).sum(0, keepdim=True)
+        )
         for place in torch.nonzero(hidden)[:, 0].tolist():
             token = one.token[min(place, 34)] + one.jet(vector)
-            errors.append((one.out(one.decoder.constituent(token))[0] - rows[place, [0, 2]]).square())
+            errors.append(
+                (one.out(one.decoder.constituent(token))[0] - rows[place, [0, 2]]).square()
+            )
     assert loss == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
     again, bounds = pack(padded[..., :-1], real)
     assert torch.equal(again, x) and torch.equal(bounds, offsets)
@@ -207,7 +242,14 @@ def test_targets_and_tokens():
     found, jets = one.reconstruct(x, offsets, draw_mask(offsets, generator=generator()))
     assert found.shape[1] == 2 and jets.shape == (6, DIM)
     assert model().token.shape == (35, DIM) and model(tokens="one").token.shape == (1, DIM)
-    bad = ({"tokens": "two"}, {"reads": "all"}, {"targets": []}, {"targets": [4]}, {"ratio": 1.0}, {"n_slots": 0})
+    bad = (
+        {"tokens": "two"},
+        {"reads": "all"},
+        {"targets": []},
+        {"targets": [4]},
+        {"ratio": 1.0},
+        {"n_slots": 0},
+    )
     for options in bad:
         with pytest.raises(ValueError):
             model(**{"reads": "jet", **options})
@@ -224,7 +266,7 @@ def test_it_learns_and_sees_collapse():
     shared = np.repeat(np.random.default_rng(2).normal(size=(600, 2)), lengths, axis=0)
     noise = np.random.default_rng(3).normal(size=(offsets[-1], 2))
     x = np.concatenate([shared, 0.1 * noise], axis=1)
-    data = jetnb.batches.Packed(x, offsets)
+    data = jetnb.inputs.batches.Packed(x, offsets)
     torch.manual_seed(1)
     one = model("jet", encoder=DeepSets(FEATURES, dim=DIM), targets=[0, 1])
     with pytest.raises(RuntimeError, match="call loss"):
@@ -242,8 +284,24 @@ def jets():
 
 
 def test_track_features_are_those_of_a_loop(jets):
-    names = ("pt", "eta", "phi", "d0", "z0", "theta", "dz", "log_pt", "log_pt_rel", "deta", "dphi", "asinh_d0",
-             "asinh_dz", "asinh_abs_dz", "jet_rpt", "jet_n_vertices")
+    names = (
+        "pt",
+        "eta",
+        "phi",
+        "d0",
+        "z0",
+        "theta",
+        "dz",
+        "log_pt",
+        "log_pt_rel",
+        "deta",
+        "dphi",
+        "asinh_d0",
+        "asinh_dz",
+        "asinh_abs_dz",
+        "jet_rpt",
+        "jet_n_vertices",
+    )
     x, offsets = tracks.compute(jets, names, n_tracks=10, pt_max=8.0)
     rows = []
     for jet, n in zip(jets.to_list(), np.diff(offsets), strict=True):
@@ -251,10 +309,26 @@ def test_track_features_are_those_of_a_loop(jets):
         assert len(kept) == n
         for t in kept:
             dphi = (t["phi"] - jet["phi"] + np.pi) % (2 * np.pi) - np.pi
-            rows.append([t["pt"], t["eta"], t["phi"], t["d0"], t["z0"], 2 * np.arctan(np.exp(-t["eta"])), t["dz"],
-                         np.log(t["pt"]), np.log(t["pt"] / jet["pt"]), t["eta"] - jet["eta"], dphi,
-                         np.arcsinh(10 * t["d0"]), np.arcsinh(10 * t["dz"]), np.arcsinh(10 * abs(t["dz"])),
-                         jet["rpt"], jet["n_vertices"]])
+            rows.append(
+                [
+                    t["pt"],
+                    t["eta"],
+                    t["phi"],
+                    t["d0"],
+                    t["z0"],
+                    2 * np.arctan(np.exp(-t["eta"])),
+                    t["dz"],
+                    np.log(t["pt"]),
+                    np.log(t["pt"] / jet["pt"]),
+                    t["eta"] - jet["eta"],
+                    dphi,
+                    np.arcsinh(10 * t["d0"]),
+                    np.arcsinh(10 * t["dz"]),
+                    np.arcsinh(10 * abs(t["dz"])),
+                    jet["rpt"],
+                    jet["n_vertices"],
+                ]
+            )
     np.testing.assert_allclose(x, rows, rtol=1e-5, atol=2e-5)
 
 
@@ -263,13 +337,19 @@ def test_track_data_are_scaled_on_training_jets(jets):
     scaler = inputs.Scaler.fit(x, tracks.TRACK)
     data = tracks.data(jets[200:], scaler=scaler, target=jets[200:].label)
     assert len(data) == 100 and data.targets[0].dtype == np.int64
-    np.testing.assert_allclose(scaler.inverse(data.x), tracks.compute(jets[200:]).x, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        scaler.inverse(data.x), tracks.compute(jets[200:]).x, rtol=1e-4, atol=1e-3
+    )
     with pytest.raises(ValueError, match="fit it"):
         tracks.data(jets, tracks.SHAPED, scaler=scaler)
 
 
 def test_bad_tracks_are_refused(jets):
-    for name, message in (("speed", "is unknown"), ("jet_speed", "is unknown"), ("jet_constituents", "is unknown")):
+    for name, message in (
+        ("speed", "is unknown"),
+        ("jet_speed", "is unknown"),
+        ("jet_constituents", "is unknown"),
+    ):
         with pytest.raises(ValueError, match=message):
             tracks.compute(jets, [name])
     with pytest.raises(ValueError, match="is empty"):
@@ -279,7 +359,9 @@ def test_bad_tracks_are_refused(jets):
     without = ak.with_field(jets, jets.constituents[["pt", "eta", "phi"]], "constituents")
     with pytest.raises(ValueError, match="needs the constituent field 'dz'"):
         tracks.compute(without, ["dz"])
-    broken = ak.with_field(jets, ak.with_field(jets.constituents, jets.constituents.dz * np.nan, "dz"), "constituents")
+    broken = ak.with_field(
+        jets, ak.with_field(jets.constituents, jets.constituents.dz * np.nan, "dz"), "constituents"
+    )
     with pytest.raises(ValueError, match="feature 'dz' is nan"):
         tracks.compute(broken)
 
@@ -287,6 +369,8 @@ def test_bad_tracks_are_refused(jets):
 def test_jets_may_have_no_tracks(jets):
     x, offsets = tracks.compute(jets, pt_max=0.6)
     assert (np.diff(offsets) == 0).any() and len(x) == offsets[-1] > 0
-    neutral = ak.with_field(jets, ak.with_field(jets.constituents, False, "has_track"), "constituents")
+    neutral = ak.with_field(
+        jets, ak.with_field(jets.constituents, False, "has_track"), "constituents"
+    )
     assert len(tracks.compute(neutral).x) == 0
-    assert J.split(jets, (0.5, 0.5), seed=1)[0].fields == jets.fields
+    assert jetnb.jets.split(jets, (0.5, 0.5), seed=1)[0].fields == jets.fields

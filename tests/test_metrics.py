@@ -1,8 +1,5 @@
 """Metrics agree with closed forms and scikit-learn, and their intervals cover the truth as often as they say."""
 
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,12 +11,6 @@ from sklearn.metrics import roc_auc_score
 from jetnb import metrics
 
 SIZES = np.logspace(2, 5, 6).round()
-
-
-@pytest.mark.parametrize("module", ["estimates", "classification", "scaling"])
-def test_examples_in_the_docstrings_hold(module):
-    found = doctest.testmod(importlib.import_module(f"jetnb.metrics.{module}"))
-    assert found.attempted and not found.failed
 
 
 def gaussians(n_signal, n_background, distance, rng):
@@ -42,10 +33,15 @@ def test_auc_is_that_of_sklearn_with_ties_too(pairs):
         assert 0 <= found.low <= found.value + 1e-12 and found.value - 1e-12 <= found.high <= 1
 
 
-@pytest.mark.parametrize(("n_signal", "n_background", "distance"), [(200, 100, 1.0), (50, 50, 2.0), (30, 300, 0.3)])
+@pytest.mark.parametrize(
+    ("n_signal", "n_background", "distance"), [(200, 100, 1.0), (50, 50, 2.0), (30, 300, 0.3)]
+)
 def test_auc_of_gaussians_is_covered(n_signal, n_background, distance):
     rng = np.random.default_rng(1)
-    found = [metrics.auc(*gaussians(n_signal, n_background, distance, rng), level=0.9) for _ in range(500)]
+    found = [
+        metrics.auc(*gaussians(n_signal, n_background, distance, rng), level=0.9)
+        for _ in range(500)
+    ]
     truth = norm.cdf(distance / np.sqrt(2))
     assert np.mean([each.value for each in found]) == pytest.approx(truth, abs=0.01)
     assert 0.86 < covered(found, truth) < 0.94
@@ -77,22 +73,31 @@ def test_roc_counts_what_passes_each_threshold():
 
 
 def test_rejection_by_hand():
-    labels, scores = [1] * 4 + [0] * 8, [0.9, 0.7, 0.5, 0.3] + [0.8, 0.6, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1]
+    labels, scores = (
+        [1] * 4 + [0] * 8,
+        [0.9, 0.7, 0.5, 0.3] + [0.8, 0.6, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1],
+    )
     found = metrics.rejection(labels, scores, signal_efficiency=[0.5, 0.75, 1.0])
     np.testing.assert_allclose(found.value, [8, 4, 8 / 3])
     np.testing.assert_array_equal(found.n_passing, [1, 2, 3])
-    assert str(found).splitlines()[0].endswith("at signal efficiency 0.5, 1 of 8 background jets pass")
+    assert (
+        str(found).splitlines()[0].endswith("at signal efficiency 0.5, 1 of 8 background jets pass")
+    )
     gain = metrics.significance_improvement(labels, scores, signal_efficiency=0.5)
     assert gain.value == pytest.approx(0.5 * np.sqrt(8))
     assert gain.low == pytest.approx(0.5 * np.sqrt(found.low[0]))
 
 
-@pytest.mark.parametrize(("n_signal", "n_background", "distance", "at"),
-                         [(500, 5000, 1, 0.5), (2000, 2000, 1, 0.5), (20000, 1000, 1.5, 0.3)])
+@pytest.mark.parametrize(
+    ("n_signal", "n_background", "distance", "at"),
+    [(500, 5000, 1, 0.5), (2000, 2000, 1, 0.5), (20000, 1000, 1.5, 0.3)],
+)
 def test_rejection_of_gaussians_is_covered(n_signal, n_background, distance, at):
     rng, truth = np.random.default_rng(4), 1 / norm.sf(distance + norm.isf(at))
-    found = [metrics.rejection(*gaussians(n_signal, n_background, distance, rng), signal_efficiency=at)
-             for _ in range(300)]
+    found = [
+        metrics.rejection(*gaussians(n_signal, n_background, distance, rng), signal_efficiency=at)
+        for _ in range(300)
+    ]
     assert 0.62 < covered(found, truth) < 0.85
 
 
@@ -126,8 +131,9 @@ def test_reliability_is_that_of_sklearn(equal, strategy):
     p = rng.random(3000) ** 2
     signal = rng.random(3000) < p
     found = metrics.calibrate(signal, p, equal=equal, n_bins=7)
-    np.testing.assert_allclose((found.observed, found.predicted),
-                               calibration_curve(signal, p, n_bins=7, strategy=strategy))
+    np.testing.assert_allclose(
+        (found.observed, found.predicted), calibration_curve(signal, p, n_bins=7, strategy=strategy)
+    )
     assert found.n_jets.sum() == 3000
     assert (found.low < found.observed).all() and (found.observed < found.high).all()
 
@@ -142,9 +148,13 @@ def test_calibration_error_sits_on_its_noise_floor_only_if_calibrated():
         bad.append(metrics.calibrate(signal, p**2))
     error, floor = np.mean(good, axis=0)
     assert error == pytest.approx(floor, rel=0.1)
-    assert np.mean([each.error for each in bad]) == pytest.approx(1 / 6, rel=0.05)  # integral of p - p**2
+    assert np.mean([each.error for each in bad]) == pytest.approx(
+        1 / 6, rel=0.05
+    )  # integral of p - p**2
     one = metrics.calibrate(signal, np.where(signal, 0.8, 0.2), equal="counts")
-    assert one.n_jets.tolist() == [np.sum(~signal), np.sum(signal)] and one.error == pytest.approx(0.2)
+    assert one.n_jets.tolist() == [np.sum(~signal), np.sum(signal)] and one.error == pytest.approx(
+        0.2
+    )
 
 
 def test_epochs_until():
@@ -174,24 +184,33 @@ def test_the_exponent_is_covered(n_seeds):
 def test_a_floor_is_covered_and_weights_count():
     rng = np.random.default_rng(8)
     errors = [(3 * SIZES**-0.4 + 0.02) * np.exp(rng.normal(0, 0.05, (3, 6))) for _ in range(80)]
-    assert covered([metrics.fit_power_law(SIZES, each, floor=True).floor for each in errors], 0.02) > 0.62
+    assert (
+        covered([metrics.fit_power_law(SIZES, each, floor=True).floor for each in errors], 0.02)
+        > 0.62
+    )
     none = [metrics.fit_power_law(SIZES, each - 0.02, floor=True).floor for each in errors[:20]]
     assert covered(none, 0) > 0.6 and min(each.value for each in none) >= 0
     bent = 3 * SIZES**-0.4 * np.array([9, 1, 1, 1, 1, 1])
     sigma = np.array([100, 0.01, 0.01, 0.01, 0.01, 0.01])
-    assert metrics.fit_power_law(SIZES, bent, sigma=sigma).exponent.value == pytest.approx(0.4, abs=1e-4)
+    assert metrics.fit_power_law(SIZES, bent, sigma=sigma).exponent.value == pytest.approx(
+        0.4, abs=1e-4
+    )
     assert metrics.fit_power_law(SIZES, bent).exponent.value > 0.5
 
 
 def test_pretraining_that_is_worth_four_times_the_jets():
     rng, covers = np.random.default_rng(9), []
     for _ in range(200):
-        scratch, pretrained = (3 * (k * SIZES) ** -0.4 * np.exp(rng.normal(0, 0.05, (3, 6))) for k in (1, 4))
+        scratch, pretrained = (
+            3 * (k * SIZES) ** -0.4 * np.exp(rng.normal(0, 0.05, (3, 6))) for k in (1, 4)
+        )
         found = metrics.measure_worth((SIZES, pretrained), (SIZES, scratch))
         covers.append((found.low[:4] <= 4 * SIZES[:4]) & (4 * SIZES[:4] <= found.high[:4]))
     assert 0.67 < np.mean(covers) < 0.85
     np.testing.assert_allclose(found.value[:4], 4 * SIZES[:4], rtol=0.3)
-    assert found.bound.tolist() == ["", "", "", "", ">", ">"] and found.value[-1] == pytest.approx(SIZES[-1])
+    assert found.bound.tolist() == ["", "", "", "", ">", ">"] and found.value[-1] == pytest.approx(
+        SIZES[-1]
+    )
     assert "are worth > 100000" in str(found)
 
 
@@ -204,13 +223,17 @@ def test_worth_without_seeds_or_below_the_curve():
     assert worse.bound[0] == "<" and worse.value[0] == pytest.approx(SIZES[0])
 
 
-@pytest.mark.parametrize(("labels", "scores", "match"), [
-    ([1, 1, 1], [0.1, 0.2, 0.3], "3 of 3 jets are signal"),
-    ([0, 0], [0.1, 0.2], "0 of 2 jets are signal"),
-    ([], [], "both classes must be there"),
-    ([0, 1, 2], [0.1, 0.2, 0.3], "found 2"),
-    ([0, 1], [0.1, np.nan], "nan of jet 1"),
-    ([0, 1], [[0.1, 0.9], [0.2, 0.8]], "take one column")])
+@pytest.mark.parametrize(
+    ("labels", "scores", "match"),
+    [
+        ([1, 1, 1], [0.1, 0.2, 0.3], "3 of 3 jets are signal"),
+        ([0, 0], [0.1, 0.2], "0 of 2 jets are signal"),
+        ([], [], "both classes must be there"),
+        ([0, 1, 2], [0.1, 0.2, 0.3], "found 2"),
+        ([0, 1], [0.1, np.nan], "nan of jet 1"),
+        ([0, 1], [[0.1, 0.9], [0.2, 0.8]], "take one column"),
+    ],
+)
 def test_unfit_scores_are_refused(labels, scores, match):
     for function in (metrics.roc, metrics.auc, metrics.rejection, metrics.calibrate):
         with pytest.raises(ValueError, match=match):
@@ -228,8 +251,12 @@ def test_other_unfit_input_is_refused():
         metrics.calibrate([0, 1], [0, 1], equal="bins")
     with pytest.raises(ValueError, match="one class index"):
         metrics.accuracy([0, 1], [[0, 1]])
-    for sizes, errors, match in (([1, 2], [1, 2], "needs more"), ([2, 1, 3], [1, 2, 3], "sort them"),
-                                 ([1, 2, 3], [1, 0, 3], "all must be positive"), ([1, 2, 3], [1, 2], "one column")):
+    for sizes, errors, match in (
+        ([1, 2], [1, 2], "needs more"),
+        ([2, 1, 3], [1, 2, 3], "sort them"),
+        ([1, 2, 3], [1, 0, 3], "all must be positive"),
+        ([1, 2, 3], [1, 2], "one column"),
+    ):
         with pytest.raises(ValueError, match=match):
             metrics.fit_power_law(sizes, errors)
     with pytest.raises(ValueError, match="sigma of shape"):
@@ -239,22 +266,36 @@ def test_other_unfit_input_is_refused():
 def test_a_sideband_expects_what_is_there_and_knows_its_error():
     rng, edges = np.random.default_rng(1), np.arange(0, 301, 10)
     centre = (edges[1:] + edges[:-1]) / 2
-    mean = np.exp(4 - 0.0004 * (centre - 60) ** 2 / 2)  # a quadratic in the exponent: both curves can be it
+    mean = np.exp(
+        4 - 0.0004 * (centre - 60) ** 2 / 2
+    )  # a quadratic in the exponent: both curves can be it
     inside, pulls = (centre > 100) & (centre < 140), []
     for _ in range(300):
-        found = metrics.sideband(np.repeat(centre, rng.poisson(mean)), (100, 140), edges=edges, degree=2)
+        found = metrics.sideband(
+            np.repeat(centre, rng.poisson(mean)), (100, 140), edges=edges, degree=2
+        )
         pulls.append([(found.expected - mean[inside].sum()) / found.error, found.pull])
     pulls = np.array(pulls)
     assert np.all(abs(pulls.mean(axis=0)) < 0.2)
     assert np.all(abs(pulls.std(axis=0) - 1) < 0.15)
-    with_peak = metrics.sideband(np.append(np.repeat(centre, rng.poisson(mean)), np.full(100, 120.5)), (100, 140),
-                                 edges=edges, degree=2)
+    with_peak = metrics.sideband(
+        np.append(np.repeat(centre, rng.poisson(mean)), np.full(100, 120.5)),
+        (100, 140),
+        edges=edges,
+        degree=2,
+    )
     assert with_peak.pull > 3 and with_peak.seen == pytest.approx(mean[inside].sum() + 100, abs=50)
 
 
-@pytest.mark.parametrize(("window", "values", "said"), [
-    ((101, 140), np.arange(300), "two of the edges"), ((140, 100), np.arange(300), "two of the edges"),
-    ((20, 280), np.arange(300), "too few"), ((100, 140), np.full(9, 50.0), "too few")])
+@pytest.mark.parametrize(
+    ("window", "values", "said"),
+    [
+        ((101, 140), np.arange(300), "two of the edges"),
+        ((140, 100), np.arange(300), "two of the edges"),
+        ((20, 280), np.arange(300), "too few"),
+        ((100, 140), np.full(9, 50.0), "too few"),
+    ],
+)
 def test_a_sideband_that_cannot_be_fitted_is_refused(window, values, said):
     with pytest.raises(ValueError, match=said):
         metrics.sideband(values, window, edges=np.arange(0, 301, 20))
@@ -268,7 +309,9 @@ def test_closure_is_expected_over_true():
     assert np.isnan(metrics.closure(found, 0).value)
 
 
-@pytest.mark.parametrize("passing, value, bound", [(0, 100 / 2.951, True), (3, 100 / 7.571, True), (4, 25, False)])
+@pytest.mark.parametrize(
+    "passing, value, bound", [(0, 100 / 2.951, True), (3, 100 / 7.571, True), (4, 25, False)]
+)
 def test_few_passing_are_a_bound_where_asked_for(passing, value, bound):
     scores = np.concatenate([np.ones(50), np.full(passing, 2.0), np.zeros(100 - passing)])
     found = metrics.rejection([1] * 50 + [0] * 100, scores, signal_efficiency=1.0, least=4)

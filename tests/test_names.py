@@ -37,10 +37,13 @@ def test_classes_and_particles():
 
 
 def test_import_is_cheap():
-    code = ("import sys, jetnb; heavy = {'torch', 'matplotlib', 'pythia8mc', 'fastjet', 'awkward', 'numba', "
-            "'pyarrow', 'numpy'}; print(sorted(heavy & sys.modules.keys()))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          check=True)
+    code = (
+        "import sys, jetnb; heavy = {'torch', 'matplotlib', 'pythia8mc', 'fastjet', 'awkward', 'numba', "
+        "'pyarrow', 'numpy'}; print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

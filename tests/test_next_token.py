@@ -6,13 +6,17 @@ import pytest
 import torch
 
 import jetnb
-from jetnb import catalogue, checkpoints, plots, pretraining, substructure, training
+from jetnb import checkpoints, plots, pretraining, substructure, training
 from jetnb.__main__ import main
+from jetnb.data import catalogue
 from jetnb.jets import provenance
 from jetnb.models import tokenizer
 from jetnb.strategies import next_token
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.* did not stop")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.* did not stop"),
+]
 CODES = {"n_codes": 32, "dim": 16, "n_layers": 1, "n_heads": 2, "context": "causal"}
 SIZES = {"dim": 16, "n_layers": 1, "n_heads": 2}
 QUIET = {"batch_size": 32, "progress": False}
@@ -27,9 +31,19 @@ def jets():
 def trained(jets, tmp_path_factory):
     """Folder with checkpoints of a tokenizer, "codes", and a generator, "omnijet"."""
     folder = tmp_path_factory.mktemp("trained")
-    pretraining.pretrain("tokens", jets[:100], folder / "codes", seed=1, settings=CODES, steps=4, **QUIET)
-    pretraining.pretrain("omnijet", jets[:100], folder / "omnijet", seed=1, settings={
-        "codes": folder / "codes", "sizes": SIZES}, validation=jets[100:], steps=8, **QUIET)
+    pretraining.pretrain(
+        "tokens", jets[:100], folder / "codes", seed=1, settings=CODES, steps=4, **QUIET
+    )
+    pretraining.pretrain(
+        "omnijet",
+        jets[:100],
+        folder / "omnijet",
+        seed=1,
+        settings={"codes": folder / "codes", "sizes": SIZES},
+        validation=jets[100:],
+        steps=8,
+        **QUIET,
+    )
     return folder
 
 
@@ -40,7 +54,9 @@ def test_one_checkpoint_holds_both(jets, trained):
     assert card["jets"] == 100
     assert card["codes_from"]["trained"]["steps"] == 4 and not model.training
     both, one = model.state_dict(), alone.state_dict()
-    assert all(torch.equal(both[f"tokenizer.{name}"], value) for name, value in one.items())  # it was not trained on
+    assert all(
+        torch.equal(both[f"tokenizer.{name}"], value) for name, value in one.items()
+    )  # it was not trained on
     fresh = next_token.build(card["next_token"], seed=1)
     assert not torch.equal(fresh.generator.head.weight, model.generator.head.weight)
 
@@ -53,9 +69,14 @@ def test_the_generator_alone_learns(jets, trained):
     batch = data[np.arange(32)]
     start = model.loss(batch).item()
     training.fit(model, data, steps=30, lr=1e-2, seed=1, **QUIET)
-    assert model.loss(batch).item() < start - 0.2 and set(model.monitors()) == {"code_perplexity", "stop_perplexity"}
+    assert model.loss(batch).item() < start - 0.2 and set(model.monitors()) == {
+        "code_perplexity",
+        "stop_perplexity",
+    }
     after = model.state_dict()
-    assert {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])} == {"generator"}
+    assert {
+        name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])
+    } == {"generator"}
 
 
 def test_turned_jets_are_new_in_training_and_as_they_are_in_evaluation(jets, trained):
@@ -69,7 +90,9 @@ def test_turned_jets_are_new_in_training_and_as_they_are_in_evaluation(jets, tra
     expected = plain.loss(tokens[np.arange(40)]).item()
     assert turned.loss(batch).item() == pytest.approx(expected, abs=1e-6)
     turned.train()
-    one, two, again = (turned.loss(batch, generator=torch.Generator().manual_seed(s)).item() for s in (1, 2, 1))
+    one, two, again = (
+        turned.loss(batch, generator=torch.Generator().manual_seed(s)).item() for s in (1, 2, 1)
+    )
     assert one == again and len({one, two, expected}) == 3
     kept = next_token.build(turned.settings, seed=1)
     assert kept.turn and kept.tokenizer.settings == codes.settings
@@ -80,9 +103,13 @@ def test_turned_jets_carry_their_other_features_along(jets):
     model = next_token.NextToken(codes, sizes=SIZES, turn=True).train()
     x, offsets, label = model.data(jets[:5])[np.arange(5)]
     seen = []
-    codes.encode = lambda x, offsets, check: seen.append(x) or torch.zeros(len(x), dtype=torch.int64)
+    codes.encode = lambda x, offsets, check: (
+        seen.append(x) or torch.zeros(len(x), dtype=torch.int64)
+    )
     model.loss((x, offsets, label), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(seen[0][:, [0, 3]], x[:, [0, 3]]) and not torch.equal(seen[0][:, 1:3], x[:, 1:3])
+    assert torch.equal(seen[0][:, [0, 3]], x[:, [0, 3]]) and not torch.equal(
+        seen[0][:, 1:3], x[:, 1:3]
+    )
     torch.testing.assert_close(seen[0][:, 1:3].norm(dim=1), x[:, 1:3].norm(dim=1))
 
 
@@ -103,13 +130,37 @@ def test_from_the_command_line(tmp_path, capsys):
     codes, out = str(tmp_path / "codes"), str(tmp_path / "omnijet")
     small = ["--split", "0.02", "0.01", "0.97", "--steps", "2", "--batch-size", "64", "--seed", "1"]
     assert main(["pretrain", "tokens", "aoj", *small, "--out", codes]) == 0
-    assert main(["pretrain", "omnijet", "aoj", *small, "--set", f"codes={codes}", "turn=true", "--out", out]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "omnijet",
+                "aoj",
+                *small,
+                "--set",
+                f"codes={codes}",
+                "turn=true",
+                "--out",
+                out,
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.count("finished: loss ") == 2
     card = checkpoints.read_card(out)
-    assert card["next_token"]["turn"] and 300 < card["jets"] < 500 and card["split"] == [0.02, 0.01, 0.97]
+    assert (
+        card["next_token"]["turn"]
+        and 300 < card["jets"] < 500
+        and card["split"] == [0.02, 0.01, 0.97]
+    )
     assert card["metrics"]["validation_loss"] > 0  # on the second part
-    assert main(["pretrain", "jetclr", "aoj", *small, "--set", "turn=true", "--out", out + "2"]) == 2
-    assert "jetclr has no 'turn': it has encoder, hardest, temperature, views" in capsys.readouterr().err
+    assert (
+        main(["pretrain", "jetclr", "aoj", *small, "--set", "turn=true", "--out", out + "2"]) == 2
+    )
+    assert (
+        "jetclr has no 'turn': it has encoder, hardest, temperature, views"
+        in capsys.readouterr().err
+    )
     assert main(["pretrain", "omnijet", "aoj", *small, "--out", out + "2"]) == 2
     assert "omnijet needs codes" in capsys.readouterr().err
 
@@ -124,10 +175,14 @@ def test_shipped_generators_draw_jets(name):
 def test_the_command_line_makes_tokens_by_k_means(tmp_path, capsys):
     codes, out = str(tmp_path / "codes"), str(tmp_path / "omnijet")
     words = ["aoj", "--jets", "60", "--steps", "1", "--batch-size", "32", "--seed", "1", "--out"]
-    assert main(["pretrain", "tokens", *words, codes, "--set", "n_codes=64", "context=features"]) == 0
+    assert (
+        main(["pretrain", "tokens", *words, codes, "--set", "n_codes=64", "context=features"]) == 0
+    )
     assert "nothing to train" in capsys.readouterr().out
     assert tokenizer.load(codes)[1]["strategy"] == "k-means of constituents"
-    assert main(["pretrain", "tokens", *words, codes, "--set", "n_codes=32", "context=features"]) == 2
+    assert (
+        main(["pretrain", "tokens", *words, codes, "--set", "n_codes=32", "context=features"]) == 2
+    )
     assert "n_codes is 64 there and 32 here" in capsys.readouterr().err
     assert main(["pretrain", "omnijet", *words, out, "--set", f"codes={codes}"]) == 0
     assert next_token.load(out)[1]["next_token"]["tokenizer"]["n_codes"] == 64

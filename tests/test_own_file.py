@@ -59,7 +59,9 @@ def test_what_cannot_be_read_is_said_and_folders_are_opened(folder):
     panel.controls["load"].click()
     assert panel.jets is None and "broken.h5" in panel.report.value
     panel.controls["file"].value = "below/"
-    assert panel.controls["folder"].value.endswith("below") and "No file of jets" in panel.report.value
+    assert (
+        panel.controls["folder"].value.endswith("below") and "No file of jets" in panel.report.value
+    )
     panel.controls["folder"].value = str(folder / "nowhere")
     assert "There is no folder" in panel.report.value
     panel.controls["folder"].value = str(folder)

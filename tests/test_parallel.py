@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import awkward as ak
 import hist
@@ -19,7 +18,8 @@ import psutil
 import pytest
 
 import jetnb
-from jetnb import explore, parallel, store
+from jetnb import explore, parallel
+from jetnb.data import store
 from jetnb.readers import aspen, parquet
 
 
@@ -92,7 +92,9 @@ def test_only_the_piece_of_a_killed_worker_is_done_again(tmp_path):
 
 
 def test_a_piece_that_kills_every_worker_is_given_up(tmp_path):
-    with pytest.raises(RuntimeError, match="3 workers died, the last by SIGKILL, at 5: is there too little memory"):
+    with pytest.raises(
+        RuntimeError, match="3 workers died, the last by SIGKILL, at 5: is there too little memory"
+    ):
         list(parallel.run(die, [5], processes=2))
     with pytest.raises(RuntimeError, match="the last by status 7, at 'x+[.]{3}: is there"):
         list(parallel.as_done(lambda piece: os._exit(7), ["x" * 1000], processes=2, fork=True))
@@ -126,7 +128,9 @@ def test_pieces_are_asked_for_when_a_worker_is_free_and_workers_end_when_no_more
     assert not multiprocessing.active_children()
     asked.clear()
     next(parallel.run(lambda piece: time.sleep(2 * (piece == 0)), pieces(), processes=2))
-    assert len(asked) <= parallel.AHEAD * 2  # the first took long, and no heap of others was made meanwhile
+    assert (
+        len(asked) <= parallel.AHEAD * 2
+    )  # the first took long, and no heap of others was made meanwhile
 
 
 @pytest.mark.skipif(not parallel._fork_is_safe(), reason="no fork here")
@@ -171,7 +175,10 @@ def test_a_grid_has_a_result_for_each_case_and_seed(monkeypatch):
     assert [one[:2] for one in found.values()] == [(9, 1), (9, 1), (2, 1), (2, 1)]
     assert found == parallel.grid(train, cases, range(2), processes=1, progress=False)
     assert torch.get_num_threads() == before
-    assert parallel.grid(lambda n, seed: n * seed, [3, 4], [5], processes=1, progress=False) == {(3, 5): 15, (4, 5): 20}
+    assert parallel.grid(lambda n, seed: n * seed, [3, 4], [5], processes=1, progress=False) == {
+        (3, 5): 15,
+        (4, 5): 20,
+    }
     assert parallel.grid(train, {}, range(2), progress=False) == {}
 
 
@@ -215,7 +222,8 @@ list(parallel.as_done(work, range(4), processes=2, fork=True))
 """,
     "fill": """
 import hist, jetnb
-from jetnb import explore, store
+from jetnb import explore
+from jetnb.data import store
 def prepare(jets):
     print("begun", flush=True)
     time.sleep(600)
@@ -227,7 +235,7 @@ if __name__ == "__main__":
     "measure": """
 import numpy as np, torch
 from jetnb import finetuning
-from jetnb.batches import Packed
+from jetnb.inputs.batches import Packed
 from jetnb.models.encoder import DeepSets
 class Slow(DeepSets):
     def forward(self, *given):
@@ -248,13 +256,22 @@ finetuning.measure(lambda seed: Slow(3, dim=8, n_layers=1), [part] * 3, budgets=
 def parent(request, tmp_path):
     """The process of a script in PARENTS whose workers have begun, in a group of its own, and all of its workers."""
     file = tmp_path / "parent.py"
-    file.write_text("import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-                    + PARENTS[request.param])  # a job in the background has it ignored
-    process = subprocess.Popen([sys.executable, file, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)
+    file.write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        + PARENTS[request.param]
+    )  # a job in the background has it ignored
+    process = subprocess.Popen(
+        [sys.executable, file, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     while "begun" not in (line := process.stdout.readline()):
         assert line, process.communicate()[1]
-    n = 3 if request.param in ("run", "fill") else 2  # with a helper of Python's where workers are spawned
+    n = (
+        3 if request.param in ("run", "fill") else 2
+    )  # with a helper of Python's where workers are spawned
     while len(workers := psutil.Process(process.pid).children(recursive=True)) < n:
         time.sleep(0.01)
     yield process, workers
@@ -266,7 +283,9 @@ def parent(request, tmp_path):
 
 def ended(processes, within=60) -> bool:
     deadline = time.monotonic() + within
-    while alive := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+    while alive := [
+        one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+    ]:
         if time.monotonic() > deadline:
             return not alive
         time.sleep(0.05)
@@ -305,16 +324,24 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     jets = jetnb.load("aoj", n_jets=3000)
     published = aspen.write(folder / "a.h5", jets)
-    return [published, store.write(folder / "store", aspen.read(published)).path,
-            parquet.write(folder / "a.parquet", ak.concatenate(list(aspen.read(published))))]
+    return [
+        published,
+        store.write(folder / "store", aspen.read(published)).path,
+        parquet.write(folder / "a.parquet", ak.concatenate(list(aspen.read(published)))),
+    ]
 
 
 def histograms():
     axis = hist.axis.Regular
-    return {"pt": hist.Hist(axis(50, 300, 800, name="pt")),
-            "mass": hist.Hist(axis(50, 0, 200, name="softdrop_mass"), storage=hist.storage.Weight()),
-            "map": hist.Hist(axis(40, -3, 3, name="constituents.eta"), axis(40, -3.2, 3.2, name="constituents.phi"),
-                             axis(2, 300, 800, name="pt"))}
+    return {
+        "pt": hist.Hist(axis(50, 300, 800, name="pt")),
+        "mass": hist.Hist(axis(50, 0, 200, name="softdrop_mass"), storage=hist.storage.Weight()),
+        "map": hist.Hist(
+            axis(40, -3, 3, name="constituents.eta"),
+            axis(40, -3.2, 3.2, name="constituents.phi"),
+            axis(2, 300, 800, name="pt"),
+        ),
+    }
 
 
 def test_fill_counts_what_a_loop_counts(files):
@@ -322,27 +349,44 @@ def test_fill_counts_what_a_loop_counts(files):
     want = histograms()
     want["pt"].fill(jets.pt)
     want["mass"].fill(jets.softdrop_mass)
-    want["map"].fill(ak.flatten(jets.constituents.eta), ak.flatten(jets.constituents.phi),
-                     np.repeat(jets.pt, ak.num(jets.constituents)))
+    want["map"].fill(
+        ak.flatten(jets.constituents.eta),
+        ak.flatten(jets.constituents.phi),
+        np.repeat(jets.pt, ak.num(jets.constituents)),
+    )
     given = histograms()
     for file in files[:2]:
         found = explore.fill(file, given, processes=1, progress=False)
         assert all(found[name] == want[name] for name in want)
-    assert all(one.sum(flow=True) == histograms()[name].sum(flow=True) for name, one in given.items()), "untouched"
-    assert explore.fill(files[2], given, processes=1, progress=False)["pt"].sum(flow=True) == len(jets)
+    assert all(
+        one.sum(flow=True) == histograms()[name].sum(flow=True) for name, one in given.items()
+    ), "untouched"
+    assert explore.fill(files[2], given, processes=1, progress=False)["pt"].sum(flow=True) == len(
+        jets
+    )
 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(files):
     """To the last bit: with Double storage and weights in floats the order of addition would show."""
+
     def heavy(jets):
         return ak.with_field(jets[jets.pt > 320], np.log(jets.mass[jets.pt > 320]), "log_mass")
 
-    given = histograms() | {"log": hist.Hist(hist.axis.Regular(20, 2, 6, name="log_mass"),
-                                             storage=hist.storage.Weight())}
-    results = [explore.fill(files, given, prepare=heavy, processes=n, rows=400, progress=False) for n in (1, 2, 3)]
+    given = histograms() | {
+        "log": hist.Hist(
+            hist.axis.Regular(20, 2, 6, name="log_mass"), storage=hist.storage.Weight()
+        )
+    }
+    results = [
+        explore.fill(files, given, prepare=heavy, processes=n, rows=400, progress=False)
+        for n in (1, 2, 3)
+    ]
     for name in given:
         assert results[0][name].sum(flow=True) != 0
-        assert all(np.array_equal(one[name].view(flow=True), results[0][name].view(flow=True)) for one in results)
+        assert all(
+            np.array_equal(one[name].view(flow=True), results[0][name].view(flow=True))
+            for one in results
+        )
 
 
 def test_fill_with_a_killed_worker(files, tmp_path):
@@ -354,15 +398,24 @@ def test_fill_with_a_killed_worker(files, tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         return jets
 
-    found = explore.fill(files[0], histograms(), prepare=kill_once, processes=2, rows=500, progress=False)
+    found = explore.fill(
+        files[0], histograms(), prepare=kill_once, processes=2, rows=500, progress=False
+    )
     assert flag.exists()
     want = explore.fill(files[0], histograms(), processes=1, progress=False)
     assert all(found[name] == want[name] for name in want)
 
 
 def test_fill_says_what_is_wrong(files):
-    with pytest.raises(ValueError, match="an axis is called 'ptt', but these jets have pt, eta.*constituents.pt"):
-        explore.fill(files[0], {"a": hist.Hist(hist.axis.Regular(2, 0, 1, name="ptt"))}, processes=1, progress=False)
+    with pytest.raises(
+        ValueError, match="an axis is called 'ptt', but these jets have pt, eta.*constituents.pt"
+    ):
+        explore.fill(
+            files[0],
+            {"a": hist.Hist(hist.axis.Regular(2, 0, 1, name="ptt"))},
+            processes=1,
+            progress=False,
+        )
     with pytest.raises(FileNotFoundError, match="nowhere"):
         explore.fill([files[0], "nowhere.h5"], histograms())
 
@@ -374,12 +427,21 @@ def test_on_a_cluster_with_a_worker_killed_in_flight(files, tmp_path):
         time.sleep(0.2)
         return jets
 
-    with (distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None,
-                                   local_directory=str(tmp_path)) as cluster,
-          distributed.Client(cluster) as client):
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         victim = next(iter(client.run(os.getpid).values()))
         threading.Timer(1.0, lambda: os.kill(victim, signal.SIGKILL)).start()
-        found = explore.fill(files[:2], histograms(), client, prepare=slow, rows=300, progress=False)
-        assert victim not in client.run(os.getpid).values(), "a worker was killed, and another one took its place"
+        found = explore.fill(
+            files[:2], histograms(), client, prepare=slow, rows=300, progress=False
+        )
+        assert victim not in client.run(os.getpid).values(), (
+            "a worker was killed, and another one took its place"
+        )
     want = explore.fill(files[:2], histograms(), processes=1, rows=300, progress=False)
-    assert all(np.array_equal(found[name].view(flow=True), want[name].view(flow=True)) for name in want)
+    assert all(
+        np.array_equal(found[name].view(flow=True), want[name].view(flow=True)) for name in want
+    )

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import toy_columns
 
-from jetnb import jets as J
-from jetnb import store
+import jetnb.jets
+from jetnb.data import store
 from jetnb.readers import parquet
 
 PROVENANCE = {"sample": "toy", "source": "simulation", "classes": ["QCD", "TTBar"]}
@@ -35,7 +35,7 @@ def back(file):
 
 def differences(before, after):
     """Name, values before, and the difference of every field, in the measure in which its loss is stated."""
-    old, new = J.to_columns(before), J.to_columns(after)
+    old, new = jetnb.jets.to_columns(before), jetnb.jets.to_columns(after)
     assert np.array_equal(old[2], new[2])
     for prefix, a, b in (("", old[0], new[0]), ("constituents.", old[1], new[1])):
         assert a.keys() == b.keys()
@@ -51,12 +51,14 @@ def differences(before, after):
 
 
 def test_round_trip_within_the_stated_loss(jets, back):
-    J.check(back)  # in particular, still sorted by falling pt
-    assert J.provenance(back) == J.provenance(jets)
+    jetnb.jets.check(back)  # in particular, still sorted by falling pt
+    assert jetnb.jets.provenance(back) == jetnb.jets.provenance(jets)
     for name, change, amount in differences(jets, back):
         assert change.max() <= 1.01 * amount, name  # float32 has its own 1e-7
     mass = ak.sum(back.constituents, axis=1).mass
-    assert np.allclose(mass, jets.mass, rtol=5e-3) and np.median(np.abs(mass / jets.mass - 1)) < 1e-4
+    assert (
+        np.allclose(mass, jets.mass, rtol=5e-3) and np.median(np.abs(mass / jets.mass - 1)) < 1e-4
+    )
 
 
 def test_rounding_is_not_biased(jets, back):
@@ -77,8 +79,10 @@ def test_size(jets, file):
     assert 45 * per_constituent < 500
 
 
-@pytest.mark.parametrize("name, low, high", [
-    ("pt", 0, 1000), ("eta", -3, 3), ("phi", -np.pi, np.pi), ("d0", -0.2, 0.2), ("dz", -0.2, 0.2)])
+@pytest.mark.parametrize(
+    "name, low, high",
+    [("pt", 0, 1000), ("eta", -3, 3), ("phi", -np.pi, np.pi), ("d0", -0.2, 0.2), ("dz", -0.2, 0.2)],
+)
 def test_no_comb_in_fine_histograms(jets, file, name, low, high):
     """1000 bins of a smooth distribution stay smooth: the rounding shows in no plot."""
     values = np.random.default_rng(2).uniform(low, high, 2_000_000).astype(np.float32)
@@ -118,9 +122,11 @@ def test_angles_at_the_seam(toy_jets):
 
 def built(change=lambda columns, inside: None, keep=None):
     columns, inside, counts = toy_columns(300, 5)
-    inside = {name: np.array(values) for name, values in inside.items() if keep is None or name in keep}
+    inside = {
+        name: np.array(values) for name, values in inside.items() if keep is None or name in keep
+    }
     change(columns, inside)
-    return J.build(columns, inside, counts, provenance=PROVENANCE)
+    return jetnb.jets.build(columns, inside, counts, provenance=PROVENANCE)
 
 
 def massless(columns, inside):
@@ -130,7 +136,10 @@ def massless(columns, inside):
 def pions(columns, inside):
     massless(columns, inside)
     inside["energy"] = np.hypot(inside["energy"], 0.13957)
-    inside |= {"z0": np.linspace(-200, 200, len(inside["pt"])), "from_hard_scatter": inside["pt"] > 1}
+    inside |= {
+        "z0": np.linspace(-200, 200, len(inside["pt"])),
+        "from_hard_scatter": inside["pt"] > 1,
+    }
     inside["has_track"][:] = True
 
 
@@ -144,13 +153,23 @@ def odd(columns, inside):
 MOMENTUM = ("pt", "eta", "phi", "energy")
 
 
-@pytest.mark.parametrize("jets, limit", [
-    (lambda: built(massless, MOMENTUM), 8),
-    (lambda: built(pions, (*MOMENTUM, "charge", "has_track", "d0", "d0_error")), 15),
-    (lambda: built(odd), 15),
-    (lambda: built(keep=(*MOMENTUM, "has_track", "d0")), 15),
-    (lambda: built(keep=(*MOMENTUM, "d0", "pdg_id")), 15),
-], ids=["four-momenta", "tracks of pions", "energies and charges of their own", "no charge", "no has_track"])
+@pytest.mark.parametrize(
+    "jets, limit",
+    [
+        (lambda: built(massless, MOMENTUM), 8),
+        (lambda: built(pions, (*MOMENTUM, "charge", "has_track", "d0", "d0_error")), 15),
+        (lambda: built(odd), 15),
+        (lambda: built(keep=(*MOMENTUM, "has_track", "d0")), 15),
+        (lambda: built(keep=(*MOMENTUM, "d0", "pdg_id")), 15),
+    ],
+    ids=[
+        "four-momenta",
+        "tracks of pions",
+        "energies and charges of their own",
+        "no charge",
+        "no has_track",
+    ],
+)
 def test_other_selections_of_fields(jets, limit, tmp_path):
     jets = jets()
     path = parquet.write(tmp_path / "some.parquet", jets)
@@ -160,9 +179,13 @@ def test_other_selections_of_fields(jets, limit, tmp_path):
 
 
 def test_blocks(jets, back, tmp_path, monkeypatch):
-    path = parquet.write(tmp_path / "blocks.parquet", (jets[i:i + 900] for i in range(0, 4000, 900)))
+    path = parquet.write(
+        tmp_path / "blocks.parquet", (jets[i : i + 900] for i in range(0, 4000, 900))
+    )
     read = list(parquet.read(path, block_size=333))
-    assert max(map(len, read)) == 333 and ak.array_equal(ak.concatenate(read), back, dtype_exact=True)
+    assert max(map(len, read)) == 333 and ak.array_equal(
+        ak.concatenate(read), back, dtype_exact=True
+    )
     monkeypatch.setattr(parquet, "ROWS", 1000)
     path = parquet.write(tmp_path / "rows.parquet", jets)
     assert pq.ParquetFile(path).num_row_groups == 4
@@ -175,8 +198,10 @@ def test_jets_without_constituents(tmp_path):
     inside["pt"] = np.sort(inside["pt"])[::-1]
     inside["energy"] = inside["pt"] * 50
     columns.pop("n_constituents")
-    jets = J.build(columns, inside, counts, provenance=PROVENANCE)
-    back = ak.concatenate(list(parquet.read(parquet.write(tmp_path / "e.parquet", jets), block_size=1)))
+    jets = jetnb.jets.build(columns, inside, counts, provenance=PROVENANCE)
+    back = ak.concatenate(
+        list(parquet.read(parquet.write(tmp_path / "e.parquet", jets), block_size=1))
+    )
     assert ak.num(back.constituents).tolist() == counts.tolist()
     assert np.allclose(back.constituents.pt[1], jets.constituents.pt[1], rtol=2e-4)
 
@@ -209,17 +234,22 @@ def test_refused_when_writing(jets, tmp_path):
     with pytest.raises(ValueError, match="there were no jets"):
         parquet.write(tmp_path / "x.parquet", [])
     with pytest.raises(ValueError, match="mass: jet 0 has nan"):
-        parquet.write(tmp_path / "x.parquet", ak.with_field(jets, jets.mass * np.float32(np.nan), "mass"))
+        parquet.write(
+            tmp_path / "x.parquet", ak.with_field(jets, jets.mass * np.float32(np.nan), "mass")
+        )
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("content, message", [
-    (lambda good: b"", "is not Parquet, by its start"),
-    (lambda good: b"hello, world" * 100, "is not Parquet, by its start"),
-    (lambda good: good[:len(good) // 2], "is truncated or damaged"),
-    (lambda good: good[:-1], "is truncated or damaged"),
-    (lambda good: good[:50_000] + b"\x00" * 100 + good[50_100:], "is truncated or damaged"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (lambda good: b"", "is not Parquet, by its start"),
+        (lambda good: b"hello, world" * 100, "is not Parquet, by its start"),
+        (lambda good: good[: len(good) // 2], "is truncated or damaged"),
+        (lambda good: good[:-1], "is truncated or damaged"),
+        (lambda good: good[:50_000] + b"\x00" * 100 + good[50_100:], "is truncated or damaged"),
+    ],
+)
 def test_damaged_files(file, tmp_path, content, message):
     bad = tmp_path / "bad.parquet"
     bad.write_bytes(content(file.read_bytes()))

@@ -28,8 +28,12 @@ def test_inputs_are_those_of_the_numpy_table():
     look, jets = Look(), jetnb.load("toptagging")[:200]
     FromParticles(look)(*particles())
     x, offsets = inputs.compute(jets, FEATURES)
-    share = np.log(np.add.reduceat(particles()[0][:, 0].numpy(), offsets[:-1]) / np.asarray(jets.pt))
-    x[:, FEATURES.index("log_pt_rel")] -= np.repeat(share, np.diff(offsets))  # of the sum, not of the stored jet pt
+    share = np.log(
+        np.add.reduceat(particles()[0][:, 0].numpy(), offsets[:-1]) / np.asarray(jets.pt)
+    )
+    x[:, FEATURES.index("log_pt_rel")] -= np.repeat(
+        share, np.diff(offsets)
+    )  # of the sum, not of the stored jet pt
     np.testing.assert_allclose(look.seen, x, atol=2e-5)
 
 
@@ -84,12 +88,21 @@ def test_soft_particles_and_halves_count_for_the_mean_and_not_for_the_pt_pool():
     encoder = FromParticles(Transformer(5, dim=16, n_layers=1, n_heads=2)).fit(p, offsets)
     encoder.encoder.blocks = torch.nn.ModuleList()
     soft = torch.cat([p, torch.tensor([[1e-6, 0.3, 0.4]])])
-    moved = {pool: (encoder.pooled(pool)(soft, offsets + torch.tensor([0, 1]))[1]
-                    - encoder.pooled(pool)(p, offsets)[1]).abs().max() for pool in ("mean", "pt")}
+    moved = {
+        pool: (
+            encoder.pooled(pool)(soft, offsets + torch.tensor([0, 1]))[1]
+            - encoder.pooled(pool)(p, offsets)[1]
+        )
+        .abs()
+        .max()
+        for pool in ("mean", "pt")
+    }
     assert moved["pt"] < 1e-6 and moved["mean"] > 1e-3
 
 
-@pytest.mark.parametrize("own, asked", [("token", "pt"), ("attention", "mean"), ("mean", "token"), ("mean", "max")])
+@pytest.mark.parametrize(
+    "own, asked", [("token", "pt"), ("attention", "mean"), ("mean", "token"), ("mean", "max")]
+)
 def test_a_pool_that_is_another_network_is_refused(own, asked):
     with pytest.raises(ValueError, match=f"pool '{asked}' in place of '{own}'"):
         FromParticles(Transformer(5, dim=16, n_layers=1, n_heads=2, pool=own)).pooled(asked)
@@ -100,9 +113,14 @@ def test_an_encoder_of_other_inputs_is_refused():
         FromParticles(DeepSets(7, dim=16))
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda p: p[:0], "over 0 particles"), (lambda p: p * 0, "width of deta"),
-    (lambda p: p.index_fill(0, torch.tensor([3]), -1.0), "width of log_pt")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda p: p[:0], "over 0 particles"),
+        (lambda p: p * 0, "width of deta"),
+        (lambda p: p.index_fill(0, torch.tensor([3]), -1.0), "width of log_pt"),
+    ],
+)
 def test_a_fit_to_nothing_is_refused(change, message):
     p, offsets = particles()
     p = change(p)

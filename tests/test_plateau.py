@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jetnb import plateau
-from jetnb.batches import Packed
+from jetnb.inputs.batches import Packed
+from jetnb.training import plateau
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = dict(batch_size=8, check=4, patience=2, cap=6, cool=2, accelerator="cpu")
@@ -76,11 +76,17 @@ def test_a_class_too_small_to_hold_back_is_refused():
         plateau.fit(Line(), numbers(), np.array([0, 2, 4, 6, 8, 1]), seed=1, lr=0.1, **FEW)
 
 
-@pytest.mark.parametrize("optimum, tried", [
-    (0.01, [0.001, 0.01, 0.1]), (1.0, [0.001, 0.01, 0.1, 1.0, 10.0]),
-    (1e-9, [1e-5, 1e-4, 1e-3, 0.01, 0.1])])
+@pytest.mark.parametrize(
+    "optimum, tried",
+    [
+        (0.01, [0.001, 0.01, 0.1]),
+        (1.0, [0.001, 0.01, 0.1, 1.0, 10.0]),
+        (1e-9, [1e-5, 1e-4, 1e-3, 0.01, 0.1]),
+    ],
+)
 def test_a_grid_grows_until_its_best_is_inside_or_there_are_enough(optimum, tried):
-    found = plateau.tune(lambda lr: {"loss": abs(np.log10(lr / optimum))}, [0.1, 0.001, 0.01],
-                         factor=10, most=5)
+    found = plateau.tune(
+        lambda lr: {"loss": abs(np.log10(lr / optimum))}, [0.1, 0.001, 0.01], factor=10, most=5
+    )
     assert list(found) == pytest.approx(tried)
     assert list(plateau.tune(lambda lr: {"loss": lr}, [0.3])) == [0.3]

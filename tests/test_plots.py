@@ -25,7 +25,11 @@ def jets(toy_jets):
 
 def heights(ax):
     """Contents of the outlines in `ax`, without the bands."""
-    return [patch.get_data().values for patch in ax.patches if hasattr(patch, "get_data") and not patch.get_fill()]
+    return [
+        patch.get_data().values
+        for patch in ax.patches
+        if hasattr(patch, "get_data") and not patch.get_fill()
+    ]
 
 
 def test_import_sets_nothing():
@@ -45,12 +49,18 @@ def test_style_is_left_again_and_use_style_stays():
         plots.use_style("LHCb")
 
 
-@pytest.mark.parametrize(("provenance", "text"), [
-    ({"sample": "aoj", "source": "simulation", "versions": {"jetnb": "0.1"}},
-     "jetnb simulation (Pythia 8 + fast detector)"),
-    ({"sample": "JetClass", "source": "simulation"}, "JetClass (simulation)"),
-    ({"sample": "aoj", "source": "open data"}, "CMS Open Data"),
-    ({"sample": "x", "source": "open data", "stamp": "ATLAS Open Data"}, "ATLAS Open Data")])
+@pytest.mark.parametrize(
+    ("provenance", "text"),
+    [
+        (
+            {"sample": "aoj", "source": "simulation", "versions": {"jetnb": "0.1"}},
+            "jetnb simulation (Pythia 8 + fast detector)",
+        ),
+        ({"sample": "JetClass", "source": "simulation"}, "JetClass (simulation)"),
+        ({"sample": "aoj", "source": "open data"}, "CMS Open Data"),
+        ({"sample": "x", "source": "open data", "stamp": "ATLAS Open Data"}, "ATLAS Open Data"),
+    ],
+)
 def test_source_follows_the_provenance(jets, provenance, text):
     other = jets[:3]
     other.attrs["jetnb"] = {"classes": [], **provenance}
@@ -70,7 +80,9 @@ def test_by_class_follows_the_labels(jets):
     values = plots.by_class(jets, "pt")
     assert list(values) == ["QCD", "TTBar"]
     np.testing.assert_array_equal(values["TTBar"], jets.pt[jets.label == 1])
-    assert len(plots.by_class(jets, "pt", constituents=True)["QCD"]) == sum(jets.n_constituents[jets.label == 0])
+    assert len(plots.by_class(jets, "pt", constituents=True)["QCD"]) == sum(
+        jets.n_constituents[jets.label == 0]
+    )
     with pytest.raises(ValueError, match="no field 'label'"):
         plots.by_class(jets[["pt", "eta"]], "pt")
 
@@ -109,7 +121,10 @@ def test_ratio_is_to_the_first():
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize("centre", [20.0, 150.0, 280.0])
 def test_the_legend_hides_no_curve(log, centre):
-    values = {name: np.random.default_rng(1).normal(centre, 15, 5000) for name in ("QCD", "TTBar", "HToBB")}
+    values = {
+        name: np.random.default_rng(1).normal(centre, 15, 5000)
+        for name in ("QCD", "TTBar", "HToBB")
+    }
     figure, ax = plt.subplots()
     plots.hist1d(ax, values, field="mass", log=log)
     figure.canvas.draw()
@@ -121,7 +136,9 @@ def test_the_legend_hides_no_curve(log, centre):
 
 def test_an_empty_bin_has_the_interval_of_a_count_of_zero():
     _, ax = plt.subplots()
-    plots.hist1d(ax, {"x": np.full(9, 12.0)}, field="mass", bins=(5, 0, 50), density=False, log=True)
+    plots.hist1d(
+        ax, {"x": np.full(9, 12.0)}, field="mass", bins=(5, 0, 50), density=False, log=True
+    )
     band = next(patch for patch in ax.patches if patch.get_fill()).get_data()
     assert band.values.tolist() == pytest.approx([1.841, 12, 1.841, 0, 0], abs=1e-3)
     assert band.baseline[:3].tolist() == [0, 6, 0]
@@ -175,7 +192,11 @@ def test_field_grid_leaves_out_what_a_sample_lacks(jets):
 
 @pytest.mark.parametrize("log", [True, False])
 def test_a_map_shows_its_content_and_survives_none(log):
-    filled = hist.Hist(hist.axis.Regular(3, 0, 3, label="x"), hist.axis.Regular(2, 0, 2, label="y"), label="entries")
+    filled = hist.Hist(
+        hist.axis.Regular(3, 0, 3, label="x"),
+        hist.axis.Regular(2, 0, 2, label="y"),
+        label="entries",
+    )
     _, ax = plt.subplots()
     plots.eta_phi_map(ax, filled, log=log)
     assert ax.texts[0].get_text() == "no entries"
@@ -213,17 +234,29 @@ def test_points_lie_on_the_histogram_with_an_interval_even_at_none():
     assert ax.containers[0][0].get_ydata()[0] == 4 / 5
     _, ax = plt.subplots()
     plots.points(ax, values, field="mass", bins=(4, 0, 2), density=False, merge=2)
-    assert ax.containers[0][0].get_ydata().tolist() == [2, 0.5]  # means, so on the lines of the finer histogram
+    assert ax.containers[0][0].get_ydata().tolist() == [
+        2,
+        0.5,
+    ]  # means, so on the lines of the finer histogram
     with pytest.raises(ValueError, match="needs bins"):
         plots.points(ax, values)
 
 
 def test_bounds_are_arrows_without_a_range():
-    ax = plots.bounded_lines(plt.figure().add_subplot(), [1, 2, 3], {
-        "a": [([4, 5, 9], False), ([7, 8, 9], False), ([20, 21, 90], True)]})
+    ax = plots.bounded_lines(
+        plt.figure().add_subplot(),
+        [1, 2, 3],
+        {"a": [([4, 5, 9], False), ([7, 8, 9], False), ([20, 21, 90], True)]},
+    )
     line = ax.lines[0]
     assert line.get_ydata().tolist() == [5, 8, 21] and ax.get_yscale() == "log"
-    (band,) = [drawn for drawn in ax.collections if len(drawn.get_paths()) and drawn.get_paths()[0].vertices[:, 0].max() < 3]
+    (band,) = [
+        drawn
+        for drawn in ax.collections
+        if len(drawn.get_paths()) and drawn.get_paths()[0].vertices[:, 0].max() < 3
+    ]
     assert band.get_paths()[0].vertices[:, 1].max() == 9
-    assert [list(one.get_xdata()) for one in ax.lines[1:] if len(one.get_xdata())][0] == [3]  # the arrow's head
+    assert [list(one.get_xdata()) for one in ax.lines[1:] if len(one.get_xdata())][0] == [
+        3
+    ]  # the arrow's head
     plt.close("all")

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import jetnb
-from jetnb import augment, batches, checkpoints, finetuning, jets, latent, pretraining, store, training
+from jetnb import augment, checkpoints, finetuning, jets, latent, pretraining, training
 from jetnb.__main__ import main
-from jetnb.catalogue import DATA
+from jetnb.data import store
+from jetnb.data.catalogue import DATA
+from jetnb.inputs import batches
 from jetnb.models.encoder import DeepSets
 from jetnb.models.particles import FromParticles
 from jetnb.strategies.contrastive import JetCLR
@@ -33,14 +35,21 @@ def test_particles_are_the_hardest_of_each_jet_with_its_label():
     x, offsets, label = data[np.arange(len(sample))]
     assert offsets.diff().max() == 10 and label.tolist() == sample.label.to_list()
     first = [part.pt.to_list()[:10] for part in sample.constituents[:5]]
-    np.testing.assert_allclose(x[:offsets[5], 0], np.concatenate(first), rtol=1e-6)
+    np.testing.assert_allclose(x[: offsets[5], 0], np.concatenate(first), rtol=1e-6)
 
 
 def test_a_pretrained_encoder_comes_back_with_its_card(tmp_path):
     path = tmp_path / "small"
-    history = pretraining.pretrain("jetclr", few(), path, seed=3, settings={"encoder": SMALL, "hardest": 20}, **QUICK)
+    history = pretraining.pretrain(
+        "jetclr", few(), path, seed=3, settings={"encoder": SMALL, "hardest": 20}, **QUICK
+    )
     encoder, card = pretraining.load(path)
-    assert (history.reason, card["encoder"], card["jets"], card["hardest"]) == ("finished", SMALL, 96, 20)
+    assert (history.reason, card["encoder"], card["jets"], card["hardest"]) == (
+        "finished",
+        SMALL,
+        96,
+        20,
+    )
     data = pretraining.particles(few(), hardest=20)
     untrained = pretraining.build(SMALL, seed=3).fit(data.x, data.offsets)
     torch.testing.assert_close(encoder.mean, untrained.mean)  # the scaling travels with the weights
@@ -53,24 +62,42 @@ def test_every_strategy_with_an_encoder_trains_comes_back_and_is_listed(name, tm
     settings = {"encoder": {"dim": 16, "n_layers": 1, "n_heads": 2}}
     history = pretraining.pretrain(name, few(), tmp_path / name, seed=1, settings=settings, **QUICK)
     encoder, card = pretraining.load(tmp_path / name)
-    assert history.reason == "finished" and card["settings"]["encoder"] == {"n_features": 5, **settings["encoder"]}
+    assert history.reason == "finished" and card["settings"]["encoder"] == {
+        "n_features": 5,
+        **settings["encoder"],
+    }
     data = pretraining.particles(few(), hardest=card["hardest"])
-    assert latent.embed(encoder, data).shape == (96, 16) and not torch.equal(encoder.width, torch.ones(5))
-    again = pretraining.pretrain(name, few(), tmp_path / name, seed=1, settings=settings, resume=True, **QUICK)
+    assert latent.embed(encoder, data).shape == (96, 16) and not torch.equal(
+        encoder.width, torch.ones(5)
+    )
+    again = pretraining.pretrain(
+        name, few(), tmp_path / name, seed=1, settings=settings, resume=True, **QUICK
+    )
     assert again.steps == history.steps
     assert main(["pretrain", "list"]) == 0 and name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name, settings", [("jetclr", {"encoder": SMALL}), ("tokens", {
-    "n_codes": 32, "dim": 16, "n_layers": 1, "n_heads": 2, "extras": ["charge"]})])
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("jetclr", {"encoder": SMALL}),
+        ("tokens", {"n_codes": 32, "dim": 16, "n_layers": 1, "n_heads": 2, "extras": ["charge"]}),
+    ],
+)
 def test_jets_of_stores_train_as_those_in_memory_do(name, settings, tmp_path):
     sample, rows = few(), np.random.default_rng(1).permutation(96)
     for part in ("a", "b"):
         store.write(tmp_path / part, [sample[:50] if part == "a" else sample[50:]])
     stores = [store.open(tmp_path / part) for part in ("a", "b")]
-    losses = [[record["loss"] for record in pretraining.pretrain(
-        name, given, tmp_path / kind, seed=1, settings=settings, log_every=1, **QUICK).steps]
-        for kind, given in (("memory", sample[rows]), ("stores", batches.Rows(stores, rows)))]
+    losses = [
+        [
+            record["loss"]
+            for record in pretraining.pretrain(
+                name, given, tmp_path / kind, seed=1, settings=settings, log_every=1, **QUICK
+            ).steps
+        ]
+        for kind, given in (("memory", sample[rows]), ("stores", batches.Rows(stores, rows)))
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=0.02) and len(losses[0]) == 3
     assert checkpoints.read_card(tmp_path / "stores")["jets"] == 96
 
@@ -80,12 +107,16 @@ def test_jets_without_labels_are_enough(tmp_path):
     assert len(pretraining.particles(sample)[np.arange(3)]) == 2
     store.write(tmp_path / "store", [sample])
     data = batches.Rows(store.open(tmp_path / "store"))
-    assert pretraining.pretrain("jetclr", data, tmp_path / "ck", seed=1, settings={"encoder": SMALL}, **QUICK).steps
+    assert pretraining.pretrain(
+        "jetclr", data, tmp_path / "ck", seed=1, settings={"encoder": SMALL}, **QUICK
+    ).steps
 
 
 def test_a_masked_autoencoder_of_particles_learns():
     sample = few(256)
-    model = pretraining._make(MaskedAutoencoder, {**MaskedAutoencoder.SETTINGS, "hardest": 20}, seed=1)
+    model = pretraining._make(
+        MaskedAutoencoder, {**MaskedAutoencoder.SETTINGS, "hardest": 20}, seed=1
+    )
     data = pretraining.data_of(model, sample)
     assert data[np.arange(256)][1].diff().max() == 20
     model.fit(data, seed=1)
@@ -115,33 +146,71 @@ class Momentum(torch.nn.Module):
 
 def test_a_strategy_of_a_user_trains_resumes_and_is_finetuned(tmp_path):
     sample = few(200)
-    cut = pretraining.pretrain(Momentum, sample, tmp_path / "own", seed=1, log_every=1, watch=bool, **QUICK)
+    cut = pretraining.pretrain(
+        Momentum, sample, tmp_path / "own", seed=1, log_every=1, watch=bool, **QUICK
+    )
     assert cut.reason == "watch" and cut.steps[-1]["step"] == 1
-    done = pretraining.pretrain(Momentum, sample, tmp_path / "own", seed=1, log_every=1, resume=True, **QUICK)
+    done = pretraining.pretrain(
+        Momentum, sample, tmp_path / "own", seed=1, log_every=1, resume=True, **QUICK
+    )
     assert done.reason == "finished" and done.steps[0] == cut.steps[0]
-    with pytest.raises(ValueError, match="pretrained by 'Momentum', which is none of jetclr.*pass its class"):
+    with pytest.raises(
+        ValueError, match="pretrained by 'Momentum', which is none of jetclr.*pass its class"
+    ):
         pretraining.load(tmp_path / "own")
     encoder, card = pretraining.load(tmp_path / "own", Momentum)
     assert card["settings"] == {"dim": 16} and card["strategy"] == "Momentum"
-    parts = [pretraining.particles(part, hardest=30) for part in jets.split(sample, (0.5, 0.25, 0.25), seed=1)]
-    table = finetuning.measure(lambda seed: FromParticles(DeepSets(5, dim=16)).fit(parts[0].x, parts[0].offsets),
-                               parts, budgets=[40], seeds=[1], pretrained=encoder, modes=["frozen", "finetuned"],
-                               validation_least=20, steps=4, epochs=1, lrs={"finetuned": (1e-3,)}, progress=False)
+    parts = [
+        pretraining.particles(part, hardest=30)
+        for part in jets.split(sample, (0.5, 0.25, 0.25), seed=1)
+    ]
+    table = finetuning.measure(
+        lambda seed: FromParticles(DeepSets(5, dim=16)).fit(parts[0].x, parts[0].offsets),
+        parts,
+        budgets=[40],
+        seeds=[1],
+        pretrained=encoder,
+        modes=["frozen", "finetuned"],
+        validation_least=20,
+        steps=4,
+        epochs=1,
+        lrs={"finetuned": (1e-3,)},
+        progress=False,
+    )
     assert sorted(table.mode.to_list()) == ["finetuned", "frozen"]
 
 
 def test_a_strategy_in_a_file_is_found_by_the_command_line(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
-        "from jetnb.strategies.contrastive import JetCLR\n\n\nclass Mine(JetCLR):\n    TITLE = 'mine'\n")
+        "from jetnb.strategies.contrastive import JetCLR\n\n\nclass Mine(JetCLR):\n    TITLE = 'mine'\n"
+    )
     out = tmp_path / "ck"
     words = ["jetclass", "--jets", "64", "--steps", "2", "--batch-size", "32", "--out", str(out)]
-    assert main(["pretrain", f"{tmp_path}/mine.py:Mine", *words, "--set", "encoder.dim=32", "temperature=0.3"]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                f"{tmp_path}/mine.py:Mine",
+                *words,
+                "--set",
+                "encoder.dim=32",
+                "temperature=0.3",
+            ]
+        )
+        == 0
+    )
     card = checkpoints.read_card(out)
-    assert (card["strategy"], card["pretrained_by"], card["settings"]["temperature"]) == ("mine", "Mine", 0.3)
+    assert (card["strategy"], card["pretrained_by"], card["settings"]["temperature"]) == (
+        "mine",
+        "Mine",
+        0.3,
+    )
     assert card["settings"]["encoder"]["dim"] == 32 and str(tmp_path) not in json.dumps(card)
-    for strategy, said in (("nothing", "strategy 'nothing' is unknown: use one of jetclr"),
-                           (f"{tmp_path}/mine.py:Yours", "cannot be loaded"),
-                           (f"{tmp_path}/none.py:Mine", "cannot be loaded")):
+    for strategy, said in (
+        ("nothing", "strategy 'nothing' is unknown: use one of jetclr"),
+        (f"{tmp_path}/mine.py:Yours", "cannot be loaded"),
+        (f"{tmp_path}/none.py:Mine", "cannot be loaded"),
+    ):
         assert main(["pretrain", strategy, *words]) == 2 and said in capsys.readouterr().err
     assert main(["pretrain", "jetclr"]) == 2 and "name the jets" in capsys.readouterr().err
     assert main(["pretrain", "jetclr", *words, "--set", "encoder=1", "encoder.dim=32"]) == 2
@@ -167,7 +236,9 @@ class Headless(Momentum):
 
 def test_a_strategy_without_an_encoder_is_told_so(tmp_path):
     pretraining.pretrain(Headless, few(), tmp_path / "ck", seed=1, **QUICK)
-    with pytest.raises(ValueError, match="pretrained by Headless, which has no attribute 'encoder'"):
+    with pytest.raises(
+        ValueError, match="pretrained by Headless, which has no attribute 'encoder'"
+    ):
         pretraining.load(tmp_path / "ck", Headless)
 
 
@@ -175,25 +246,58 @@ def test_labels_are_not_looked_at(tmp_path):
     sample = few(64)
     other = ak.with_field(sample, -np.ones(len(sample), np.int32), "label")
     for name, which in (("one", sample), ("two", other)):
-        pretraining.pretrain("jetclr", which, tmp_path / name, seed=1, settings={"encoder": SMALL}, **QUICK)
+        pretraining.pretrain(
+            "jetclr", which, tmp_path / name, seed=1, settings={"encoder": SMALL}, **QUICK
+        )
     one, two = (pretraining.load(tmp_path / name)[0].state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_the_command_line_pretrains_and_goes_on(tmp_path, capsys):
-    command = ["pretrain", "jetclr", "jetclass", "--jets", "64", "--steps", "2", "--batch-size", "32", "--seed", "1",
-               "--out", str(tmp_path / "ck")]
+    command = [
+        "pretrain",
+        "jetclr",
+        "jetclass",
+        "--jets",
+        "64",
+        "--steps",
+        "2",
+        "--batch-size",
+        "32",
+        "--seed",
+        "1",
+        "--out",
+        str(tmp_path / "ck"),
+    ]
     assert main(command) == 0 and main(command) == 0
     assert capsys.readouterr().out.count("finished: loss ") == 2
     card = checkpoints.read_card(tmp_path / "ck")
-    assert card["drawn_from"] == [{"sample": "jetclass", "seed": 1, "jets": 20_001}] and card["jets"] == 64
+    assert (
+        card["drawn_from"] == [{"sample": "jetclass", "seed": 1, "jets": 20_001}]
+        and card["jets"] == 64
+    )
     assert main([*command[:-2], "--lr", "0.1", "--out", command[-1]]) == 2
     assert "lr is 0.001 there and 0.1 here" in capsys.readouterr().err
 
 
-def test_ctrl_c_in_the_first_epoch_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
-    command = ["pretrain", "jetclr", "jetclass", "--jets", "96", "--steps", "3", "--batch-size", "32", "--seed", "1",
-               "--out", str(tmp_path / "ck")]
+def test_ctrl_c_in_the_first_epoch_is_one_line_and_the_same_command_goes_on(
+    tmp_path, capsys, monkeypatch
+):
+    command = [
+        "pretrain",
+        "jetclr",
+        "jetclass",
+        "--jets",
+        "96",
+        "--steps",
+        "3",
+        "--batch-size",
+        "32",
+        "--seed",
+        "1",
+        "--out",
+        str(tmp_path / "ck"),
+    ]
     loss = JetCLR.loss
 
     def interrupted(self, batch, *, generator=None):
@@ -203,21 +307,38 @@ def test_ctrl_c_in_the_first_epoch_is_one_line_and_the_same_command_goes_on(tmp_
     monkeypatch.setattr(JetCLR, "loss", interrupted)
     assert main(command) == 130
     said = capsys.readouterr()
-    assert said.out == "" and said.err.splitlines()[-1].startswith("jetnb: interrupted: the same command goes on")
+    assert said.out == "" and said.err.splitlines()[-1].startswith(
+        "jetnb: interrupted: the same command goes on"
+    )
     assert checkpoints.read_card(tmp_path / "ck")["trained"]["steps"] == 1
     monkeypatch.setattr(JetCLR, "loss", loss)
     assert main(command) == 0 and "finished: loss" in capsys.readouterr().out
 
 
 def test_the_command_line_refuses_other_jets_of_the_same_number(tmp_path, capsys):
-    command = ["pretrain", "jetclr", "jetclass", "--jets", "64", "--steps", "2", "--batch-size", "32", "--seed", "1"]
+    command = [
+        "pretrain",
+        "jetclr",
+        "jetclass",
+        "--jets",
+        "64",
+        "--steps",
+        "2",
+        "--batch-size",
+        "32",
+        "--seed",
+        "1",
+    ]
     command = [*command, "--out", str(tmp_path / "ck")]
     assert main(command) == 0
     history = (tmp_path / "ck.history.jsonl").read_text()
     card = json.loads((tmp_path / "ck" / "card.json").read_text())
     card["checksum"]["data"]["sums"][0] *= 1.001
     (tmp_path / "ck" / "card.json").write_text(json.dumps(card))
-    assert main(command) == 2 and "had other data: features of constituents differ" in capsys.readouterr().err
+    assert (
+        main(command) == 2
+        and "had other data: features of constituents differ" in capsys.readouterr().err
+    )
     assert (tmp_path / "ck.history.jsonl").read_text() == history
 
 
@@ -234,7 +355,9 @@ def test_shipped_checkpoints_say_what_they_are(path):
     _, card = pretraining.load(path)
     assert card["trained"]["reason"] == "finished" and card["data"]["source"] == "simulation"
     assert sum(part["jets"] for part in card["drawn_from"]) >= card["jets"]
-    assert "/" not in json.dumps(card).replace(card["strategy"], "")  # no path of the machine that made it
+    assert "/" not in json.dumps(card).replace(
+        card["strategy"], ""
+    )  # no path of the machine that made it
 
 
 def test_there_are_shipped_checkpoints_for_four_sizes():
@@ -245,7 +368,9 @@ def test_there_are_shipped_checkpoints_for_four_sizes():
 
 def test_shipped_pretraining_has_seen_no_shipped_jet():
     for path in SHIPPED:
-        assert {part["seed"] for part in checkpoints.read_card(path)["drawn_from"]} == {20000}  # the samples have 1
+        assert {part["seed"] for part in checkpoints.read_card(path)["drawn_from"]} == {
+            20000
+        }  # the samples have 1
 
 
 def test_the_shipped_encoder_is_better_than_a_random_one_on_jets_of_another_sample():

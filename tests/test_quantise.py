@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normal(*shape, seed=1, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def quantiser(dim=3, n_codes=16, **options):
@@ -28,7 +30,9 @@ def brute(z, codes):
     return two.indices[:, 0], two.values[:, -1] - two.values[:, 0]
 
 
-@pytest.mark.parametrize("dim, n_codes", [(4, 8192), (4, 5000), (4, 512), (16, 2000), (8, 1), (1, 65), (3, 64)])
+@pytest.mark.parametrize(
+    "dim, n_codes", [(4, 8192), (4, 5000), (4, 512), (16, 2000), (8, 1), (1, 65), (3, 64)]
+)
 def test_search_is_exact(dim, n_codes):
     z, codes = 3 * normal(2000, dim) + 1, 3 * normal(n_codes, dim, seed=2) + 1
     expected, margin = brute(z, codes)
@@ -37,7 +41,9 @@ def test_search_is_exact(dim, n_codes):
     assert clear.double().mean() > 0.98
     assert tokens.dtype == torch.int64 and torch.equal(tokens[clear], expected[clear])
     chosen = (z - codes[tokens]).double().norm(dim=1)
-    torch.testing.assert_close(chosen, (z - codes[expected]).double().norm(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        chosen, (z - codes[expected]).double().norm(dim=1), rtol=1e-4, atol=1e-4
+    )
     assert torch.equal(nearest(z.double(), codes.double()), expected)
     assert torch.equal(nearest(z, codes, memory=1)[clear], expected[clear])  # one at a time
     assert nearest(z[:0], codes).shape == (0,)
@@ -83,7 +89,11 @@ def test_memory_is_bounded():
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_the_gradient_passes_straight_through(update):
-    model, z, weight = quantiser(update=update), normal(40, 3).requires_grad_(), normal(40, 3, seed=3)
+    model, z, weight = (
+        quantiser(update=update),
+        normal(40, 3).requires_grad_(),
+        normal(40, 3, seed=3),
+    )
     before = model.codes.detach().clone()
     q, tokens, loss = model(z)
     assert torch.equal(q, before[tokens]) or torch.allclose(q, before[tokens], atol=1e-6)
@@ -98,11 +108,17 @@ def test_the_gradient_passes_straight_through(update):
         assert set(dict(model.named_parameters())) == {"codes"}
     else:
         assert not list(model.parameters())
-        assert loss.item() == pytest.approx(0.1 * float(F.mse_loss(z.detach(), before[tokens])), rel=1e-5)
+        assert loss.item() == pytest.approx(
+            0.1 * float(F.mse_loss(z.detach(), before[tokens])), rel=1e-5
+        )
 
 
 def test_the_rotated_gradient_is_that_of_a_rotation_and_a_stretch():
-    model, z, weight = quantiser(rotate=True).eval(), normal(40, 3).requires_grad_(), normal(40, 3, seed=3)
+    model, z, weight = (
+        quantiser(rotate=True).eval(),
+        normal(40, 3).requires_grad_(),
+        normal(40, 3, seed=3),
+    )
     q, tokens, _ = model(z)
     torch.testing.assert_close(q, model.codes[tokens])
     (gradient,) = torch.autograd.grad((q * weight).sum(), z)
@@ -112,7 +128,9 @@ def test_the_rotated_gradient_is_that_of_a_rotation_and_a_stretch():
         k = torch.outer(v, u) - torch.outer(u, v)  # Rodrigues: the rotation in the plane of both
         turn = torch.eye(3) + k + k @ k / (1 + u @ v)
         torch.testing.assert_close(turn @ u, v, atol=1e-5, rtol=0)
-        torch.testing.assert_close(gradient[row], turn.T @ weight[row] * b.norm() / a.norm(), atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            gradient[row], turn.T @ weight[row] * b.norm() / a.norm(), atol=2e-4, rtol=1e-4
+        )
     nothing = torch.zeros(2, 3, requires_grad=True)
     model(nothing)[0].sum().backward()
     assert nothing.grad.isfinite().all()
@@ -125,7 +143,7 @@ def test_running_means_are_those_of_a_loop():
     for step in range(5):
         z = normal(60, 3, seed=step)
         tokens = model(z)[1].numpy()
-        assert (tokens == ((z.numpy()[:, None] - codes)**2).sum(2).argmin(1)).all()
+        assert (tokens == ((z.numpy()[:, None] - codes) ** 2).sum(2).argmin(1)).all()
         for code in range(16):
             own = z.numpy()[tokens == code]
             count[code] = 0.8 * count[code] + 0.2 * len(own)
@@ -187,12 +205,18 @@ def test_start_is_kmeans_and_reproducible():
     tokens = nearest(z, one.codes)
     for code in tokens.unique():
         torch.testing.assert_close(one.codes[code], z[tokens == code].mean(0), atol=1e-4, rtol=1e-4)
-    error = [(z - m.codes[nearest(z, m.codes)]).square().mean() for m in (quantiser(n_codes=12), one)]
-    steps = [float((z - m.codes[nearest(z, m.codes)]).square().mean())
-             for m in (quantiser(n_codes=12).start(z, seed=1, n_steps=n) for n in (0, 3, 10))]
+    error = [
+        (z - m.codes[nearest(z, m.codes)]).square().mean() for m in (quantiser(n_codes=12), one)
+    ]
+    steps = [
+        float((z - m.codes[nearest(z, m.codes)]).square().mean())
+        for m in (quantiser(n_codes=12).start(z, seed=1, n_steps=n) for n in (0, 3, 10))
+    ]
     assert error[1] < error[0] / 2 and steps[0] > steps[1] >= steps[2]
     for bad in (z[:11], torch.cat([z, torch.full((1, 3), torch.nan)])):
-        with pytest.raises(ValueError, match="12 codes cannot start from .* more jets, or take fewer codes"):
+        with pytest.raises(
+            ValueError, match="12 codes cannot start from .* more jets, or take fewer codes"
+        ):
             quantiser(n_codes=12).start(bad, seed=1)
 
 
@@ -203,43 +227,66 @@ def test_perplexity():
     assert float(perplexity(torch.tensor(10 * p))) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"n_codes": 0}, "n_codes must be at least 1"), ({"patience": 0}, "patience must be at least 1"),
-    ({"decay": 1.0}, "decay must be from 0"), ({"beta": -0.1}, "beta must be from 0"),
-    ({"update": "mean"}, "update is 'mean'")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"n_codes": 0}, "n_codes must be at least 1"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"decay": 1.0}, "decay must be from 0"),
+        ({"beta": -0.1}, "beta must be from 0"),
+        ({"update": "mean"}, "update is 'mean'"),
+    ],
+)
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         quantiser(**options)
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    for z, codes in ((normal(5, 3), normal(5, 4)), (normal(5), normal(5, 1)), (normal(5, 3), normal(0, 3))):
+    for z, codes in (
+        (normal(5, 3), normal(5, 4)),
+        (normal(5), normal(5, 1)),
+        (normal(5, 3), normal(0, 3)),
+    ):
         with pytest.raises(ValueError, match=r"must be \(T, D\) and \(K, D\)"):
             nearest(z, codes)
 
 
 def work(rank, folder):
     """Each of two processes sees half of each batch, and draws by itself."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
     for patience in (None, 2):
         model = quantiser(patience=patience)
         for step in range(6):
-            model(normal(60, 3, seed=step)[rank::2], generator=torch.Generator().manual_seed(10 * rank + step))
+            model(
+                normal(60, 3, seed=step)[rank::2],
+                generator=torch.Generator().manual_seed(10 * rank + step),
+            )
         torch.save(model.state_dict(), f"{folder}/{patience}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available() or "fork" not in multiprocessing.get_all_start_methods(),
-                    reason="needs torch.distributed and processes that can be forked")
+@pytest.mark.skipif(
+    not torch.distributed.is_available() or "fork" not in multiprocessing.get_all_start_methods(),
+    reason="needs torch.distributed and processes that can be forked",
+)
 def test_processes_share_one_codebook(tmp_path):
-    running = [multiprocessing.get_context("fork").Process(target=work, args=(rank, tmp_path)) for rank in (0, 1)]
+    running = [
+        multiprocessing.get_context("fork").Process(target=work, args=(rank, tmp_path))
+        for rank in (0, 1)
+    ]
     for process in running:
         process.start()
     for process in running:
         process.join(120)
     assert [process.exitcode for process in running] == [0, 0]
-    states = {(patience, rank): torch.load(tmp_path / f"{patience}-{rank}.pt") for patience in (None, 2)
-              for rank in (0, 1)}
+    states = {
+        (patience, rank): torch.load(tmp_path / f"{patience}-{rank}.pt")
+        for patience in (None, 2)
+        for rank in (0, 1)
+    }
     alone = quantiser(patience=None)
     for step in range(6):
         alone(normal(60, 3, seed=step))

@@ -10,30 +10,48 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jetnb
-from jetnb import jets as J
+import jetnb.jets
 from jetnb.readers import omnilearn
 from jetnb.readers.identify import identify
 
 
 def columns(jets, slots=40, types=True, sign_of_id=True):
     """data, jet and pid as preprocess_qg.py makes them of jets: float64, zero where padded."""
+
     def padded(values):
         return ak.to_numpy(ak.fill_none(ak.pad_none(values, slots, clip=True), 0)).astype(float)
 
     c = jets.constituents
     pt, energy, real = padded(c.pt), padded(c.energy), padded(c.pt) > 0
-    jet = np.stack([ak.to_numpy(jets[name]) for name in ("pt", "eta", "mass", "n_constituents")], axis=1).astype(float)
+    jet = np.stack(
+        [ak.to_numpy(jets[name]) for name in ("pt", "eta", "mass", "n_constituents")], axis=1
+    ).astype(float)
     jet_energy = np.hypot(jet[:, 0] * np.cosh(jet[:, 1]), jet[:, 2])
     deta, dphi = padded(c.deltaeta(jets)), padded(c.deltaphi(jets))
     with np.errstate(all="ignore"):
-        made = [deta, dphi, np.log(1 - pt / jet[:, :1]), np.log(pt), np.log(1 - energy / jet_energy[:, None]),
-                np.log(energy), np.hypot(deta, dphi)]
+        made = [
+            deta,
+            dphi,
+            np.log(1 - pt / jet[:, :1]),
+            np.log(pt),
+            np.log(1 - energy / jet_energy[:, None]),
+            np.log(energy),
+            np.hypot(deta, dphi),
+        ]
     if types:
         code = padded(c.pdg_id)
         charge = np.sign(code) * (code != 22) * (code != 130) if sign_of_id else padded(c.charge)
-        made += [charge, np.isin(np.abs(code), (211, 321, 2212)), np.abs(code) == 130, code == 22, np.abs(code) == 11,
-                 np.abs(code) == 13]
-    data = np.where(real[:, :, None] & np.isfinite(np.stack(made, axis=2)), np.stack(made, axis=2), 0)
+        made += [
+            charge,
+            np.isin(np.abs(code), (211, 321, 2212)),
+            np.abs(code) == 130,
+            code == 22,
+            np.abs(code) == 11,
+            np.abs(code) == 13,
+        ]
+    data = np.where(
+        real[:, :, None] & np.isfinite(np.stack(made, axis=2)), np.stack(made, axis=2), 0
+    )
     return {"data": data, "jet": jet, "pid": ak.to_numpy(jets.label) % 2}
 
 
@@ -64,8 +82,12 @@ def test_momenta_come_back(jets, tmp_path, types):
         np.testing.assert_allclose(found[name], jets[name], rtol=1e-6)
     assert set(found.phi.to_list()) == {0.0}
     for name in ("pt", "eta", "energy"):
-        np.testing.assert_allclose(ak.flatten(found.constituents[name]), ak.flatten(stored[name]), rtol=3e-5, atol=1e-5)
-    np.testing.assert_allclose(ak.flatten(found.constituents.phi), ak.flatten(stored.deltaphi(jets)), atol=1e-5)
+        np.testing.assert_allclose(
+            ak.flatten(found.constituents[name]), ak.flatten(stored[name]), rtol=3e-5, atol=1e-5
+        )
+    np.testing.assert_allclose(
+        ak.flatten(found.constituents.phi), ak.flatten(stored.deltaphi(jets)), atol=1e-5
+    )
     if types:
         assert ak.array_equal(found.constituents.charge, stored.charge), "of leptons too"
         assert ak.array_equal(found.constituents.pdg_id, stored.pdg_id)
@@ -77,18 +99,28 @@ def test_momenta_come_back(jets, tmp_path, types):
 
 def test_classes_by_columns_or_by_the_name_of_the_file(jets, tmp_path):
     made = columns(jets)
-    for name, classes in (("train_qg.h5", ["gluon", "quark"]), ("val_qgcms_pid.h5", ["gluon", "quark"]),
-                          ("test_ttbar.h5", ["QCD", "TTBar"]), ("val_atlas.h5", ["QCD", "TTBar"])):
+    for name, classes in (
+        ("train_qg.h5", ["gluon", "quark"]),
+        ("val_qgcms_pid.h5", ["gluon", "quark"]),
+        ("test_ttbar.h5", ["QCD", "TTBar"]),
+        ("val_atlas.h5", ["QCD", "TTBar"]),
+    ):
         found = everything(write(tmp_path / name, made))
-        assert J.classes(found) == classes and found.label.to_list() == made["pid"].tolist()
+        assert (
+            jetnb.jets.classes(found) == classes and found.label.to_list() == made["pid"].tolist()
+        )
     found = everything(write(tmp_path / "mine.h5", made))
-    assert set(found.label.to_list()) == {-1} and "neither the file nor its name says" in J.describe(found)
+    assert set(found.label.to_list()) == {
+        -1
+    } and "neither the file nor its name says" in jetnb.jets.describe(found)
     for names in (omnilearn.JETCLASS, omnilearn.JETNET):
         label = np.arange(50) % len(names)
         one_hot = columns(jets, sign_of_id=False) | {"pid": np.eye(len(names))[label]}
         found = everything(write(tmp_path / "JetClass_3.h5", one_hot))
-        assert J.classes(found) == names and found.label.to_list() == label.tolist()
-        assert ak.array_equal(found.constituents.charge, jets.constituents.charge[:, :40]), "here the charge itself"
+        assert jetnb.jets.classes(found) == names and found.label.to_list() == label.tolist()
+        assert ak.array_equal(found.constituents.charge, jets.constituents.charge[:, :40]), (
+            "here the charge itself"
+        )
 
 
 def swap(made):
@@ -99,18 +131,32 @@ def normalise(made):
     made["data"] = np.where(made["data"] != 0, made["data"] / 1.2, 0)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda m: m.pop("jet"), "no 'jet', as files for OmniLearned: neither the momentum nor the direction"),
-    (lambda m: m.update({"global": m.pop("jet")}), "no 'jet', as files for OmniLearned"),
-    (lambda m: m.update(data=m["data"][:, :, :9]), r"'data' is of shape \(50, 40, 9\)"),
-    (lambda m: m.update(data=m["data"][:, None]), "dataset 'data' is float64 of shape"),
-    (lambda m: m.update(pid=np.eye(3)[m["pid"]]), "'pid' has 3 columns, but 10 or 5"),
-    (lambda m: m.update(pid=m["pid"][:49]), "have 50, 50 and 49 jets"),
-    (lambda m: m["pid"].__setitem__(6, 7), r"row 6 has a pid other than 0 \(gluon\) and 1 \(quark\)"),
-    (lambda m: m["jet"].__setitem__((9, 3), 1), "row 9 has 1 particles in jet"),
-    (lambda m: m["data"].__setitem__((8, 0, 8), 0.4), "row 8 has flags or a charge"),
-    (lambda m: m["data"].__setitem__((8, 0, 6), 9), "row 8 has a constituent whose columns 2 or 6"),
-    (swap, "columns 2 or 6 in 'data' disagree"), (normalise, "not yet normalised for training")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda m: m.pop("jet"),
+            "no 'jet', as files for OmniLearned: neither the momentum nor the direction",
+        ),
+        (lambda m: m.update({"global": m.pop("jet")}), "no 'jet', as files for OmniLearned"),
+        (lambda m: m.update(data=m["data"][:, :, :9]), r"'data' is of shape \(50, 40, 9\)"),
+        (lambda m: m.update(data=m["data"][:, None]), "dataset 'data' is float64 of shape"),
+        (lambda m: m.update(pid=np.eye(3)[m["pid"]]), "'pid' has 3 columns, but 10 or 5"),
+        (lambda m: m.update(pid=m["pid"][:49]), "have 50, 50 and 49 jets"),
+        (
+            lambda m: m["pid"].__setitem__(6, 7),
+            r"row 6 has a pid other than 0 \(gluon\) and 1 \(quark\)",
+        ),
+        (lambda m: m["jet"].__setitem__((9, 3), 1), "row 9 has 1 particles in jet"),
+        (lambda m: m["data"].__setitem__((8, 0, 8), 0.4), "row 8 has flags or a charge"),
+        (
+            lambda m: m["data"].__setitem__((8, 0, 6), 9),
+            "row 8 has a constituent whose columns 2 or 6",
+        ),
+        (swap, "columns 2 or 6 in 'data' disagree"),
+        (normalise, "not yet normalised for training"),
+    ],
+)
 def test_what_is_unclear_is_refused(jets, tmp_path, change, words):
     made = columns(jets)
     change(made)
@@ -134,23 +180,30 @@ def test_what_is_not_finite_is_left_out(jets, tmp_path):
     made["data"][2, 1, 0], made["data"][3, 0, 3], made["jet"][5, 1] = np.nan, 500, np.inf
     found = everything(write(tmp_path / "train_qg.h5", made), tally=tally)
     assert tally["jets"] == 1 and len(found) == 49 and tally["constituents"] >= 2
-    J.check(found)
+    jetnb.jets.check(found)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_any_values_give_valid_jets_or_a_value_error_naming_the_file(jets, tmp_path, data):
     made = columns(jets[:6], slots=8)
     for _ in range(data.draw(st.integers(1, 3))):
         values = made[data.draw(st.sampled_from(sorted(made)))].reshape(-1)
         with np.errstate(all="ignore"):
-            values[data.draw(st.integers(0, len(values) - 1))] = data.draw(st.sampled_from(
-                [0, 1, -1, 7, *([1e30, np.nan, -np.inf] if values.dtype.kind == "f" else [])]))
+            values[data.draw(st.integers(0, len(values) - 1))] = data.draw(
+                st.sampled_from(
+                    [0, 1, -1, 7, *([1e30, np.nan, -np.inf] if values.dtype.kind == "f" else [])]
+                )
+            )
     path = write(tmp_path / "train_qg.h5", made)
     try:
         for block in omnilearn.read(path, block_size=4):
-            J.check(block)
+            jetnb.jets.check(block)
     except ValueError as error:
         assert path.name in str(error)
     jetnb.check(path)

@@ -6,7 +6,7 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from jetnb import catalogue
+from jetnb.data import catalogue
 from jetnb.simulation import realism
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
@@ -34,7 +34,9 @@ def test_samples_of_one_kind_lie_within_their_floor():
 def test_shifted_samples_are_told_apart():
     rows, separation = realism.compare(table(300, 1), table(1500, 2, shift=0.5), seed=1)
     assert all(row.w1 > row.w1_limit and row.ks > row.ks_limit for row in rows)
-    assert all(row.w1 == pytest.approx(0.5 / 1.35, abs=0.15) for row in rows), "in interquartile ranges"
+    assert all(row.w1 == pytest.approx(0.5 / 1.35, abs=0.15) for row in rows), (
+        "in interquartile ranges"
+    )
     assert separation.area > 0.75
     assert "*" in realism.show(rows, [separation])
 
@@ -46,7 +48,9 @@ def test_features_of_jets_with_tracks(toy_jets):
     c = jets.constituents[3]
     share = np.sum(np.array(c.charge) != 0) / len(c)
     assert found["charged share of number"][3] == pytest.approx(share)
-    assert found["pt of constituent 3"][3] == pytest.approx(np.sort(c.pt * c.puppi_weight)[-3], rel=1e-5)
+    assert found["pt of constituent 3"][3] == pytest.approx(
+        np.sort(c.pt * c.puppi_weight)[-3], rel=1e-5
+    )
     assert "|d0|, median" in found and "mean PUPPI weight of neutrals" in found
 
 
@@ -62,23 +66,31 @@ def test_class_patterns_and_windows(toy_jets):
 @pytest.mark.parametrize("name", ["QCD", "TTBar"])
 def test_shipped_toptagging_looks_like_the_reference(name, of_today):
     """Of 500 published jets. Trees tell the two apart no better than chance, and few features exceed their floor."""
-    tables = [realism.features(realism.select(s, name)) for s in (real("toptagging_500_blosc.h5"),
-                                                                  of_today("toptagging", n_jets=3000))]
+    tables = [
+        realism.features(realism.select(s, name))
+        for s in (real("toptagging_500_blosc.h5"), of_today("toptagging", n_jets=3000))
+    ]
     rows, separation = realism.compare(*tables, seed=1, name=name)
     assert separation.area < 0.60
-    assert sum(row.ks > row.ks_limit for row in rows) <= 6  # one would by chance; 14 without multiparton interactions
+    assert (
+        sum(row.ks > row.ks_limit for row in rows) <= 6
+    )  # one would by chance; 14 without multiparton interactions
     assert max(row.ks for row in rows) < 0.16
 
 
 def test_shipped_toptagging_shares_directions_as_the_reference(of_today):
     """Photons and neutral hadrons of one tower: 1.7 pairs in a light jet, 2.6 in a top."""
+
     def pairs(sample):
         found = []
         for jet in sample:
-            place = np.stack([np.array(jet.constituents.eta), np.array(jet.constituents.phi)], axis=1)
+            place = np.stack(
+                [np.array(jet.constituents.eta), np.array(jet.constituents.phi)], axis=1
+            )
             apart = np.abs(place[:, None] - place).max(axis=2)
             found.append(np.sum(np.triu(apart < 2e-4, 1)))
         return np.array(found)
+
     published, ours = real("toptagging_500_blosc.h5"), of_today("toptagging", n_jets=1500)
     for label in (0, 1):
         one, other = (pairs(s[s.label == label]) for s in (published, ours))
@@ -99,7 +111,9 @@ def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones(of_today):
         errors = delphes.CMS_JETCLASS.d0(said, np.zeros(200))
         nearest = said[np.argmin(np.abs(errors - np.array(c.d0_error, float)[:, None]), axis=1)]
         inside = (nearest > 3.5) & (nearest < 14)
-        spread.append(np.quantile(np.log(np.array(c.pt)[inside] / nearest[inside]), [0.16, 0.5, 0.84]))
+        spread.append(
+            np.quantile(np.log(np.array(c.pt)[inside] / nearest[inside]), [0.16, 0.5, 0.84])
+        )
     assert spread[1] == pytest.approx(spread[0], abs=0.15)
     assert np.ptp(spread[0]) > 0.35
 
@@ -108,9 +122,12 @@ def test_hard_scatter_jets_of_shipped_pileup_have_the_tracks_of_published_ones(o
     """137 jets of ATLAS simulation; pile-up jets there lie in busier events and have hard-scatter tracks, ours do not."""
     some = dict(pt_range=(15, 60), eta_max=2)
     samples = real("PHYSLITE_example.root"), of_today("pileup")
-    rows, separation = realism.compare(*(realism.features(realism.select(s, "hard_scatter", **some)) for s in samples),
-                                       seed=1)
+    rows, separation = realism.compare(
+        *(realism.features(realism.select(s, "hard_scatter", **some)) for s in samples), seed=1
+    )
     found = {row.feature: row for row in rows}
     assert separation.area < 0.66
     for name in realism.BY_TRACKS:
-        assert found[name].ours == pytest.approx(found[name].real, abs=0.05) and found[name].ks < 0.2
+        assert (
+            found[name].ours == pytest.approx(found[name].real, abs=0.05) and found[name].ks < 0.2
+        )

@@ -13,7 +13,8 @@ import nbformat
 import psutil
 import pytest
 
-from jetnb import __main__, atomic, gallery, runner
+from jetnb import __main__, atomic
+from jetnb.book import gallery, runner
 
 FIRST = """# 07 A title with `code`
 
@@ -30,14 +31,20 @@ ipywidgets.IntSlider()"""
 
 def write(folder, *code, name="07_small.ipynb", tags=()):
     """A small notebook: a first markdown cell, the parameters, then these code cells; with a scales.toml."""
-    cells = [nbformat.v4.new_markdown_cell(FIRST),
-             nbformat.v4.new_code_cell("n_jets = 10  # paper: 1000\ncut = 0.5  # paper: 0.5",
-                                       metadata={"tags": ["parameters"]}),
-             nbformat.v4.new_markdown_cell(DISPLAY), *(nbformat.v4.new_code_cell(source) for source in code)]
+    cells = [
+        nbformat.v4.new_markdown_cell(FIRST),
+        nbformat.v4.new_code_cell(
+            "n_jets = 10  # paper: 1000\ncut = 0.5  # paper: 0.5", metadata={"tags": ["parameters"]}
+        ),
+        nbformat.v4.new_markdown_cell(DISPLAY),
+        *(nbformat.v4.new_code_cell(source) for source in code),
+    ]
     for index, tag in tags:
         cells[index].metadata["tags"] = [tag]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
-    (folder / "scales.toml").write_text("[07.ci]\nn_jets = 3\n[07.paper]\nn_jets = 1000\ncutt = 1.0\n")
+    (folder / "scales.toml").write_text(
+        "[07.ci]\nn_jets = 3\n[07.paper]\nn_jets = 1000\ncutt = 1.0\n"
+    )
     return folder / name
 
 
@@ -45,8 +52,12 @@ def test_scales_replace_the_parameters(tmp_path):
     path = write(tmp_path, "result = {'n': n_jets}")
     assert runner.parameters(runner.at_scale(path)) == {"n_jets": 10, "cut": 0.5}
     cells = runner.at_scale(path, "ci").cells
-    assert cells[2].metadata.tags == ["injected-parameters"] and cells[2].source.endswith("n_jets = 3")
-    with pytest.raises(ValueError, match=r"07_small.ipynb has no parameter 'cutt'.*it has n_jets, cut"):
+    assert cells[2].metadata.tags == ["injected-parameters"] and cells[2].source.endswith(
+        "n_jets = 3"
+    )
+    with pytest.raises(
+        ValueError, match=r"07_small.ipynb has no parameter 'cutt'.*it has n_jets, cut"
+    ):
         runner.at_scale(path, "paper")
     with pytest.raises(ValueError, match="unknown scale 'big'; there are ci, laptop, paper"):
         runner.at_scale(path, "big")
@@ -63,9 +74,13 @@ def test_notebooks_are_found_by_number(tmp_path):
 
 
 def test_result_is_read_and_the_file_is_left_alone(tmp_path):
-    path = write(tmp_path, "import numpy as np, os", "1 / 0",
-                 "result = {'n': n_jets, 'x': np.float32(0.5), 'here': os.getcwd()}",
-                 tags=[(4, "raises-exception")])
+    path = write(
+        tmp_path,
+        "import numpy as np, os",
+        "1 / 0",
+        "result = {'n': n_jets, 'x': np.float32(0.5), 'here': os.getcwd()}",
+        tags=[(4, "raises-exception")],
+    )
     before = path.read_bytes()
     outcome = runner.execute(path, "ci", progress=False)
     assert (outcome.error, outcome.result) == ("", {"n": 3, "x": 0.5, "here": str(tmp_path)})
@@ -73,12 +88,24 @@ def test_result_is_read_and_the_file_is_left_alone(tmp_path):
     assert "json" not in outcome.notebook.cells[-1].source and outcome.seconds > 0
 
 
-@pytest.mark.parametrize("code, error", [
-    (["pass", "1 / 0", "result = {}"], "07_small.ipynb, cell 5: ZeroDivisionError: division by zero"),
-    (["import os", "os._exit(1)"], "07_small.ipynb, cell 5: the kernel died (often: out of memory)"),
-    (["import time", "time.sleep(60)"], "07_small.ipynb, cell 5: took longer than 3 s"),
-    (["x = 1"], "07_small.ipynb, no `result` after the last cell: NameError: name 'result' is not defined"),
-])
+@pytest.mark.parametrize(
+    "code, error",
+    [
+        (
+            ["pass", "1 / 0", "result = {}"],
+            "07_small.ipynb, cell 5: ZeroDivisionError: division by zero",
+        ),
+        (
+            ["import os", "os._exit(1)"],
+            "07_small.ipynb, cell 5: the kernel died (often: out of memory)",
+        ),
+        (["import time", "time.sleep(60)"], "07_small.ipynb, cell 5: took longer than 3 s"),
+        (
+            ["x = 1"],
+            "07_small.ipynb, no `result` after the last cell: NameError: name 'result' is not defined",
+        ),
+    ],
+)
 def test_a_failure_names_notebook_cell_and_error(tmp_path, code, error):
     assert runner.execute(write(tmp_path, *code), "ci", timeout=3, progress=False).error == error
 
@@ -96,15 +123,22 @@ class Resources(HTMLParser):
         for key, value in attrs:
             if key == "href" and tag == "a":
                 self.links.append(value)
-            elif key in ("src", "href", "srcset", "data", "poster") and not (value or "").startswith("data:"):
+            elif key in ("src", "href", "srcset", "data", "poster") and not (
+                value or ""
+            ).startswith("data:"):
                 self.loaded.append(value)
 
 
 def test_gallery_reads_offline(tmp_path, capsys):
     out = tmp_path / "gallery"
-    write(tmp_path, FIGURE, WIDGETS, "n_jets * 2",
-          "result = {'top efficiency': 0.123456, 'jets': 12345, 'curve': [1, 2]}",
-          tags=[(5, "solution")])
+    write(
+        tmp_path,
+        FIGURE,
+        WIDGETS,
+        "n_jets * 2",
+        "result = {'top efficiency': 0.123456, 'jets': 12345, 'curve': [1, 2]}",
+        tags=[(5, "solution")],
+    )
     notebook = nbformat.read(tmp_path / "07_small.ipynb", as_version=4)
     notebook.cells[5].metadata["jupyter"] = {"source_hidden": True}
     nbformat.write(notebook, tmp_path / "07_small.ipynb")
@@ -114,11 +148,20 @@ def test_gallery_reads_offline(tmp_path, capsys):
 
     page, index = (out / "07_small.html").read_text(), (out / "index.html").read_text()
     assert Resources(page).loaded == [] and "<script" not in page
-    assert Resources(index).loaded == ["07_small.png"] and (out / "07_small.png").read_bytes()[:4] == b"\x89PNG"
-    assert page.count("<math") == 4 - 1 and "\\tau" not in page.replace('alt="', "") and "<mfrac>" in page
+    assert (
+        Resources(index).loaded == ["07_small.png"]
+        and (out / "07_small.png").read_bytes()[:4] == b"\x89PNG"
+    )
+    assert (
+        page.count("<math") == 4 - 1
+        and "\\tau" not in page.replace('alt="', "")
+        and "<mfrac>" in page
+    )
     assert "5 $" in page and "widget-view" not in page and "IntSlider(value" not in page
     assert "<details><summary>Show the solution" in page and 'alt="Figure: A figure"' in page
-    assert {"08_next.html", "https://arxiv.org/abs/2412.10504", "index.html"} <= set(Resources(page).links)
+    assert {"08_next.html", "https://arxiv.org/abs/2412.10504", "index.html"} <= set(
+        Resources(page).links
+    )
     assert "0.1235" in index and "12,345" in index and "A title with code" in index
     assert "<p>How much is <math" in index
     assert "ZeroDivisionError: division by zero" in index and "08_next.html" in index
@@ -130,18 +173,36 @@ def test_gallery_reads_offline(tmp_path, capsys):
 
 def test_nothing_that_is_damaged_ends_the_run(tmp_path, capsys):
     out = tmp_path / "gallery"
-    write(tmp_path, "result = {'<i>key</i>': '<script>alert(1)</script>'}", name="01_good <&'\"x.ipynb")
+    write(
+        tmp_path,
+        "result = {'<i>key</i>': '<script>alert(1)</script>'}",
+        name="01_good <&'\"x.ipynb",
+    )
     (tmp_path / "02_cut.ipynb").write_bytes(write(tmp_path, name="02_cut.ipynb").read_bytes()[:-40])
     (tmp_path / "03_list.ipynb").write_text("[1, 2]")
     (tmp_path / "04_binary.ipynb").write_bytes(b"\xff\x00" * 99)
-    (tmp_path / "05_cells.ipynb").write_text('{"cells": [{"cell_type": 7}], "metadata": {}, "nbformat": 4}')
-    (tmp_path / "09_cells.ipynb").write_text('{"cells": [{"metadata": {}, "source": ""}], "metadata": {}, "nbformat": 4}')
+    (tmp_path / "05_cells.ipynb").write_text(
+        '{"cells": [{"cell_type": 7}], "metadata": {}, "nbformat": 4}'
+    )
+    (tmp_path / "09_cells.ipynb").write_text(
+        '{"cells": [{"metadata": {}, "source": ""}], "metadata": {}, "nbformat": 4}'
+    )
     write(tmp_path, "result = [1, 2]", name="06_list.ipynb")
-    write(tmp_path, "from IPython.display import publish_display_data as show\nshow({'image/png': '?'})", "result = {}",
-          name="07_picture.ipynb")
+    write(
+        tmp_path,
+        "from IPython.display import publish_display_data as show\nshow({'image/png': '?'})",
+        "result = {}",
+        name="07_picture.ipynb",
+    )
     write(tmp_path, "n_jets +", name="08_syntax.ipynb", tags=[(3, "parameters"), (1, "none")])
     out.mkdir()
-    foreign = {"1.json": "[1]", "2<b>.json": '{"title": 3}', "3.json": "", "4.json": "[" * 100_000, "5.json": "{}"}
+    foreign = {
+        "1.json": "[1]",
+        "2<b>.json": '{"title": 3}',
+        "3.json": "",
+        "4.json": "[" * 100_000,
+        "5.json": "{}",
+    }
     for name, text in foreign.items():
         (out / name).write_text(text)
     (out / "6.json").mkdir()
@@ -151,14 +212,20 @@ def test_nothing_that_is_damaged_ends_the_run(tmp_path, capsys):
     assert lines["01_good"].endswith("ok") and lines["07_picture"].endswith("ok")
     for name in ("02_cut", "03_list", "04_binary", "05_cells", "09_cells"):
         assert f"{name}.ipynb cannot be run: " in lines[name]
-    assert "06_list.ipynb, no `result` after the last cell: ValueError: it is of type list" in lines["06_list"]
+    assert (
+        "06_list.ipynb, no `result` after the last cell: ValueError: it is of type list"
+        in lines["06_list"]
+    )
     assert "08_syntax.ipynb, cell 4: SyntaxError" in lines["08_syntax"]
 
     index = (out / "index.html").read_text()
     assert index.count("<article>") == 9 and all(f"0{i}" in index for i in range(1, 10))
     assert "<script" not in index and "<b>" not in index and "<i>" not in index
     assert "01_good%20%3C%26%27%22x.html" in index and "&lt;script&gt;" in index
-    assert index.count("<li>") == len(foreign) + 1 and "2&lt;b&gt;.json is no record of a notebook" in index
+    assert (
+        index.count("<li>") == len(foreign) + 1
+        and "2&lt;b&gt;.json is no record of a notebook" in index
+    )
     assert not list(out.glob(".*"))
 
 
@@ -173,7 +240,8 @@ def test_a_page_that_cannot_be_made_is_told(tmp_path, monkeypatch):
 RUN = """
 import sys
 from pathlib import Path
-from jetnb import __main__, runner
+from jetnb import __main__
+from jetnb.book import runner
 runner.run.__kwdefaults__["folder"] = Path(sys.argv[1])
 sys.exit(__main__.main(["run", "--out", sys.argv[1] + "/gallery"]))
 """
@@ -186,13 +254,20 @@ list(parallel.as_done(work, range(2), processes=2, fork=True))"""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signals")
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_a_run_that_is_stopped_keeps_what_was_done_and_leaves_no_process(tmp_path, number, status):
     write(tmp_path, "result = {}", name="01_done.ipynb")
     write(tmp_path, LONG, "result = {}", name="02_long.ipynb")
     (tmp_path / "run.py").write_text(RUN)
-    process = subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path], stderr=subprocess.PIPE, text=True,
-                               stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("begun*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -204,24 +279,33 @@ def test_a_run_that_is_stopped_keeps_what_was_done_and_leaves_no_process(tmp_pat
     _, alive = psutil.wait_procs([one for one in family if one.is_running()], timeout=30)
     assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive)
     lines = [line for line in re.split("[\r\n]", errors) if line.strip() and "cell" not in line]
-    assert lines == ["jetnb: interrupted: the notebooks that were done are in the gallery"] * (number == signal.SIGINT)
+    assert lines == ["jetnb: interrupted: the notebooks that were done are in the gallery"] * (
+        number == signal.SIGINT
+    )
     index = (tmp_path / "gallery" / "index.html").read_text()
     assert "01_done.html" in index and "02_long" not in index
 
 
 def test_two_runs_do_not_share_a_gallery(tmp_path):
     write(tmp_path, "result = {}", name="01_one.ipynb")
-    with (atomic.alone(tmp_path / "gallery", "writing the gallery"),
-          pytest.raises(ValueError, match="is writing the gallery .*wait for it")):
+    with (
+        atomic.alone(tmp_path / "gallery", "writing the gallery"),
+        pytest.raises(ValueError, match="is writing the gallery .*wait for it"),
+    ):
         runner.run(out=tmp_path / "gallery", folder=tmp_path)
     assert not (tmp_path / "gallery").exists()
     assert runner.run(out=tmp_path / "gallery", folder=tmp_path) == 0
 
 
-@pytest.mark.parametrize("command, kept", [
-    (["simulate", "aoj", "--jets", "9", "--seed", "1"], ": the parts that were done are kept"),
-    (["data", "download", "aoj", "--into", "x"], ": what has come is kept"),
-    (["data", "convert", "a.h5", "--out", "x"], ": no store was made"), (["data", "check"], "")])
+@pytest.mark.parametrize(
+    "command, kept",
+    [
+        (["simulate", "aoj", "--jets", "9", "--seed", "1"], ": the parts that were done are kept"),
+        (["data", "download", "aoj", "--into", "x"], ": what has come is kept"),
+        (["data", "convert", "a.h5", "--out", "x"], ": no store was made"),
+        (["data", "check"], ""),
+    ],
+)
 def test_ctrl_c_of_any_command_is_one_line(monkeypatch, capsys, command, kept):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -230,7 +314,11 @@ def test_ctrl_c_of_any_command_is_one_line(monkeypatch, capsys, command, kept):
         monkeypatch.setattr(__main__, name, interrupted)
     assert __main__.main(command) == 130
     said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith(f"jetnb: interrupted{kept}")
+    assert (
+        said.out == ""
+        and said.err.count("\n") == 1
+        and said.err.startswith(f"jetnb: interrupted{kept}")
+    )
 
 
 def test_an_error_of_a_worker_is_a_sentence_only_if_it_is_ours(monkeypatch, capsys):
@@ -250,9 +338,22 @@ def test_an_error_of_a_worker_is_a_sentence_only_if_it_is_ours(monkeypatch, caps
 
 
 def test_formulae():
-    for tex in (r"p_T", r"m_\mathrm{SD}", r"\sqrt{s} = 13\,\mathrm{TeV}", r"1/\epsilon_B", r"X \to HH \to 4b", r"\ge 3",
-                r"\Delta R < 0.8", r"\sum_i p_{T,i}", r"\frac{1}{2}", r"\langle x \rangle", r"\text{KL}(p\,\|\,q)",
-                r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"\log\left(\frac{p_T}{E}\right)", r"H\to b\bar{b}"):
+    for tex in (
+        r"p_T",
+        r"m_\mathrm{SD}",
+        r"\sqrt{s} = 13\,\mathrm{TeV}",
+        r"1/\epsilon_B",
+        r"X \to HH \to 4b",
+        r"\ge 3",
+        r"\Delta R < 0.8",
+        r"\sum_i p_{T,i}",
+        r"\frac{1}{2}",
+        r"\langle x \rangle",
+        r"\text{KL}(p\,\|\,q)",
+        r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
+        r"\log\left(\frac{p_T}{E}\right)",
+        r"H\to b\bar{b}",
+    ):
         assert gallery.tex_to_mathml(tex).startswith("<math"), tex
     for tex in (r"\frac", "a_", r"\left(", r"\left", ""):
         assert gallery.tex_to_mathml(tex) == f"<code>{tex}</code>"
@@ -260,7 +361,9 @@ def test_formulae():
 
 def test_command_line(tmp_path, capsys, monkeypatch):
     write(tmp_path, "1 / 0")
-    monkeypatch.setattr(runner.run, "__kwdefaults__", {**runner.run.__kwdefaults__, "folder": tmp_path})
+    monkeypatch.setattr(
+        runner.run, "__kwdefaults__", {**runner.run.__kwdefaults__, "folder": tmp_path}
+    )
     assert __main__.main(["run", "7", "--scale", "ci", "--out", str(tmp_path / "out")]) == 1
     assert __main__.main(["run", "42"]) == 2
     assert capsys.readouterr().err.endswith("jetnb: there is no notebook '42'; there are 07\n")

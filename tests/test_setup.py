@@ -19,8 +19,12 @@ import jetnb
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"zlib-ng": "python-zlib-ng", "xxhash": "python-xxhash", "torch": "pytorch-cpu",
-               "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {
+    "zlib-ng": "python-zlib-ng",
+    "xxhash": "python-xxhash",
+    "torch": "pytorch-cpu",
+    "matplotlib": "matplotlib-base",
+}
 
 
 def split(requirement):
@@ -36,12 +40,20 @@ def conda_lines():
 
 
 def start(*words, folder=ROOT, python=sys.executable, timeout=120, **environment):
-    return subprocess.run([python, str(folder / "start.py"), *words], capture_output=True, text=True, timeout=timeout,
-                          env=os.environ | environment)
+    return subprocess.run(
+        [python, str(folder / "start.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | environment,
+    )
 
 
 def test_environment_and_project_name_the_same_packages():
-    wanted = {CONDA_NAMES.get(name, name): version for name, version in map(split, PROJECT["dependencies"])}
+    wanted = {
+        CONDA_NAMES.get(name, name): version
+        for name, version in map(split, PROJECT["dependencies"])
+    }
     assert dict(split(requirement) for requirement, _ in conda_lines()) == wanted
     assert f"python{PROJECT['requires-python']}" in (ROOT / "environment.yml").read_text()
 
@@ -65,7 +77,12 @@ def test_version_is_said_once_in_each_place():
 def test_importing_the_package_is_cheap():
     heavy = "{'torch', 'matplotlib', 'pythia8mc', 'fastjet', 'numba', 'awkward'}"
     ask = f"import sys, jetnb; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_start_is_a_short_script_of_the_standard_library():
@@ -73,12 +90,17 @@ def test_start_is_a_short_script_of_the_standard_library():
     assert len(source.splitlines()) < 200
     tree = ast.parse(source, feature_version=(3, 7))  # an old Python must get as far as the message
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    assert {name.name.split(".")[0] for node in imports for name in node.names} <= sys.stdlib_module_names
+    assert {
+        name.name.split(".")[0] for node in imports for name in node.names
+    } <= sys.stdlib_module_names
 
 
 def test_start_without_a_command_says_what_there_is():
     said = start().stderr
-    assert all(command in said for command in ("start.py lab", "start.py run", "start.py test", "JETNB_TORCH"))
+    assert all(
+        command in said
+        for command in ("start.py lab", "start.py run", "start.py test", "JETNB_TORCH")
+    )
 
 
 @pytest.fixture
@@ -103,10 +125,17 @@ def test_start_names_what_an_old_python_lacks(copy):
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
 def test_start_names_the_debian_package_it_lacks(copy, module):
-    pretend(copy, "find = importlib.util.find_spec\n"
-                  f"importlib.util.find_spec = lambda name: name != {module!r} and find(name)")
+    pretend(
+        copy,
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name: name != {module!r} and find(name)",
+    )
     done = start("lab", folder=copy, JETNB_VENV="")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "sudo apt install python3-venv" in done.stderr
+    assert (
+        done.returncode == 1
+        and done.stderr.count("\n") == 1
+        and "sudo apt install python3-venv" in done.stderr
+    )
 
 
 STANDIN = """#!/bin/sh
@@ -139,14 +168,26 @@ class Installed:
 
     def write_stamp(self, extras=(), project=None):
         project = project or (self.folder / "pyproject.toml").read_text()
-        recipe = hashlib.sha256((project + str(self.folder.resolve()) + "auto").encode()).hexdigest()
+        recipe = hashlib.sha256(
+            (project + str(self.folder.resolve()) + "auto").encode()
+        ).hexdigest()
         self.stamp.write_text(json.dumps({"recipe": recipe, "extras": list(extras)}))
 
     def start(self, *words, runs=0, torch="cpu", pip=1, test=1, lab=0, **environment):
         """Everything works, and nothing can be installed, unless told otherwise: the exit status of each."""
         (self.folder / "calls").unlink(missing_ok=True)
-        return start(*words, folder=self.folder, JETNB_VENV=str(self.env), JETNB_TORCH="auto", RUNS=str(runs),
-                     TORCH_IS=torch, PIP=str(pip), TEST_EXTRA=str(test), LAB=str(lab), **environment)
+        return start(
+            *words,
+            folder=self.folder,
+            JETNB_VENV=str(self.env),
+            JETNB_TORCH="auto",
+            RUNS=str(runs),
+            TORCH_IS=torch,
+            PIP=str(pip),
+            TEST_EXTRA=str(test),
+            LAB=str(lab),
+            **environment,
+        )
 
     @property
     def calls(self):
@@ -180,7 +221,10 @@ def test_a_second_start_does_nothing_but_start(installed):
 @posix
 def test_terminals_and_kernels_find_the_environment_and_do_not_spin(installed):
     first, rest = installed.start("lab").stdout.strip().split(os.pathsep, 1)
-    assert first == str(installed.env / "bin") and rest.split()[-2:] == [str(installed.env), "PASSIVE"]
+    assert first == str(installed.env / "bin") and rest.split()[-2:] == [
+        str(installed.env),
+        "PASSIVE",
+    ]
     assert installed.start("lab", OMP_WAIT_POLICY="ACTIVE").stdout.split()[-1] == "ACTIVE"
 
 
@@ -194,9 +238,15 @@ def test_a_terminal_has_the_environment_before_what_the_user_has_set(installed):
     (installed.env / "bin" / "activate").write_text(f"PATH={installed.env}/bin:$PATH\n")
     installed.start("lab", SHELL=shutil.which("bash"))
     option = re.search(r"terminado_settings=(\{.*\})", installed.calls[-1]).group(1)
-    done = subprocess.run(ast.literal_eval(option)["shell_command"], input="command -v python; echo $MINE; exit\n",
-                          env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=60,
-                          start_new_session=True)
+    done = subprocess.run(
+        ast.literal_eval(option)["shell_command"],
+        input="command -v python; echo $MINE; exit\n",
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+    )
     assert done.stdout.split()[:2] == [str(installed.env / "bin" / "python"), "1"], done
     installed.start("lab", SHELL="/bin/zsh")
     assert "{'shell_command': ['/bin/zsh']}" in installed.calls[-1]
@@ -214,9 +264,15 @@ def test_only_root_is_asked_to_allow_root(installed, user):
 def test_an_extra_that_cannot_be_added_leaves_what_was(installed):
     done = installed.start("test")
     assert done.returncode == 1 and "pip uninstall" not in "".join(installed.calls)
-    assert done.stderr == ("the packages could not be installed (see above): is this computer online?; what was "
-                           "installed before is still there\n")
-    assert installed.is_whole() and installed.start("lab").returncode == 0 and len(installed.calls) == 2
+    assert done.stderr == (
+        "the packages could not be installed (see above): is this computer online?; what was "
+        "installed before is still there\n"
+    )
+    assert (
+        installed.is_whole()
+        and installed.start("lab").returncode == 0
+        and len(installed.calls) == 2
+    )
 
 
 @posix
@@ -224,7 +280,10 @@ def test_an_extra_is_added_to_what_is_there(installed):
     done = installed.start("test", pip=0, test=0)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "the environment is ready"
     assert any(f"-e {installed.folder}[test,browser]" in call for call in installed.calls)
-    assert json.loads(installed.stamp.read_text())["extras"] == ["test", "browser", "sim"] and installed.is_whole()
+    assert (
+        json.loads(installed.stamp.read_text())["extras"] == ["test", "browser", "sim"]
+        and installed.is_whole()
+    )
     assert installed.start("lab").stderr == "" and len(installed.calls) == 2
 
 
@@ -233,9 +292,14 @@ def test_an_update_that_fails_goes_on_with_what_is_there(installed):
     installed.write_stamp(["test"], project="an older one")
     before = installed.stamp.read_text()
     done = installed.start("lab")
-    assert done.returncode == 0 and "is this computer online?: going on with what is there" in done.stdout
+    assert (
+        done.returncode == 0
+        and "is this computer online?: going on with what is there" in done.stdout
+    )
     assert installed.is_whole() and installed.stamp.read_text() == before
-    assert any("[test]" in call for call in installed.calls)  # what is there is brought up to date with the rest
+    assert any(
+        "[test]" in call for call in installed.calls
+    )  # what is there is brought up to date with the rest
 
 
 @posix
@@ -244,21 +308,31 @@ def test_a_build_of_torch_that_is_missing_is_said_and_the_other_stays(installed,
     installed.write_stamp(project="an older one")
     pretend(installed.folder, "os.environ['PATH'] = '/nowhere'")  # no nvidia-smi
     done = installed.start("lab", torch=torch, lab=0 if torch else 1)
-    assert done.stdout.splitlines()[1:3] == [f"torch, the cpu build, from {name} ..." for name in
-                                             ("download.pytorch.org", "PyPI")][:2 if sys.platform == "linux" else 0]
+    assert (
+        done.stdout.splitlines()[1:3]
+        == [f"torch, the cpu build, from {name} ..." for name in ("download.pytorch.org", "PyPI")][
+            : 2 if sys.platform == "linux" else 0
+        ]
+    )
     text = "no cpu build of torch: download.pytorch.org does not answer (PyPI's, 3 GB: JETNB_TORCH=cuda)"
-    assert text in (done.stdout if torch else done.stderr) and done.returncode == (0 if torch else 1)
+    assert text in (done.stdout if torch else done.stderr) and done.returncode == (
+        0 if torch else 1
+    )
     assert "uninstall" not in "".join(installed.calls) and installed.is_whole()
 
 
 @posix
-@pytest.mark.parametrize("stamp", ["", "{", "[]", "null", "{}", '{"recipe": 1}', '{"recipe": 1, "extras": 3}', "\0\0"])
+@pytest.mark.parametrize(
+    "stamp", ["", "{", "[]", "null", "{}", '{"recipe": 1}', '{"recipe": 1, "extras": 3}', "\0\0"]
+)
 @pytest.mark.parametrize("command", ["lab", "test"])
 def test_a_damaged_stamp_costs_no_environment_that_works(installed, stamp, command):
     installed.stamp.write_text(stamp)
     done = installed.start(command)
     assert "Traceback" not in done.stderr and installed.is_whole()
-    assert (done.returncode == 0 and "going on with what is there" in done.stdout) == (command == "lab")
+    assert (done.returncode == 0 and "going on with what is there" in done.stdout) == (
+        command == "lab"
+    )
     assert installed.start("lab", pip=0).returncode == 0 and "recipe" in installed.stamp.read_text()
 
 
@@ -270,7 +344,9 @@ def test_half_an_installation_and_a_dead_python_are_made_anew(installed, runs, s
     else:
         installed.write_stamp(project="an older one")
     pretend(installed.folder, f"sys.executable = '{installed.folder}/other'")
-    (installed.folder / "other").write_text(f"#!/bin/sh\necho made: $@ >> {installed.folder}/calls\n")
+    (installed.folder / "other").write_text(
+        f"#!/bin/sh\necho made: $@ >> {installed.folder}/calls\n"
+    )
     (installed.folder / "other").chmod(0o755)
     installed.start("lab", runs=runs, lab=1)
     assert f"made: -m venv --clear {installed.env}" in installed.calls
@@ -282,18 +358,30 @@ def test_a_folder_with_other_things_is_left_alone(installed):
     for name in ("pyvenv.cfg", "jetnb.json"):
         (installed.env / name).unlink()
     done = installed.start("lab")
-    assert done.stderr == f"{installed.env} is a folder with other things in it: set JETNB_VENV to another one\n"
+    assert (
+        done.stderr
+        == f"{installed.env} is a folder with other things in it: set JETNB_VENV to another one\n"
+    )
     assert sorted(path.name for path in installed.env.iterdir()) == ["numpy"]
 
 
 @posix
-@pytest.mark.parametrize(("what", "said"), [("env", "cannot be written: set JETNB_VENV to a folder of your own"),
-                                            ("", "cannot be written, where jetnb is installed from: copy it to one")])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("env", "cannot be written: set JETNB_VENV to a folder of your own"),
+        ("", "cannot be written, where jetnb is installed from: copy it to one"),
+    ],
+)
 def test_what_may_only_be_read_gets_a_sentence(installed, what, said):
     place = installed.folder / what
-    pretend(installed.folder, f"os.access = lambda path, mode: str(path) != {str(place)!r}")  # root may write anywhere
+    pretend(
+        installed.folder, f"os.access = lambda path, mode: str(path) != {str(place)!r}"
+    )  # root may write anywhere
     done = installed.start("test")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and f"{place} {said}" in done.stderr
+    assert (
+        done.returncode == 1 and done.stderr.count("\n") == 1 and f"{place} {said}" in done.stderr
+    )
     assert not any("install" in call for call in installed.calls)
     assert installed.start("lab").returncode == 0  # which has all that it needs
     (installed.env / "jetnb-data.json").unlink()
@@ -308,10 +396,17 @@ def test_two_at_once_wait_for_each_other(installed):
     installed.stamp.unlink()
     with (installed.folder / "pyproject.toml").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with subprocess.Popen([sys.executable, installed.folder / "start.py", "lab"], text=True, bufsize=1,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              env=os.environ | {"JETNB_VENV": str(installed.env), "JETNB_TORCH": "auto"}) as second:
-            assert second.stdout.readline() == "another start.py is setting up: waiting for it ...\n"
+        with subprocess.Popen(
+            [sys.executable, installed.folder / "start.py", "lab"],
+            text=True,
+            bufsize=1,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"JETNB_VENV": str(installed.env), "JETNB_TORCH": "auto"},
+        ) as second:
+            assert (
+                second.stdout.readline() == "another start.py is setting up: waiting for it ...\n"
+            )
             assert not installed.calls
             installed.write_stamp()
             fcntl.flock(held, fcntl.LOCK_UN)
@@ -329,16 +424,41 @@ def test_after_the_first_start_no_network_is_needed(tmp_path):
     text = (ROOT / "pyproject.toml").read_text()
     recipe = hashlib.sha256((text + str(ROOT) + "auto").encode()).hexdigest()
     (tmp_path / "env" / "jetnb.json").write_text(json.dumps({"recipe": recipe, "extras": []}))
-    dead = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy",
-                                                    "https_proxy", "all_proxy")}
-    done = start("run", "00", "--scale", "ci", "--out", str(tmp_path / "gallery"), timeout=600, **dead, NO_PROXY="",
-                 no_proxy="", PIP_NO_INDEX="1", UV_OFFLINE="1", JETNB_VENV=str(tmp_path / "env"), JETNB_TORCH="auto",
-                 JETNB_DERIVED=str(tmp_path / "derived"))
+    dead = {
+        name: "http://127.0.0.1:9"
+        for name in (
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        )
+    }
+    done = start(
+        "run",
+        "00",
+        "--scale",
+        "ci",
+        "--out",
+        str(tmp_path / "gallery"),
+        timeout=600,
+        **dead,
+        NO_PROXY="",
+        no_proxy="",
+        PIP_NO_INDEX="1",
+        UV_OFFLINE="1",
+        JETNB_VENV=str(tmp_path / "env"),
+        JETNB_TORCH="auto",
+        JETNB_DERIVED=str(tmp_path / "derived"),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "setting up" not in done.stdout and (tmp_path / "gallery" / "index.html").exists()
 
 
-@pytest.mark.skipif(os.environ.get("JETNB_SIMULATION") != "require", reason="simulation is not required here")
+@pytest.mark.skipif(
+    os.environ.get("JETNB_SIMULATION") != "require", reason="simulation is not required here"
+)
 def test_simulation_is_installed_where_it_is_required():
     import fastjet
     import pythia8mc
@@ -346,7 +466,9 @@ def test_simulation_is_installed_where_it_is_required():
     assert fastjet.__version__ and pythia8mc.Pythia
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere PyPI's torch is the CPU build")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere PyPI's torch is the CPU build"
+)
 def test_no_cuda_without_a_gpu():
     import torch
 

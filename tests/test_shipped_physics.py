@@ -6,8 +6,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import jetnb
-from jetnb import catalogue
 from jetnb import jets as jets_module
+from jetnb.data import catalogue
 
 SIZES = {"aoj": 20_000, "jetclass": 20_000, "toptagging": 8_000, "hh4b": 24_000, "pileup": 15_000}
 
@@ -35,7 +35,7 @@ def mode(values, *, width, low, high):
     """Centre of a parabola through the three highest bins around the maximum of a histogram."""
     counts, edges = np.histogram(ak.to_numpy(values), np.arange(low, high + width, width))
     i = int(np.clip(np.argmax(counts), 1, len(counts) - 2))
-    left, top, right = counts[i - 1:i + 2].astype(float)
+    left, top, right = counts[i - 1 : i + 2].astype(float)
     return edges[i] + width * (0.5 + 0.5 * (left - right) / (left - 2 * top + right))
 
 
@@ -59,8 +59,13 @@ def test_sample_is_valid_and_of_its_size(sample):
 
 def test_windows(sample):
     name, jets = sample
-    low, high, eta = {"aoj": (300, np.inf, 2.5), "jetclass": (500, 1000, 2), "toptagging": (550, 650, 2),
-                      "hh4b": (200, np.inf, 2.5), "pileup": (15, np.inf, 2)}[name]
+    low, high, eta = {
+        "aoj": (300, np.inf, 2.5),
+        "jetclass": (500, 1000, 2),
+        "toptagging": (550, 650, 2),
+        "hh4b": (200, np.inf, 2.5),
+        "pileup": (15, np.inf, 2),
+    }[name]
     assert np.all((jets.pt > low - 0.1) & (jets.pt < high + 0.1) & (abs(jets.eta) < eta + 1e-3))
     if name != "pileup":
         limit = {"aoj": 150, "hh4b": 100}.get(name, 200)
@@ -73,15 +78,27 @@ def test_constituents_add_up_to_the_jet(sample):
         pytest.skip("holds the tracks of calorimeter jets only")
     c = jets.constituents
     weight = c.puppi_weight if "puppi_weight" in c.fields else 1.0
-    total = np.hypot(ak.to_numpy(ak.sum(weight * c.px, axis=1)), ak.to_numpy(ak.sum(weight * c.py, axis=1)))
+    total = np.hypot(
+        ak.to_numpy(ak.sum(weight * c.px, axis=1)), ak.to_numpy(ak.sum(weight * c.py, axis=1))
+    )
     whole = ak.to_numpy(jets.n_constituents) < {"aoj": 150, "hh4b": 100}.get(name, 200)
     assert (total / ak.to_numpy(jets.pt))[whole] == pytest.approx(1, abs=2e-3)
     mass = ak.to_numpy(ak.sum(c * weight, axis=1).mass)
     assert np.quantile(np.abs(mass / ak.to_numpy(jets.mass) - 1)[whole], 0.99) < 5e-3
 
 
-@pytest.mark.parametrize(("name", "mass"), [
-    ("WToQQ", 80.4), ("ZToQQ", 91.2), ("HToBB", 125), ("HToCC", 125), ("HToGG", 125), ("HToWW4Q", 125), ("TTBar", 172.5)])
+@pytest.mark.parametrize(
+    ("name", "mass"),
+    [
+        ("WToQQ", 80.4),
+        ("ZToQQ", 91.2),
+        ("HToBB", 125),
+        ("HToCC", 125),
+        ("HToGG", 125),
+        ("HToWW4Q", 125),
+        ("TTBar", 172.5),
+    ],
+)
 def test_mass_peaks(jetclass, name, mass):
     # Low, not high: soft tracks vanish with the card of JetClass, and b hadrons lose neutrinos. Published jets of
     # JetClass-II lose 11 % of their particle-level mass.
@@ -90,16 +107,25 @@ def test_mass_peaks(jetclass, name, mass):
 
 
 def test_top_peak_of_the_tagging_sample():
-    assert mode(of_class(jetnb.load("toptagging"), "TTBar").softdrop_mass, width=3, low=100, high=220) == pytest.approx(
-        172.5, abs=4)
+    assert mode(
+        of_class(jetnb.load("toptagging"), "TTBar").softdrop_mass, width=3, low=100, high=220
+    ) == pytest.approx(172.5, abs=4)
 
 
-@pytest.mark.parametrize(("signal", "numerator", "denominator", "area"), [
-    ("TTBar", "tau3", "tau2", 0.75), ("WToQQ", "tau2", "tau1", 0.75), ("HToBB", "tau2", "tau1", 0.7)])
+@pytest.mark.parametrize(
+    ("signal", "numerator", "denominator", "area"),
+    [
+        ("TTBar", "tau3", "tau2", 0.75),
+        ("WToQQ", "tau2", "tau1", 0.75),
+        ("HToBB", "tau2", "tau1", 0.7),
+    ],
+)
 def test_subjettiness_separates(jetclass, signal, numerator, denominator, area):
     value, truth = [], []
     for k, jets in enumerate((of_class(jetclass, "QCD"), of_class(jetclass, signal))):
-        value.append(ak.to_numpy(jets[numerator]) / np.maximum(ak.to_numpy(jets[denominator]), 1e-6))
+        value.append(
+            ak.to_numpy(jets[numerator]) / np.maximum(ak.to_numpy(jets[denominator]), 1e-6)
+        )
         truth.append(np.full(len(jets), k))
     assert roc_auc_score(np.concatenate(truth), -np.concatenate(value)) > area
 
@@ -121,7 +147,9 @@ def test_shares_of_jet_pt(aoj):
     """
     c = aoj.constituents[abs(aoj.eta) < 1.5]
     w, kind = c.puppi_weight, code(c)
-    assert share(c, (kind == 211) | (kind == 11) | (kind == 13), w) == pytest.approx(0.605, abs=0.06)
+    assert share(c, (kind == 211) | (kind == 11) | (kind == 13), w) == pytest.approx(
+        0.605, abs=0.06
+    )
     assert share(c, kind == 22, w) == pytest.approx(0.268, abs=0.04)
     assert share(c, kind == 130, w) == pytest.approx(0.127, abs=0.04)
 
@@ -180,7 +208,9 @@ def test_gap_between_barrel_and_endcap(flat):
     eta = ak.to_numpy(abs(flat.eta[code(flat) == 22]))
     inside, beside = np.sum((eta > 1.46) & (eta < 1.55)), np.sum((eta > 1.30) & (eta < 1.39))
     charged = ak.to_numpy(abs(flat.eta[code(flat) == 211]))
-    normal = np.sum((charged > 1.46) & (charged < 1.55)) / np.sum((charged > 1.30) & (charged < 1.39))
+    normal = np.sum((charged > 1.46) & (charged < 1.55)) / np.sum(
+        (charged > 1.30) & (charged < 1.39)
+    )
     assert inside / beside < 0.95 * normal
 
 
@@ -189,6 +219,7 @@ def test_crystals_are_seen_in_the_barrel_and_not_in_tracks(flat):
 
     In phi: along the beam the vertex moves by more than a crystal, and eta is measured from the vertex.
     """
+
     def modulation(chosen):
         phi = ak.to_numpy(flat.phi[chosen & (abs(flat.eta) < 1.4) & (flat.pt < 2)])
         return np.abs(np.mean(np.exp(2j * np.pi * phi / np.radians(1))))
@@ -246,13 +277,22 @@ def test_higgs_pairs():
     _, counts = np.unique(ak.to_numpy(jets.event), return_counts=True)
     assert counts.min() >= 2 and counts.max() <= 5
     assert len(counts) > 11_000
-    assert sorted(np.unique(ak.to_numpy(signal.resonance_mass))) == [600, 800, 1000, 1500, 2000, 3000]
+    assert sorted(np.unique(ak.to_numpy(signal.resonance_mass))) == [
+        600,
+        800,
+        1000,
+        1500,
+        2000,
+        3000,
+    ]
     heavy = signal[signal.resonance_mass == 2000]
     order = ak.argsort(heavy.event, stable=True)
     pairs = ak.unflatten(heavy[order], ak.run_lengths(heavy.event[order]))
     invariant = (pairs[:, 0] + pairs[:, 1]).mass
     assert mode(invariant, width=100, low=1000, high=2600) == pytest.approx(2000, abs=120)
-    assert ak.mean(signal.label == 5) > 5 * max(ak.mean(jets[jets.event_label == 0].label == 5), 1e-3)
+    assert ak.mean(signal.label == 5) > 5 * max(
+        ak.mean(jets[jets.event_label == 0].label == 5), 1e-3
+    )
 
 
 def test_pileup_jets_and_the_jet_vertex_tagger():

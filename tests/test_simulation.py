@@ -17,7 +17,8 @@ pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip ins
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
 import jetnb
-from jetnb import jets, parallel, store
+from jetnb import jets, parallel
+from jetnb.data import store
 from jetnb.simulation import parts, pileup, production
 
 SMALL = {"n_jets": 60, "seed": 3, "progress": False}
@@ -25,18 +26,31 @@ START = """import signal, sys
 from jetnb.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 sys.exit(main())"""
-SIMULATE = [sys.executable, "-c", START, "simulate", "toptagging", "--jets", "60", "--seed", "3"]  # the same
+SIMULATE = [
+    sys.executable,
+    "-c",
+    START,
+    "simulate",
+    "toptagging",
+    "--jets",
+    "60",
+    "--seed",
+    "3",
+]  # the same
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return production.simulate("toptagging", path=tmp_path_factory.mktemp("simulated") / "one", processes=1, **SMALL)
+    return production.simulate(
+        "toptagging", path=tmp_path_factory.mktemp("simulated") / "one", processes=1, **SMALL
+    )
 
 
 def same(a, b):
     ours, theirs = jets.to_columns(a), jets.to_columns(b)
-    return (np.array_equal(ours[2], theirs[2])
-            and all(np.array_equal(ours[i][k], theirs[i][k]) for i in (0, 1) for k in ours[i]))
+    return np.array_equal(ours[2], theirs[2]) and all(
+        np.array_equal(ours[i][k], theirs[i][k]) for i in (0, 1) for k in ours[i]
+    )
 
 
 def test_number_of_processes_does_not_matter(made, tmp_path):
@@ -45,34 +59,48 @@ def test_number_of_processes_does_not_matter(made, tmp_path):
 
 
 def test_seed_matters(made, tmp_path):
-    other = production.simulate("toptagging", path=tmp_path / "other", processes=2, **(SMALL | {"seed": 4}))
+    other = production.simulate(
+        "toptagging", path=tmp_path / "other", processes=2, **(SMALL | {"seed": 4})
+    )
     assert not np.array_equal(other.jets.pt[:20], made.jets.pt[:20])
 
 
 def test_classes_come_in_their_shares_and_mixed(made):
     label = ak.to_numpy(made.jets.label)
-    assert all(30 <= n <= 31 for n in np.bincount(label, minlength=2)), "events are kept whole: one jet more at most"
+    assert all(30 <= n <= 31 for n in np.bincount(label, minlength=2)), (
+        "events are kept whole: one jet more at most"
+    )
     assert np.sum(np.diff(label) != 0) > 5
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to follow the workers")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="needs /proc to follow the workers"
+)
 def test_killed_simulation_goes_on(made, tmp_path):
     path = tmp_path / "killed"
-    script = ("from jetnb.simulation.production import simulate\n"
-              "if __name__ == '__main__':\n"
-              f"    simulate('toptagging', n_jets=60, seed=3, path={str(path)!r}, processes=1, progress=False)\n")
+    script = (
+        "from jetnb.simulation.production import simulate\n"
+        "if __name__ == '__main__':\n"
+        f"    simulate('toptagging', n_jets=60, seed=3, path={str(path)!r}, processes=1, progress=False)\n"
+    )
     (tmp_path / "go.py").write_text(script)
     process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], stdout=subprocess.DEVNULL)
     folder = tmp_path / ".killed.parts"
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    children = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    children = [
+        int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     process.kill()
     process.wait()
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+    while (
+        any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    assert not any(Path(f"/proc/{child}").exists() for child in children), "workers outlived their parent"
+    assert not any(Path(f"/proc/{child}").exists() for child in children), (
+        "workers outlived their parent"
+    )
     kept = list(folder.glob("*.npz"))
     assert kept, "no part was written before the kill"
     assert not path.exists()
@@ -86,6 +114,7 @@ def test_killed_simulation_goes_on(made, tmp_path):
 @pytest.fixture
 def parts_left(made, tmp_path, monkeypatch):
     """A path, and the folder of all parts that a simulation left which ended before it joined them."""
+
     def full(*_, **__):
         raise OSError("no space left")
 
@@ -99,34 +128,44 @@ def parts_left(made, tmp_path, monkeypatch):
 def flipped(data: bytes) -> bytes:
     """One bit of the values of the first large table is another."""
     at = data.index(b"constituent_pt.npy") + 400
-    return data[:at] + bytes([data[at] ^ 64]) + data[at + 1:]
+    return data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :]
 
 
 def test_damaged_parts_are_made_again(made, parts_left, capsys):
     path, folder = parts_left
     files = sorted(folder.glob("*.npz"))
-    damages = [lambda data: b"", lambda data: data[:len(data) // 2], flipped, lambda data: b"\0" * len(data)]
+    damages = [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        flipped,
+        lambda data: b"\0" * len(data),
+    ]
     assert len(files) >= 2
     for file, damage in zip(files, damages, strict=False):
         file.write_bytes(damage(file.read_bytes()))
     for damage in damages:  # and each one is seen, whatever the number of files
         one = folder.parent / "one.npz"
-        np.savez(one, constituent_pt=np.arange(9000.))
+        np.savez(one, constituent_pt=np.arange(9000.0))
         assert parts.damage(one, parts.load), "it has no counts"
-        np.savez(one, counts=np.arange(9), constituent_pt=np.arange(9000.))
+        np.savez(one, counts=np.arange(9), constituent_pt=np.arange(9000.0))
         assert parts.damage(one, parts.load) == ""
         one.write_bytes(damage(one.read_bytes()))
         assert parts.damage(one, parts.load)
     assert same(production.simulate("toptagging", path=path, processes=2, **SMALL).jets, made.jets)
     errors = capsys.readouterr().err
-    assert all(errors.count(f"{file} is damaged") == 1 for file in files[:len(damages)])
+    assert all(errors.count(f"{file} is damaged") == 1 for file in files[: len(damages)])
     assert errors.count("it is made again\n") == min(len(files), len(damages))
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:5], lambda data: b"[1, 2]", None])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:5], lambda data: b"[1, 2]", None]
+)
 def test_parts_without_settings_are_made_again(tmp_path, capsys, damage):
     """Nobody knows what they are of: with the seed of another call they would be the wrong jets."""
-    card, parts_of_it = tmp_path / "settings.json", [tmp_path / "00-000000.npz", tmp_path / "00-000001.npz"]
+    card, parts_of_it = (
+        tmp_path / "settings.json",
+        [tmp_path / "00-000000.npz", tmp_path / "00-000001.npz"],
+    )
     production._claim(tmp_path, {"seed": 3})
     for part in parts_of_it:
         part.touch()
@@ -157,12 +196,20 @@ def test_a_damaged_pool_is_made_again(tmp_path, monkeypatch, capsys):
 
 
 def small_pool(target, folder, *, energy):
-    np.savez(pileup.pool_path(target), offsets=[0], pt_hat=[], **{name: [] for name in pileup._POOL_FIELDS})
+    np.savez(
+        pileup.pool_path(target),
+        offsets=[0],
+        pt_hat=[],
+        **{name: [] for name in pileup._POOL_FIELDS},
+    )
 
 
 def test_one_process_at_a_time_makes_a_sample(tmp_path):
     command = [*SIMULATE, "--processes", "1", "--out", str(tmp_path / "pair")]
-    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    pair = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [one.communicate(timeout=300) for one in pair]
     assert sorted(one.returncode for one in pair) == [0, 2]
     refused = said[[one.returncode for one in pair].index(2)][1]
@@ -173,8 +220,13 @@ def test_one_process_at_a_time_makes_a_sample(tmp_path):
 
 def test_ctrl_c_of_a_simulation_is_one_line_and_keeps_the_parts(made, tmp_path):
     path, folder = tmp_path / "stopped", tmp_path / ".stopped.parts"
-    process = subprocess.Popen([*SIMULATE, "--processes", "2", "--out", str(path)], text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*SIMULATE, "--processes", "2", "--out", str(path)],
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.npz")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -183,7 +235,10 @@ def test_ctrl_c_of_a_simulation_is_one_line_and_keeps_the_parts(made, tmp_path):
     if process.returncode == 0:
         pytest.skip("it was too quick to be stopped")
     assert process.returncode == 130 and "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("jetnb: interrupted") and "goes on" in errors.splitlines()[-1]
+    assert (
+        errors.splitlines()[-1].startswith("jetnb: interrupted")
+        and "goes on" in errors.splitlines()[-1]
+    )
     assert list(folder.glob("*.npz")) and not path.exists()
     assert same(production.simulate("toptagging", path=path, processes=1, **SMALL).jets, made.jets)
 
@@ -195,8 +250,10 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path, of_t
     if here["versions"]["pythia8mc"] != production._versions()["pythia8mc"]:
         pytest.skip(f"shipped with Pythia {here['versions']['pythia8mc']}, installed is another")
     file = tmp_path / "01-000000.npz"
-    work = functools.partial(parts.make, "toptagging", 1, 0, here["seed"], "")  # in a worker, as for any sample
-    (_, n_jets), = parallel.as_done(work, [str(file)], processes=1)
+    work = functools.partial(
+        parts.make, "toptagging", 1, 0, here["seed"], ""
+    )  # in a worker, as for any sample
+    ((_, n_jets),) = parallel.as_done(work, [str(file)], processes=1)
     columns, constituents, counts = parts.load(file)
     assert len(counts) == n_jets
     found = shipped[np.isin(shipped.event, columns["event"])]
@@ -205,7 +262,9 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path, of_t
     for field in ("pt", "eta", "softdrop_mass", "tau1"):
         assert ak.to_numpy(found[field][order]) == pytest.approx(columns[field], rel=2e-3, abs=2e-3)
     assert np.array_equal(ak.to_numpy(found.n_constituents[order]), counts)
-    assert ak.to_numpy(ak.flatten(found.constituents.pt[order])) == pytest.approx(constituents["pt"], rel=1e-3)
+    assert ak.to_numpy(ak.flatten(found.constituents.pt[order])) == pytest.approx(
+        constituents["pt"], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["aoj", "aoj_all", "jetclass", "hh4b", "pileup"])
@@ -221,8 +280,12 @@ def test_every_component_of_every_recipe_runs(name, tmp_path, monkeypatch):
         total += parts.make(name, c, 0, 1, pool, str(tmp_path / f"{c}.npz"))
     assert total > 0
     columns, constituents, counts = next(
-        piece for piece in (parts.load(tmp_path / f"{c}.npz") for c in range(12) if (tmp_path / f"{c}.npz").exists())
-        if len(piece[2]))
+        piece
+        for piece in (
+            parts.load(tmp_path / f"{c}.npz") for c in range(12) if (tmp_path / f"{c}.npz").exists()
+        )
+        if len(piece[2])
+    )
     provenance = {"sample": name, "source": "simulation", "classes": list(recipe.classes)}
     jets.check(jets.build(columns, constituents, counts, provenance=provenance))
 

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
+from jetnb import kinematics
 from jetnb.simulation import delphes, detector
 
 ATLAS, CMS = delphes.ATLAS_2016, delphes.CMS_JETCLASS
@@ -16,22 +17,39 @@ def particles(codes, pt, eta=0.05, phi=0.05, event=0, **more):
     codes, pt = np.atleast_1d(codes), np.broadcast_to(np.asarray(pt, float), np.size(codes))
     n = len(codes)
     eta, phi, event = (np.broadcast_to(v, n).copy() for v in (eta, phi, event))
-    charge = np.where(np.isin(np.abs(codes), (11, 13)), -np.sign(codes), (np.abs(codes) == 211) * np.sign(codes))
-    zero = {k: np.zeros(n) for k in ("x", "y", "z")} | {k: np.broadcast_to(v, n) for k, v in more.items()}
-    return {"event": event, "px": pt * np.cos(phi), "py": pt * np.sin(phi), "pz": pt * np.sinh(eta),
-            "energy": pt * np.cosh(eta), "pdg_id": codes, "charge": charge, "vertex": np.zeros(n, int), **zero}
+    charge = np.where(
+        np.isin(np.abs(codes), (11, 13)), -np.sign(codes), (np.abs(codes) == 211) * np.sign(codes)
+    )
+    zero = {k: np.zeros(n) for k in ("x", "y", "z")} | {
+        k: np.broadcast_to(v, n) for k, v in more.items()
+    }
+    return {
+        "event": event,
+        "px": pt * np.cos(phi),
+        "py": pt * np.sin(phi),
+        "pz": pt * np.sinh(eta),
+        "energy": pt * np.cosh(eta),
+        "pdg_id": codes,
+        "charge": charge,
+        "vertex": np.zeros(n, int),
+        **zero,
+    }
 
 
 def exact(card, **changes):
     """The card with calorimeters that measure exactly."""
-    fine = {k: getattr(card, k)._replace(resolution=lambda e, eta: 1e-9 * np.ones_like(e))
-            for k in ("electromagnetic", "hadronic")}
+    fine = {
+        k: getattr(card, k)._replace(resolution=lambda e, eta: 1e-9 * np.ones_like(e))
+        for k in ("electromagnetic", "hadronic")
+    }
     return card._replace(**(fine | changes))
 
 
 def measure(p, card, seed=0):
     n = p["event"].max() + 1
-    return delphes.reconstruct(p, np.zeros(len(p["px"])), np.zeros(n), detector=card, rng=np.random.default_rng(seed))
+    return delphes.reconstruct(
+        p, np.zeros(len(p["px"])), np.zeros(n), detector=card, rng=np.random.default_rng(seed)
+    )
 
 
 def test_neutral_lies_anywhere_in_its_tower_and_keeps_its_energy():
@@ -41,8 +59,8 @@ def test_neutral_lies_anywhere_in_its_tower_and_keeps_its_energy():
     assert len(c["pt"]) == n
     assert c["eta"].min() >= 0 and c["eta"].max() <= 0.1
     assert c["phi"].min() >= 0 and c["phi"].max() <= np.radians(10)
-    assert np.std(c["eta"]) == pytest.approx(0.1 / 12 ** 0.5, rel=0.05)
-    assert np.std(c["phi"]) == pytest.approx(np.radians(10) / 12 ** 0.5, rel=0.05)
+    assert np.std(c["eta"]) == pytest.approx(0.1 / 12**0.5, rel=0.05)
+    assert np.std(c["phi"]) == pytest.approx(np.radians(10) / 12**0.5, rel=0.05)
     assert c["pt"] * np.cosh(c["eta"]) == pytest.approx(20 * np.cosh(0.02), rel=1e-6)
 
 
@@ -56,7 +74,7 @@ def test_photon_and_neutral_hadron_share_a_direction_where_they_share_towers(car
 def test_towers_have_the_edges_of_the_cards():
     towers = ATLAS.hadronic.towers
     ring = np.searchsorted(towers.edges, 0.05) - 1
-    assert towers.edges[ring:ring + 2] == pytest.approx([0.0, 0.1])
+    assert towers.edges[ring : ring + 2] == pytest.approx([0.0, 0.1])
     assert towers.n_phi[ring] == 36
     assert ATLAS.electromagnetic.towers is towers
     crystals = CMS.electromagnetic.towers
@@ -71,7 +89,10 @@ def test_towers_have_the_edges_of_the_cards():
 
 def test_track_that_the_calorimeter_measures_better_takes_its_energy():
     """At 300 GeV and |eta| = 2 a track of the ATLAS card is good to 97 %, so that nothing neutral is left beside it."""
-    found = [measure(particles([211, 130], [300.0, 40.0], eta=2.02), exact(ATLAS), seed) for seed in range(20)]
+    found = [
+        measure(particles([211, 130], [300.0, 40.0], eta=2.02), exact(ATLAS), seed)
+        for seed in range(20)
+    ]
     charged = [c for c in found if (c["charge"] != 0).any()]
     assert len(charged) > 10
     for c in charged:
@@ -80,8 +101,17 @@ def test_track_that_the_calorimeter_measures_better_takes_its_energy():
 
 
 def test_good_track_leaves_the_excess_as_neutral():
-    found = [measure(particles([211, 130], [5.0, 30.0]), ATLAS._replace(electromagnetic=ATLAS.electromagnetic,
-             momentum={k: (np.full(3, 1e-6), np.zeros(3)) for k in (0, 11, 13)}), seed) for seed in range(40)]
+    found = [
+        measure(
+            particles([211, 130], [5.0, 30.0]),
+            ATLAS._replace(
+                electromagnetic=ATLAS.electromagnetic,
+                momentum={k: (np.full(3, 1e-6), np.zeros(3)) for k in (0, 11, 13)},
+            ),
+            seed,
+        )
+        for seed in range(40)
+    ]
     neutral = np.array([c["pt"][c["charge"] == 0].sum() for c in found if (c["charge"] != 0).any()])
     assert np.median(neutral) == pytest.approx(30.0, abs=2.0)
 
@@ -93,7 +123,9 @@ def test_tracks_of_jetclass_take_the_energy_that_the_calorimeter_sees():
     track = c["charge"] != 0
     assert 0.9 * n < track.sum() < n
     kept = c["pt"][track] / 30
-    assert np.std(kept[kept < 0.999]) > 0.1  # downward fluctuations are taken over, as an insignificant upward one
+    assert (
+        np.std(kept[kept < 0.999]) > 0.1
+    )  # downward fluctuations are taken over, as an insignificant upward one
     assert kept.max() < 1.4
     alone = measure(particles(np.full(n, 211), 0.8, eta=0.4, event=np.arange(n)), CMS)
     assert (alone["charge"] != 0).sum() < 0.2 * n, "below the threshold of the calorimeter"
@@ -119,21 +151,29 @@ def test_tracks_bend_as_in_the_other_detector(charge):
     """Particles from the origin: a closed formula there, a circle and a cylinder here."""
     rng = np.random.default_rng(3)
     n = 500
-    p = particles(np.full(n, 211 * charge), rng.uniform(1, 50, n), eta=rng.uniform(-2.4, 2.4, n),
-                  phi=rng.uniform(-3.1, 3.1, n))
-    kinematics = detector.kinematics(p)
+    p = particles(
+        np.full(n, 211 * charge),
+        rng.uniform(1, 50, n),
+        eta=rng.uniform(-2.4, 2.4, n),
+        phi=rng.uniform(-3.1, 3.1, n),
+    )
+    momenta = detector.polar(p)
+
     class Same:
         field, calorimeter_radius, calorimeter_z = CMS.field, CMS.radius, CMS.half_length
-    eta, phi, _ = detector._at_calorimeter(p, *kinematics, np.zeros(n), Same)
-    at_eta, at_phi, inside = delphes._propagate(p, *kinematics, np.zeros(n), CMS)
+
+    eta, phi, _ = detector._at_calorimeter(p, *momenta, np.zeros(n), Same)
+    at_eta, at_phi, inside = delphes._propagate(p, *momenta, np.zeros(n), CMS)
     assert inside.all()
     assert at_eta == pytest.approx(eta, abs=1e-6)
-    assert detector.wrap(at_phi - phi) == pytest.approx(0, abs=1e-6)
+    assert kinematics.wrap(at_phi - phi) == pytest.approx(0, abs=1e-6)
 
 
 def test_impact_parameter_resolution_is_the_published_one():
     """arXiv:1405.6569, figure 15: about 90 and 30 micrometres at 1 and 10 GeV in the barrel; it only falls with pt."""
-    assert CMS.d0(np.array([0.95, 1.0, 10.0, 500.0]), np.zeros(4)) == pytest.approx([0.0753, 0.0753, 0.0191, 0.011])
+    assert CMS.d0(np.array([0.95, 1.0, 10.0, 500.0]), np.zeros(4)) == pytest.approx(
+        [0.0753, 0.0753, 0.0191, 0.011]
+    )
     assert CMS.dz(np.array([1.0, 1.0]), np.array([0.5, 2.0])) == pytest.approx([0.111, 0.670])
     pt = np.geomspace(0.2, 300, 200)
     for eta in (0.1, 1.2, 2.0):

@@ -6,29 +6,58 @@ import pytest
 pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
-from jetnb.simulation import detector, geometry, pileup, pileup_jets, processes, reconstruction, response
+from jetnb import clustering, kinematics
+from jetnb.simulation import detector, geometry, pileup, pileup_jets, processes, response
 
 
 def particle(**given):
     """A table of one event with photons along x unless told otherwise."""
     n = max(np.size(v) for v in given.values())
-    base = {"event": 0, "px": 10.0, "py": 0.0, "pz": 0.0, "energy": 10.0, "pdg_id": 22, "charge": 0,
-            "x": 0.0, "y": 0.0, "z": 0.0, "vertex": 0} | given
+    base = {
+        "event": 0,
+        "px": 10.0,
+        "py": 0.0,
+        "pz": 0.0,
+        "energy": 10.0,
+        "pdg_id": 22,
+        "charge": 0,
+        "x": 0.0,
+        "y": 0.0,
+        "z": 0.0,
+        "vertex": 0,
+    } | given
     return {k: np.broadcast_to(np.asarray(v), n).copy() for k, v in base.items()}
 
 
 def perfect(**changes):
     """A detector that measures exactly and finds every track."""
-    exact = {name: lambda a, b: np.zeros(np.shape(a)) + 1e-12 for name in
-             ("track_resolution", "d0_resolution", "dz_resolution", "electromagnetic_resolution", "hadronic_resolution")}
-    exact |= {"track_efficiency": lambda pt, eta, code: np.ones(np.shape(pt)) * (pt > 0) * (np.abs(eta) < 2.5),
-              "crystal_response": lambda eta, phi: np.ones(np.shape(eta))}
+    exact = {
+        name: lambda a, b: np.zeros(np.shape(a)) + 1e-12
+        for name in (
+            "track_resolution",
+            "d0_resolution",
+            "dz_resolution",
+            "electromagnetic_resolution",
+            "hadronic_resolution",
+        )
+    }
+    exact |= {
+        "track_efficiency": lambda pt, eta, code: (
+            np.ones(np.shape(pt)) * (pt > 0) * (np.abs(eta) < 2.5)
+        ),
+        "crystal_response": lambda eta, phi: np.ones(np.shape(eta)),
+    }
     return response.CMS._replace(**(exact | changes))
 
 
 def measure(p, instrument=None, seed=0, z=0.0):
-    return detector.reconstruct(p, np.full(len(p["px"]), z), np.array([z]), detector=instrument or perfect(),
-                                rng=np.random.default_rng(seed))
+    return detector.reconstruct(
+        p,
+        np.full(len(p["px"]), z),
+        np.array([z]),
+        detector=instrument or perfect(),
+        rng=np.random.default_rng(seed),
+    )
 
 
 # --- geometry
@@ -64,7 +93,9 @@ def test_keys_of_different_cells_differ():
     for cells in (geometry.cms_towers, geometry.forward_towers, geometry.atlas_towers):
         c = cells(eta.ravel(), phi.ravel())
         by_key = {}
-        for key, centre in zip(c.key, zip(c.eta.round(6), c.phi.round(6), strict=True), strict=True):
+        for key, centre in zip(
+            c.key, zip(c.eta.round(6), c.phi.round(6), strict=True), strict=True
+        ):
             assert by_key.setdefault(key, centre) == centre
 
 
@@ -116,7 +147,9 @@ def test_slow_charged_particle_curls_up_before_the_calorimeter():
 
 
 def test_photon_under_a_track_is_recovered_and_neutral_hadron_splits():
-    p = particle(px=[20.0, 10.0], energy=[20.0, 10.0], pdg_id=[211, 22], charge=[1, 0], py=[0.0, 0.0])
+    p = particle(
+        px=[20.0, 10.0], energy=[20.0, 10.0], pdg_id=[211, 22], charge=[1, 0], py=[0.0, 0.0]
+    )
     assert sorted(measure(p)["pdg_id"]) == [22, 211]
     neutral = measure(particle(px=40.0, energy=40.0, pdg_id=2112))
     energy = dict(zip(neutral["pdg_id"], neutral["pt"] * np.cosh(neutral["eta"]), strict=True))
@@ -134,7 +167,9 @@ def test_forward_particles_become_types_1_and_2():
 
 def test_no_tracks_beyond_the_tracker():
     pz = 20.0 * np.sinh(2.7)
-    got = measure(particle(px=20.0, pz=pz, energy=np.hypot(20.0, pz), pdg_id=211, charge=1), response.CMS)
+    got = measure(
+        particle(px=20.0, pz=pz, energy=np.hypot(20.0, pz), pdg_id=211, charge=1), response.CMS
+    )
     assert not (got["charge"] != 0).any()
 
 
@@ -145,13 +180,23 @@ def test_impact_parameter_of_a_displaced_track(charge):
     # the sign is that of x sin(phi) - y cos(phi), whatever the charge
     assert got["d0"][0] == pytest.approx(-2.0, rel=1e-2)
     # moving away from the beam line along its own flight path: no impact parameter
-    radial = measure(particle(px=0.0, py=50.0, energy=50.0, pdg_id=211 * charge, charge=charge, y=2.0))
+    radial = measure(
+        particle(px=0.0, py=50.0, energy=50.0, pdg_id=211 * charge, charge=charge, y=2.0)
+    )
     assert abs(radial["d0"][0]) < 1e-3
 
 
 def test_z0_is_traced_back_to_the_beam_line():
     eta = 1.0
-    p = particle(px=10.0, pz=10.0 * np.sinh(eta), energy=10 * np.cosh(eta), pdg_id=211, charge=1, x=3.0, z=5.0)
+    p = particle(
+        px=10.0,
+        pz=10.0 * np.sinh(eta),
+        energy=10 * np.cosh(eta),
+        pdg_id=211,
+        charge=1,
+        x=3.0,
+        z=5.0,
+    )
     assert measure(p)["z0"][0] == pytest.approx(5.0 - 3.0 * np.sinh(eta), rel=1e-3)
 
 
@@ -169,7 +214,9 @@ def test_resolutions_and_efficiencies_are_sane_everywhere():
 
 
 def test_wrap():
-    assert detector.wrap(np.array([0.0, 4.0, -4.0, np.pi])) == pytest.approx([0, 4 - 2 * np.pi, 2 * np.pi - 4, np.pi])
+    assert kinematics.wrap(np.array([0.0, 4.0, -4.0, np.pi])) == pytest.approx(
+        [0, 4 - 2 * np.pi, 2 * np.pi - 4, np.pi]
+    )
 
 
 # --- pile-up
@@ -193,8 +240,11 @@ def test_isolated_neutral_goes_and_neutral_beside_a_hard_track_stays():
 
 
 def test_track_goes_to_the_nearest_found_vertex():
-    vertices = pileup.Vertices(np.array([0.0, 2.0, 50.0, -10.0, 0.5]), np.array([0, 3]),
-                               np.array([True, True, True, True, False]))
+    vertices = pileup.Vertices(
+        np.array([0.0, 2.0, 50.0, -10.0, 0.5]),
+        np.array([0, 3]),
+        np.array([True, True, True, True, False]),
+    )
     event, z0 = np.array([0, 0, 0, 0, 1, 1]), np.array([0.9, 1.1, -2.9, 4.0, -9.0, 0.5])
     got = pileup.from_hard_vertex(event, z0, vertices)
     # last: the vertex at 0.5 was not found and the hard one is 10.5 mm away, outside the window
@@ -202,10 +252,21 @@ def test_track_goes_to_the_nearest_found_vertex():
 
 
 def test_drawn_collisions_keep_pt_and_energy():
-    p = {k: np.array([1.0, 2.0, 3.0]) for k in ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")}
+    p = {
+        k: np.array([1.0, 2.0, 3.0])
+        for k in ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")
+    }
     pool = pileup.Pool(p, np.array([0, 1, 3]), np.array([1.0, 30.0]))
-    got = pileup.draw(pool, np.array([2, 0, 3]), rng=np.random.default_rng(1), eta_max=5.0, below=10.0)
-    assert list(got["event"]) == [0, 0, 2, 2, 2]  # only the first pool event is soft, and it has one particle
+    got = pileup.draw(
+        pool, np.array([2, 0, 3]), rng=np.random.default_rng(1), eta_max=5.0, below=10.0
+    )
+    assert list(got["event"]) == [
+        0,
+        0,
+        2,
+        2,
+        2,
+    ]  # only the first pool event is soft, and it has one particle
     assert list(got["vertex"]) == [1, 2, 1, 2, 3]
     assert np.hypot(got["px"], got["py"]) == pytest.approx(np.full(5, np.sqrt(2)))
     assert np.abs(got["pz"]) == pytest.approx(np.ones(5))
@@ -216,7 +277,9 @@ def test_drawn_collisions_keep_pt_and_energy():
 
 @pytest.fixture(scope="module")
 def tops():
-    return processes.generate(processes.make_generator("tt", seed=7, settings=("PhaseSpace:pTHatMin=400",)), 40)
+    return processes.generate(
+        processes.make_generator("tt", seed=7, settings=("PhaseSpace:pTHatMin=400",)), 40
+    )
 
 
 def test_every_top_has_three_quarks_that_add_up_to_its_mass(tops):
@@ -225,7 +288,9 @@ def test_every_top_has_three_quarks_that_add_up_to_its_mass(tops):
         mine = p["resonance"] == resonance
         assert mine.sum() == 3
         momentum = [p[k][mine] for k in ("px", "py", "pz")]
-        energy = np.sqrt(sum(m ** 2 for m in momentum) + np.where(np.abs(p["pdg_id"][mine]) == 5, 4.8, 0.3) ** 2)
+        energy = np.sqrt(
+            sum(m**2 for m in momentum) + np.where(np.abs(p["pdg_id"][mine]) == 5, 4.8, 0.3) ** 2
+        )
         masses.append(np.sqrt(energy.sum() ** 2 - sum(m.sum() ** 2 for m in momentum)))
     # The b is taken before it radiates and the W after it has recoiled, so single tops stray from the peak.
     assert np.median(masses) == pytest.approx(172.5, abs=3)
@@ -244,37 +309,60 @@ def test_momentum_is_conserved_up_to_the_neutrinos_and_the_beam(tops):
 
 def test_shares_of_generated_jets():
     """Charged, photon and other neutral shares of the pt of multijets: what test_shipped_physics compares with."""
-    events = processes.generate(processes.make_generator("multijet", seed=5, settings=("PhaseSpace:pTHatMin=300",)), 300)
+    events = processes.generate(
+        processes.make_generator("multijet", seed=5, settings=("PhaseSpace:pTHatMin=300",)), 300
+    )
     e = events.particles
-    rows = reconstruction.cluster(e["event"], e, n_events=300, radius=0.8, pt_min=300.0).rows
-    pt, charged, photon = np.hypot(e["px"], e["py"])[rows], e["charge"][rows] != 0, e["pdg_id"][rows] == 22
+    rows = clustering.cluster(e["event"], e, n_events=300, radius=0.8, pt_min=300.0).rows
+    pt, charged, photon = (
+        np.hypot(e["px"], e["py"])[rows],
+        e["charge"][rows] != 0,
+        e["pdg_id"][rows] == 22,
+    )
     assert pt[charged].sum() / pt.sum() == pytest.approx(0.605, abs=0.02)
     assert pt[photon].sum() / pt.sum() == pytest.approx(0.268, abs=0.02)
     assert pt[~charged & ~photon].sum() / pt.sum() == pytest.approx(0.127, abs=0.02)
 
 
 def test_share_of_hard_pileup_is_that_of_the_cross_sections():
-    hard = processes.make_generator("multijet", seed=1, underlying_event=False,
-                                    settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",))
+    hard = processes.make_generator(
+        "multijet",
+        seed=1,
+        underlying_event=False,
+        settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",),
+    )
     soft = processes.make_generator("minimum_bias", seed=1)
     events = processes.generate(soft, 500)
     processes.generate(hard, 500)
     share = hard.infoPython().sigmaGen() / soft.infoPython().sigmaGen()
     assert share == pytest.approx(pileup_jets.HARD_SHARE, rel=0.05)
-    assert np.mean(events.pt_hat > pileup_jets.HARD_PILEUP) == pytest.approx(pileup_jets.HARD_SHARE, abs=0.04)
+    assert np.mean(events.pt_hat > pileup_jets.HARD_PILEUP) == pytest.approx(
+        pileup_jets.HARD_SHARE, abs=0.04
+    )
 
 
 def test_every_crossing_has_its_hard_pileup():
     """The collisions that make pile-up jets are there from the first chunk of a generator on."""
     recipe = pileup_jets.PileupRecipe()
-    particles = {k: np.zeros(2, int if k in ("event", "pdg_id", "charge", "vertex") else float) + 1
-                 for k in ("event", "px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z", "vertex")}
+    particles = {
+        k: np.zeros(2, int if k in ("event", "pdg_id", "charge", "vertex") else float) + 1
+        for k in ("event", "px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z", "vertex")
+    }
     particles["event"] = particles["vertex"] = np.zeros(2, int)
-    pool = pileup.Pool({k: particles[k][:1] for k in particles if k not in ("event", "vertex")}, np.array([0, 1]),
-                       np.array([1.0]))
-    hard = processes.make_generator("multijet", seed=1, underlying_event=False,
-                                    settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",))
-    merged, vertices = pileup_jets._crossings(particles, recipe, hard, 20, np.random.default_rng(1), pool)
+    pool = pileup.Pool(
+        {k: particles[k][:1] for k in particles if k not in ("event", "vertex")},
+        np.array([0, 1]),
+        np.array([1.0]),
+    )
+    hard = processes.make_generator(
+        "multijet",
+        seed=1,
+        underlying_event=False,
+        settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",),
+    )
+    merged, vertices = pileup_jets._crossings(
+        particles, recipe, hard, 20, np.random.default_rng(1), pool
+    )
     n_pileup = len(vertices.z) - 20
     soft, real = 2 + n_pileup, len(merged["px"]) - 2 - n_pileup
     assert len(merged["px"]) > soft
@@ -289,9 +377,11 @@ def test_unknown_setting_is_named():
 
 def test_clustered_rows_add_up_to_the_jets(tops):
     e = tops.particles
-    found = reconstruction.cluster(e["event"], e, n_events=40, radius=0.8, pt_min=100.0)
+    found = clustering.cluster(e["event"], e, n_events=40, radius=0.8, pt_min=100.0)
     number = np.repeat(np.arange(len(found.counts)), found.counts)
-    assert np.bincount(number, e["px"][found.rows]) == pytest.approx(found.jets["px"], rel=1e-9, abs=1e-6)
+    assert np.bincount(number, e["px"][found.rows]) == pytest.approx(
+        found.jets["px"], rel=1e-9, abs=1e-6
+    )
     assert np.all(np.diff(found.jets["event"]) >= 0)
     assert np.all(e["event"][found.rows] == found.jets["event"][number])
 
@@ -300,7 +390,7 @@ def test_two_prongs_have_no_second_subjettiness():
     # two massless particles of 50 and 30 GeV at +-0.2: tau2 = 0, and soft drop keeps both (z = 0.375 > 0.1)
     eta, pt = np.array([0.2, -0.2]), np.array([50.0, 30.0])
     p = {"px": pt, "py": np.zeros(2), "pz": pt * np.sinh(eta), "energy": pt * np.cosh(eta)}
-    got = reconstruction.substructure(p, np.array([2]))
+    got = clustering.substructure(p, np.array([2]))
     assert got["tau2"][0] == pytest.approx(0, abs=1e-12)
     # winner-take-all: the axis is the harder one, so tau1 = 30 * 0.4 / (80 * 0.8)
     assert got["tau1"][0] == pytest.approx(30 * 0.4 / (80 * 0.8))
@@ -311,24 +401,40 @@ def test_two_prongs_have_no_second_subjettiness():
 def test_soft_drop_removes_a_soft_wide_particle():
     eta, pt = np.array([0.0, 0.1, 0.7]), np.array([50.0, 40.0, 2.0])
     p = {"px": pt, "py": np.zeros(3), "pz": pt * np.sinh(eta), "energy": pt * np.cosh(eta)}
-    got = reconstruction.substructure(p, np.array([3]))
+    got = clustering.substructure(p, np.array([3]))
     assert got["softdrop_mass"][0] == pytest.approx(np.sqrt(2 * 50 * 40 * (np.cosh(0.1) - 1)))
 
 
 def test_pairs_and_best_match():
-    jets = {"event": np.array([0, 0, 1]), "eta": np.array([0.0, 1.0, 0.0]), "phi": np.array([0.0, 0.0, 3.1])}
+    jets = {
+        "event": np.array([0, 0, 1]),
+        "eta": np.array([0.0, 1.0, 0.0]),
+        "phi": np.array([0.0, 0.0, 3.1]),
+    }
     eta, phi = np.array([0.1, 0.9, 0.0, 0.05]), np.array([0.0, 0.0, -3.1, 0.1])
-    table = {"event": np.array([0, 0, 1, 0]), "px": np.cos(phi), "py": np.sin(phi), "pz": np.sinh(eta)}
-    i, j, distance = reconstruction.pairs(jets, table, radius=0.3)
-    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 0), (0, 3), (1, 1), (2, 2)]  # 3.1 and -3.1 are close
-    assert list(reconstruction.best(3, i, j, distance)) == [0, 1, 2]
-    assert list(reconstruction.best(3, i[:0], j[:0], distance[:0])) == [-1, -1, -1]
+    table = {
+        "event": np.array([0, 0, 1, 0]),
+        "px": np.cos(phi),
+        "py": np.sin(phi),
+        "pz": np.sinh(eta),
+    }
+    i, j, distance = clustering.pairs(jets, table, radius=0.3)
+    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 3),
+        (1, 1),
+        (2, 2),
+    ]  # 3.1 and -3.1 are close
+    assert list(clustering.best(3, i, j, distance)) == [0, 1, 2]
+    assert list(clustering.best(3, i[:0], j[:0], distance[:0])) == [-1, -1, -1]
 
 
 def test_corrected_jvf_by_hand():
     jets = {"pt": np.array([20.0, 20.0, 20.0]), "event": np.array([0, 0, 0])}
     tracks = {"pt": np.array([10.0, 5.0, 4.0]), "event": np.array([0, 0, 0])}
-    got = pileup_jets._jvf(jets, np.array([0, 0, 1]), np.array([0, 1, 2]), tracks, np.array([True, False, False]))
+    got = pileup_jets._jvf(
+        jets, np.array([0, 0, 1]), np.array([0, 1, 2]), tracks, np.array([True, False, False])
+    )
     # two pile-up tracks in the event: 10 / (10 + 5 / 0.02)
     assert got["corr_jvf"] == pytest.approx([10 / 260, 0.0, -1.0])
     assert got["rpt"] == pytest.approx([0.5, 0.0, 0.0])
@@ -338,8 +444,12 @@ def test_jvt_separates_and_needs_enough_jets():
     rng = np.random.default_rng(5)
     n = 4000
     label = rng.integers(0, 2, n)
-    columns = {"label": label, "event": np.arange(n), "corr_jvf": np.clip(label * 0.6 + rng.normal(0.2, 0.1, n), 0, 1),
-               "rpt": np.clip(label * 0.4 + rng.normal(0.2, 0.1, n), 0, None)}
+    columns = {
+        "label": label,
+        "event": np.arange(n),
+        "corr_jvf": np.clip(label * 0.6 + rng.normal(0.2, 0.1, n), 0, 1),
+        "rpt": np.clip(label * 0.4 + rng.normal(0.2, 0.1, n), 0, None),
+    }
     jvt = pileup_jets.fit_jvt(columns)(columns["corr_jvf"], columns["rpt"], columns["event"])
     assert jvt[label == 1].mean() > 0.9
     assert jvt[label == 0].mean() < 0.1

@@ -9,8 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from jetnb.models import stacked
-
+from jetnb.finetuning import stacked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,7 +19,10 @@ def make(n_heads=3, n=80, m=50, dim=6, n_classes=2, seed=0, dtype=torch.float64)
     g = torch.Generator().manual_seed(seed)
     mix = torch.randn(dim, dim, generator=g) * torch.logspace(0, -1, dim)
     z = torch.randn(n_heads, n + m, dim, generator=g) @ mix + 1.0
-    y = (z @ torch.randn(dim, n_classes, generator=g) + torch.randn(n_heads, n + m, n_classes, generator=g)).argmax(2)
+    y = (
+        z @ torch.randn(dim, n_classes, generator=g)
+        + torch.randn(n_heads, n + m, n_classes, generator=g)
+    ).argmax(2)
     z = z.to(dtype)
     return z[:, :n], y[:, :n], (z[:, n:], y[:, n:])
 
@@ -37,9 +39,13 @@ def test_linear_agrees_with_scikit_learn(n_classes, penalty):
     z, y, v = make(n_classes=n_classes)
     heads = stacked.fit_linear(z, y, v, n_classes=n_classes, penalties=[penalty], tolerance=1e-10)
     for s, logits in enumerate(heads(v[0])):
-        model = LogisticRegression(C=1 / penalty, solver="newton-cg", tol=1e-9, max_iter=1000).fit(z[s], y[s])
+        model = LogisticRegression(C=1 / penalty, solver="newton-cg", tol=1e-9, max_iter=1000).fit(
+            z[s], y[s]
+        )
         np.testing.assert_allclose(logits.softmax(1), model.predict_proba(v[0][s]), atol=1e-6)
-        np.testing.assert_allclose(float(heads.loss[s]), float(F.cross_entropy(logits, v[1][s])), rtol=1e-9)
+        np.testing.assert_allclose(
+            float(heads.loss[s]), float(F.cross_entropy(logits, v[1][s])), rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -47,12 +53,18 @@ def test_linear_heads_are_those_fitted_alone_and_at_one_penalty(n_classes):
     values = make(n_classes=n_classes, seed=3)
     together = stacked.fit_linear(*values, n_classes=n_classes, tolerance=1e-11)
     for s in range(3):
-        single = stacked.fit_linear(*alone(values, s), n_classes=n_classes, penalties=[float(together.picked[s])],
-                                    tolerance=1e-11)
+        single = stacked.fit_linear(
+            *alone(values, s),
+            n_classes=n_classes,
+            penalties=[float(together.picked[s])],
+            tolerance=1e-11,
+        )
         for a, b in zip(together.take(s).layers[0], single.layers[0], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-8)
-        losses = [float(stacked.fit_linear(*alone(values, s), n_classes=n_classes, penalties=[p]).loss)
-                  for p in stacked.PENALTIES]
+        losses = [
+            float(stacked.fit_linear(*alone(values, s), n_classes=n_classes, penalties=[p]).loss)
+            for p in stacked.PENALTIES
+        ]
         assert stacked.PENALTIES[int(np.argmin(losses))] == float(together.picked[s])
 
 
@@ -64,7 +76,9 @@ def test_linear_solves_separable_and_collinear_jets():
     heads = stacked.fit_linear(z, y, (z, y), n_classes=2)
     assert (heads(z).argmax(2) == y).all() and heads.picked.tolist() == [0.01, 0.01]
     model = LogisticRegression(C=100, tol=1e-9, max_iter=10_000).fit(z[0].double(), y[0])
-    np.testing.assert_allclose(heads(z)[0].softmax(1), model.predict_proba(z[0].double()), atol=1e-4)
+    np.testing.assert_allclose(
+        heads(z)[0].softmax(1), model.predict_proba(z[0].double()), atol=1e-4
+    )
 
 
 def test_linear_with_one_class_only_predicts_it():
@@ -78,8 +92,15 @@ def reference(values, s, seed, lr, *, shape, batch_size, steps, every, patience)
     z, y, (zv, yv) = alone(values, s)
     z, y, zv, yv = z[0], y[0], zv[0], yv[0]
     generator = torch.Generator().manual_seed(seed)
-    draw = [(2 * torch.rand(n, generator=generator) - 1) / math.sqrt(fan) for n, fan in (
-        (shape[0] * shape[1], shape[0]), (shape[1], shape[0]), (shape[1] * shape[2], shape[1]), (shape[2], shape[1]))]
+    draw = [
+        (2 * torch.rand(n, generator=generator) - 1) / math.sqrt(fan)
+        for n, fan in (
+            (shape[0] * shape[1], shape[0]),
+            (shape[1], shape[0]),
+            (shape[1] * shape[2], shape[1]),
+            (shape[2], shape[1]),
+        )
+    ]
     net = nn.Sequential(nn.Linear(*shape[:2]), nn.ReLU(), nn.Linear(*shape[1:])).to(z.dtype)
     with torch.no_grad():
         for i, layer in enumerate((net[0], net[2])):
@@ -108,16 +129,20 @@ def reference(values, s, seed, lr, *, shape, batch_size, steps, every, patience)
     return *best, history
 
 
-@pytest.mark.parametrize(("batch_size", "dtype", "atol"), [(1000, torch.float64, 1e-9), (32, torch.float64, 1e-9),
-                                                           (32, torch.float32, 2e-3)])
+@pytest.mark.parametrize(
+    ("batch_size", "dtype", "atol"),
+    [(1000, torch.float64, 1e-9), (32, torch.float64, 1e-9), (32, torch.float32, 2e-3)],
+)
 def test_mlp_heads_are_those_of_a_plain_loop(batch_size, dtype, atol):
     values, lrs, seeds = make(n_classes=3, dtype=dtype), (1e-2, 5e-2), (5, 6, 9)
     options = dict(batch_size=batch_size, steps=90, every=10, patience=2)
     heads = stacked.fit_mlp(*values, n_classes=3, seeds=seeds, hidden=8, lrs=lrs, **options)
     logits = heads(values[2][0])
     for s, seed in enumerate(seeds):
-        loss, step, expected, history = min((reference(values, s, seed, lr, shape=(6, 8, 3), **options) for lr in lrs),
-                                            key=lambda found: found[0])
+        loss, step, expected, history = min(
+            (reference(values, s, seed, lr, shape=(6, 8, 3), **options) for lr in lrs),
+            key=lambda found: found[0],
+        )
         np.testing.assert_allclose(logits[s], expected, atol=atol)
         np.testing.assert_allclose(float(heads.loss[s]), loss, atol=atol)
         if dtype == torch.float64:
@@ -128,8 +153,10 @@ def test_mlp_heads_are_those_of_a_plain_loop(batch_size, dtype, atol):
 
 def test_mlp_repeats_and_depends_on_its_seed():
     values = make()
-    first, again, other = (stacked.fit_mlp(*values, n_classes=2, seeds=seeds, steps=40) for seeds in (
-        (1, 2, 3), (1, 2, 3), (1, 2, 4)))
+    first, again, other = (
+        stacked.fit_mlp(*values, n_classes=2, seeds=seeds, steps=40)
+        for seeds in ((1, 2, 3), (1, 2, 3), (1, 2, 4))
+    )
     assert torch.equal(first.layers[0][0], again.layers[0][0])
     np.testing.assert_allclose(first.layers[0][0][:2], other.layers[0][0][:2], atol=1e-12)
     assert not torch.allclose(first.layers[0][0][2], other.layers[0][0][2])
@@ -140,8 +167,11 @@ def test_unscale_gives_the_layers_for_embeddings_that_are_not_scaled(kind):
     z, y, (zv, yv) = make()
     mean, width = z.mean((0, 1)), z.std((0, 1))
     values = (z - mean) / width, y, ((zv - mean) / width, yv)
-    heads = stacked.fit_linear(*values, n_classes=2) if kind == "linear" else stacked.fit_mlp(
-        *values, n_classes=2, seeds=range(3), steps=20)
+    heads = (
+        stacked.fit_linear(*values, n_classes=2)
+        if kind == "linear"
+        else stacked.fit_mlp(*values, n_classes=2, seeds=range(3), steps=20)
+    )
     weight, bias, *rest = heads.take(1).unscale(mean.numpy(), width.numpy())
     out = F.linear(zv[1], weight, bias)
     if rest:
@@ -149,11 +179,17 @@ def test_unscale_gives_the_layers_for_embeddings_that_are_not_scaled(kind):
     np.testing.assert_allclose(out, heads(values[2][0])[1], atol=1e-9)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda z, y, v: (z[0], y, v), "z is .* of shape"), (lambda z, y, v: (z, y[:, :5], v), "labels"),
-    (lambda z, y, v: (z, y + 1, v), "labels from 1 to 2"), (lambda z, y, v: (z / 0, y, v), "z is not finite"),
-    (lambda z, y, v: (z, y, (v[0][:, :0], v[1][:, :0])), "validation is"),
-    (lambda z, y, v: (z, y, (v[0][..., :3], v[1])), "validation is")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda z, y, v: (z[0], y, v), "z is .* of shape"),
+        (lambda z, y, v: (z, y[:, :5], v), "labels"),
+        (lambda z, y, v: (z, y + 1, v), "labels from 1 to 2"),
+        (lambda z, y, v: (z / 0, y, v), "z is not finite"),
+        (lambda z, y, v: (z, y, (v[0][:, :0], v[1][:, :0])), "validation is"),
+        (lambda z, y, v: (z, y, (v[0][..., :3], v[1])), "validation is"),
+    ],
+)
 def test_bad_input_is_refused(change, message):
     values = change(*make())
     with pytest.raises(ValueError, match=message):

@@ -24,8 +24,17 @@ def rows(text):
 
 def headings(path):
     """The texts of all headings of a notebook."""
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
-    return {line.lstrip("#").strip() for source in cells for line in source.splitlines() if re.match(r"#+ ", line)}
+    cells = [
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+    ]
+    return {
+        line.lstrip("#").strip()
+        for source in cells
+        for line in source.splitlines()
+        if re.match(r"#+ ", line)
+    }
 
 
 def problems(text, folder):
@@ -53,11 +62,16 @@ def test_each_notebook_and_heading_of_the_talks_exists():
     assert len(talks) == 5 and {talk for talk, *_ in rows(text)} == set(talks)
 
 
-@pytest.mark.parametrize(("notebook", "heading", "said"), [
-    ("[03](../notebooks/03_substructure.ipynb)", "All jests", "no heading 'All jests'"),
-    ("[03](../notebooks/03_gone.ipynb)", "All jets", "no link to a notebook"),
-    ("[04](../notebooks/03_substructure.ipynb)", "All jets", "leads to 03_substructure"),
-    ("03", "All jets", "no link to a notebook"), (NONE, "All jets", "no notebook, but")])
+@pytest.mark.parametrize(
+    ("notebook", "heading", "said"),
+    [
+        ("[03](../notebooks/03_substructure.ipynb)", "All jests", "no heading 'All jests'"),
+        ("[03](../notebooks/03_gone.ipynb)", "All jets", "no link to a notebook"),
+        ("[04](../notebooks/03_substructure.ipynb)", "All jets", "leads to 03_substructure"),
+        ("03", "All jets", "no link to a notebook"),
+        (NONE, "All jets", "no notebook, but"),
+    ],
+)
 def test_a_row_that_leads_nowhere_is_told(notebook, heading, said):
     good = "## Talk\n| a | [03](../notebooks/03_substructure.ipynb) | All jets | |\n"
     assert not list(problems(good, PAGE.parent))

@@ -7,12 +7,19 @@ import torch
 from torch.utils.data import Subset
 
 import jetnb
-from jetnb import batches, checkpoints, inputs
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import checkpoints, inputs
+from jetnb.inputs import batches
 from jetnb.models import tokenizer
 from jetnb.models.encoder import Transformer
-from jetnb.models.tokenizer import Tokenizer, count_duplicates, merge_duplicates, reconstruct, tokenise
-from jetnb.store import Batch
+from jetnb.models.tokenizer import (
+    Tokenizer,
+    count_duplicates,
+    merge_duplicates,
+    reconstruct,
+    tokenise,
+)
+from jetnb.packed import Batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"n_codes": 64, "dim": 32, "n_layers": 1, "n_heads": 2}
@@ -30,7 +37,9 @@ def data(jets, extras=()):
 
 def ready(jets, **settings):
     """A tokenizer whose codebook fits its latents, but that has learned nothing."""
-    return tokenizer.build({**SMALL, **settings}, seed=1).fit(data(jets, settings.get("extras", ())), seed=1)
+    return tokenizer.build({**SMALL, **settings}, seed=1).fit(
+        data(jets, settings.get("extras", ())), seed=1
+    )
 
 
 def batch_of(jets, extras=()):
@@ -41,23 +50,55 @@ def batch_of(jets, extras=()):
 def train(model, data, steps, **options):
     training = pytest.importorskip("jetnb.training")
     pytest.importorskip("lightning", reason="training needs lightning")
-    return training.fit(model, data, steps=steps, batch_size=10, lr=3e-3, seed=1, progress=False, accelerator="cpu",
-                        **options)
+    return training.fit(
+        model,
+        data,
+        steps=steps,
+        batch_size=10,
+        lr=3e-3,
+        seed=1,
+        progress=False,
+        accelerator="cpu",
+        **options,
+    )
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"context": "causal"}, {"context": "none"}, {"extras": EXTRAS}, {"update": "gradient", "rotate": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"context": "causal"},
+        {"context": "none"},
+        {"extras": EXTRAS},
+        {"update": "gradient", "rotate": True},
+    ],
+)
 def test_it_learns(jets, settings):
     model = ready(jets, **settings)
     history = train(model, data(jets, model.extras), 60, log_every=5)
     assert history.steps[-1]["loss"] < 0.6 * history.steps[0]["loss"]
     found = model.monitors()
-    assert set(found) == {"error_log_pt", "error_eta_rel", "error_phi_rel", *(f"error_{e}" for e in model.extras),
-                          "codebook_loss", "perplexity", "codes_used", "codes_moved"}
-    assert found.items() >= {name: history.epochs[-1][name] for name in ("codes_moved", "perplexity")}.items()
+    assert set(found) == {
+        "error_log_pt",
+        "error_eta_rel",
+        "error_phi_rel",
+        *(f"error_{e}" for e in model.extras),
+        "codebook_loss",
+        "perplexity",
+        "codes_used",
+        "codes_moved",
+    }
+    assert (
+        found.items()
+        >= {name: history.epochs[-1][name] for name in ("codes_moved", "perplexity")}.items()
+    )
     assert 5 < found["perplexity"] <= 64 and 0.1 < found["codes_used"] <= 1
     width = np.std(inputs.compute(jets, ("log_pt", "deta", "dphi")).x, axis=0) * [1, 3, 3]
-    error = np.array([found[f"error_{name}"] for name in ("log_pt", "eta_rel", "phi_rel")]) * [1, 3, 3]
+    error = np.array([found[f"error_{name}"] for name in ("log_pt", "eta_rel", "phi_rel")]) * [
+        1,
+        3,
+        3,
+    ]
     assert (error**2).sum() < 0.6 * (width**2).sum()
 
 
@@ -71,10 +112,17 @@ def test_shapes_and_empty_jets(jets, context, extras):
     assert tokens.shape == (len(x),) and tokens.dtype == torch.int64
     assert 0 <= tokens.min() <= tokens.max() < 64 and len(tokens.unique()) > 8
     again = model.decode(tokens, offsets)
-    assert again.shape == x.shape == (len(x), 3 + len(extras)) and again.isfinite().all() and (again[:, 0] > 0).all()
+    assert (
+        again.shape == x.shape == (len(x), 3 + len(extras))
+        and again.isfinite().all()
+        and (again[:, 0] > 0).all()
+    )
     assert torch.equal(again, model.decode(tokens.int(), offsets))
     none = torch.zeros(3, dtype=torch.int64)
-    assert model.encode(x[:0], none).shape == (0,) and model.decode(tokens[:0], none).shape == (0, x.shape[1])
+    assert model.encode(x[:0], none).shape == (0,) and model.decode(tokens[:0], none).shape == (
+        0,
+        x.shape[1],
+    )
 
 
 def test_loss_is_the_error_of_what_decode_gives(jets):
@@ -85,9 +133,16 @@ def test_loss_is_the_error_of_what_decode_gives(jets):
     error = torch.cat([(again[:, :1] / x[:, :1]).log(), again[:, 1:] - x[:, 1:]], 1)
     found = model.monitors()
     for i, name in enumerate(("log_pt", "eta_rel", "phi_rel", *EXTRAS)):
-        assert found[f"error_{name}"] == pytest.approx(float(error[:, i].square().mean().sqrt()), rel=1e-6)
+        assert found[f"error_{name}"] == pytest.approx(
+            float(error[:, i].square().mean().sqrt()), rel=1e-6
+        )
     whole, _ = tokenizer.particles(jets, EXTRAS)
-    width = torch.cat([torch.tensor([1, 1 / 3, 1 / 3]).double(), torch.from_numpy(whole[:, 3:].astype(float).std(0))])
+    width = torch.cat(
+        [
+            torch.tensor([1, 1 / 3, 1 / 3]).double(),
+            torch.from_numpy(whole[:, 3:].astype(float).std(0)),
+        ]
+    )
     expected = (error / width).square().mean() + 2.5 * found["codebook_loss"]
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
@@ -104,20 +159,28 @@ def test_tokens_of_a_jet_are_its_own(jets, context):
         assert torch.equal(model.encode(x[start:end], alone), tokens[start:end])
         torch.testing.assert_close(model.decode(tokens[start:end], alone), again[start:end])
     spoilt = x.clone()
-    spoilt[offsets[3]:offsets[4], 1:] += 0.3
+    spoilt[offsets[3] : offsets[4], 1:] += 0.3
     changed = model.encode(spoilt, offsets) != tokens
-    assert changed[offsets[3]:offsets[4]].any() and not changed[:offsets[3]].any() and not changed[offsets[4]:].any()
+    assert (
+        changed[offsets[3] : offsets[4]].any()
+        and not changed[: offsets[3]].any()
+        and not changed[offsets[4] :].any()
+    )
 
 
 def test_constituents_are_a_set_but_to_a_causal_decoder(jets):
     x, offsets = batch_of(jets[:6])
     x = x.double()
-    order = torch.cat([torch.arange(b - 1, a - 1, -1) for a, b in zip(offsets, offsets[1:], strict=False)])
+    order = torch.cat(
+        [torch.arange(b - 1, a - 1, -1) for a, b in zip(offsets, offsets[1:], strict=False)]
+    )
     for context in tokenizer.CONTEXTS:
         model = ready(jets, context=context).double()
         tokens = model.encode(x, offsets)
         assert torch.equal(model.encode(x[order], offsets), tokens[order])
-        same = torch.allclose(model.decode(tokens[order], offsets), model.decode(tokens, offsets)[order])
+        same = torch.allclose(
+            model.decode(tokens[order], offsets), model.decode(tokens, offsets)[order]
+        )
         assert same == (context != "causal")
 
 
@@ -132,11 +195,22 @@ def test_a_causal_decoder_does_not_look_ahead(jets):
         for step in (1, 8):  # without and with padding in attention
             if context in ("jet", "causal"):
                 model.decoder.step = step
-            changed = (model.decode(tokens, offsets) - model.decode(other, offsets)).abs().amax(1) > 1e-9
-            assert changed[at] and not changed[:offsets[1]].any() and not changed[offsets[2]:].any()
-            assert changed[offsets[1]:at].all() == changed[offsets[1]:at].any() == (context == "jet")
-            assert changed[at + 1:offsets[2]].all() == changed[at + 1:offsets[2]].any() == (
-                context in ("jet", "causal"))
+            changed = (model.decode(tokens, offsets) - model.decode(other, offsets)).abs().amax(
+                1
+            ) > 1e-9
+            assert (
+                changed[at] and not changed[: offsets[1]].any() and not changed[offsets[2] :].any()
+            )
+            assert (
+                changed[offsets[1] : at].all()
+                == changed[offsets[1] : at].any()
+                == (context == "jet")
+            )
+            assert (
+                changed[at + 1 : offsets[2]].all()
+                == changed[at + 1 : offsets[2]].any()
+                == (context in ("jet", "causal"))
+            )
 
 
 def test_without_networks_codes_are_k_means_of_the_features(jets):
@@ -145,7 +219,9 @@ def test_without_networks_codes_are_k_means_of_the_features(jets):
     x, offsets = batch_of(jets)
     scaled = (torch.cat([x[:, :1].log(), x[:, 1:]], 1) - model.mean) / model.width
     tokens = model.encode(x, offsets)
-    assert torch.equal(tokens, torch.cdist(scaled.double(), model.quantiser.codes.double()).argmin(1))
+    assert torch.equal(
+        tokens, torch.cdist(scaled.double(), model.quantiser.codes.double()).argmin(1)
+    )
     means = torch.stack([scaled[tokens == code].mean(0) for code in tokens.unique()])
     moved = (means - model.quantiser.codes[tokens.unique()]).norm(dim=1)
     assert moved.median() < 0.1 * scaled.std()  # ten steps of k-means are near to where they lead
@@ -155,7 +231,10 @@ def test_without_networks_codes_are_k_means_of_the_features(jets):
 
 def test_a_causal_transformer_is_the_plain_one_on_each_beginning():
     torch.manual_seed(1)
-    causal, plain = (Transformer(4, dim=16, n_layers=1, n_heads=2, causal=causal).double() for causal in (True, False))
+    causal, plain = (
+        Transformer(4, dim=16, n_layers=1, n_heads=2, causal=causal).double()
+        for causal in (True, False)
+    )
     plain.load_state_dict(causal.state_dict())
     x = torch.randn(9, 4, dtype=torch.float64)
     out = causal(x, torch.tensor([0, 9]))[0]
@@ -167,9 +246,19 @@ def test_a_causal_transformer_is_the_plain_one_on_each_beginning():
 
 def test_a_checkpoint_gives_the_same_tokens(jets, tmp_path):
     model = ready(jets, extras=EXTRAS)
-    train(model, data(jets, EXTRAS), 5, path=tmp_path / "tokenizer", card={"tokenizer": model.settings})
+    train(
+        model,
+        data(jets, EXTRAS),
+        5,
+        path=tmp_path / "tokenizer",
+        card={"tokenizer": model.settings},
+    )
     again, card = tokenizer.load(tmp_path / "tokenizer")
-    assert again.settings == model.settings == card["tokenizer"] and not again.training and again.extras == EXTRAS
+    assert (
+        again.settings == model.settings == card["tokenizer"]
+        and not again.training
+        and again.extras == EXTRAS
+    )
     one, two = tokenise(model, jets[:50]), tokenise(again, jets[:50])
     assert np.array_equal(one.x, two.x)
     tokens = torch.from_numpy(one.x).long()
@@ -183,7 +272,14 @@ def test_a_training_that_stopped_goes_on_as_if_it_had_not(jets, tmp_path):
     whole, parts = (ready(jets, patience=2) for _ in range(2))
     options = {"card": {"tokenizer": whole.settings}, "log_every": 1}
     train(whole, data(jets), 8, **options)
-    train(parts, data(jets), 8, path=tmp_path / "run", watch=lambda record: record["step"] == 3, **options)
+    train(
+        parts,
+        data(jets),
+        8,
+        path=tmp_path / "run",
+        watch=lambda record: record["step"] == 3,
+        **options,
+    )
     fresh = tokenizer.build(parts.settings, seed=9)
     train(fresh, data(jets), 8, path=tmp_path / "run", resume=True, **options)
     assert int(whole.quantiser.moved) > 0
@@ -192,7 +288,9 @@ def test_a_training_that_stopped_goes_on_as_if_it_had_not(jets, tmp_path):
 
 
 def test_the_start_is_a_function_of_the_seed(jets):
-    one, two, other = (tokenizer.build(SMALL, seed=1).fit(data(jets), seed=seed, n_jets=50) for seed in (1, 1, 2))
+    one, two, other = (
+        tokenizer.build(SMALL, seed=1).fit(data(jets), seed=seed, n_jets=50) for seed in (1, 1, 2)
+    )
     assert torch.equal(one.quantiser.codes, two.quantiser.codes)
     assert not torch.equal(one.quantiser.codes, other.quantiser.codes)
     few = tokenizer.build(SMALL, seed=1).fit(Subset(data(jets), np.arange(9)), seed=1)
@@ -205,44 +303,75 @@ def test_whole_samples_there_and_back(jets):
     jets = jets[:70]
     model = ready(jets, context="causal")
     tokens, offsets = tokenise(model, jets, batch_size=16)
-    assert tokens.dtype == np.int32 and np.array_equal(np.diff(offsets), np.asarray(jets.n_constituents))
+    assert tokens.dtype == np.int32 and np.array_equal(
+        np.diff(offsets), np.asarray(jets.n_constituents)
+    )
     assert np.mean(tokens == tokenise(model, jets).x) > 0.999  # up to rounding
-    about = dict(eta=np.asarray(jets.eta), phi=np.asarray(jets.phi), provenance=J.provenance(jets))
+    about = dict(
+        eta=np.asarray(jets.eta), phi=np.asarray(jets.phi), provenance=jetnb.jets.provenance(jets)
+    )
     again = reconstruct(model, tokens, offsets, merge=False, batch_size=16, **about)
-    J.check(again)
+    jetnb.jets.check(again)
     decoded = model.decode(torch.from_numpy(tokens), torch.from_numpy(offsets)).numpy()
     pt = ak.sort(ak.unflatten(decoded[:, 0], np.diff(offsets)), ascending=False)
     np.testing.assert_allclose(ak.flatten(again.constituents.pt), ak.flatten(pt), rtol=1e-4)
     n = count_duplicates(tokens, offsets)
-    assert J.provenance(again)["duplicates"] == {"count": int(n.sum()), "merged": False} and n.sum() > 0
-    assert J.provenance(again)["sample"] == J.provenance(jets)["sample"]
+    assert (
+        jetnb.jets.provenance(again)["duplicates"] == {"count": int(n.sum()), "merged": False}
+        and n.sum() > 0
+    )
+    assert jetnb.jets.provenance(again)["sample"] == jetnb.jets.provenance(jets)["sample"]
     merged = reconstruct(model, torch.from_numpy(tokens), torch.from_numpy(offsets), **about)
-    J.check(merged)
+    jetnb.jets.check(merged)
     assert np.array_equal(np.asarray(merged.n_constituents), np.diff(offsets) - n)
     np.testing.assert_allclose(merged.pt, again.pt, rtol=1e-3)
-    assert len(reconstruct(model, tokens[:0], [0], provenance=J.provenance(jets))) == 0
+    assert len(reconstruct(model, tokens[:0], [0], provenance=jetnb.jets.provenance(jets))) == 0
     assert [part.shape for part in tokenise(model, jets[:0])] == [(0,), (1,)]
 
 
 def test_duplicates_are_counted_and_merged():
     tokens, offsets = np.array([7, 2, 7, 7, 7, 5, 2]), np.array([0, 4, 4, 7])
     assert count_duplicates(tokens, offsets).tolist() == [2, 0, 0]
-    x = np.array([[9, 0.1, 0.2], [8, 0.3, 0.0], [3, 0.1, 0.2], [2, 0.2, -0.1], [6, 0, 0.4], [5, 0.5, 0.5], [4, 0, 0]])
+    x = np.array(
+        [
+            [9, 0.1, 0.2],
+            [8, 0.3, 0.0],
+            [3, 0.1, 0.2],
+            [2, 0.2, -0.1],
+            [6, 0, 0.4],
+            [5, 0.5, 0.5],
+            [4, 0, 0],
+        ]
+    )
     merged, bounds = merge_duplicates(tokens, Batch(x.astype(np.float32), offsets))
     assert bounds.tolist() == [0, 2, 2, 5] and merged.dtype == np.float32
     assert np.array_equal(merged[1:], x[[1, 4, 5, 6]].astype(np.float32))
-    momentum = [np.array([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)]) for pt, eta, phi in x[[0, 2, 3]]]
+    momentum = [
+        np.array([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)])
+        for pt, eta, phi in x[[0, 2, 3]]
+    ]
     px, py, pz = np.sum(momentum, 0)
-    np.testing.assert_allclose(merged[0], [np.hypot(px, py), np.arcsinh(pz / np.hypot(px, py)), np.arctan2(py, px)],
-                               rtol=1e-6)
-    same = merge_duplicates([4, 4], Batch(np.array([[5, 0.3, -0.2], [7, 0.3, -0.2]]), np.array([0, 2]))).x
+    np.testing.assert_allclose(
+        merged[0],
+        [np.hypot(px, py), np.arcsinh(pz / np.hypot(px, py)), np.arctan2(py, px)],
+        rtol=1e-6,
+    )
+    same = merge_duplicates(
+        [4, 4], Batch(np.array([[5, 0.3, -0.2], [7, 0.3, -0.2]]), np.array([0, 2]))
+    ).x
     np.testing.assert_allclose(same, [[12, 0.3, -0.2]], rtol=1e-12)
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"context": "all"}, "context is 'all'"), ({"extras": ["mass"]}, "extras: 'mass' is unknown"),
-    ({"alpha": -1.0}, "alpha is -1.0"), ({"n_codes": 0}, "n_codes must be at least 1"),
-    ({"dim": 20}, "dim must be a multiple")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"context": "all"}, "context is 'all'"),
+        ({"extras": ["mass"]}, "extras: 'mass' is unknown"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"n_codes": 0}, "n_codes must be at least 1"),
+        ({"dim": 20}, "dim must be a multiple"),
+    ],
+)
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Tokenizer(**settings)
@@ -267,9 +396,9 @@ def test_bad_input_says_what_to_do(jets):
     with pytest.raises(ValueError, match="offsets must be integers"):
         model.decode(tokens, offsets[:-1])
     with pytest.raises(ValueError, match="offsets must be integers"):
-        reconstruct(model, tokens, offsets[:-1], provenance=J.provenance(jets))
+        reconstruct(model, tokens, offsets[:-1], provenance=jetnb.jets.provenance(jets))
     with pytest.raises(ValueError, match="has no constituents"):
-        reconstruct(model, tokens, [0, 0, len(tokens)], provenance=J.provenance(jets))
+        reconstruct(model, tokens, [0, 0, len(tokens)], provenance=jetnb.jets.provenance(jets))
     same = batches.Packed(np.insert(x.numpy(), 3, 1, axis=1), offsets)
     with pytest.raises(ValueError, match="extras: 'charge' is the same for all"):
         tokenizer.build({**SMALL, "extras": ["charge"]}, seed=1).fit(same, seed=1)

@@ -25,12 +25,13 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import jetnb
-from jetnb import _fingerprint, _loop, _watchdog, atomic, batches, checkpoints, history, inputs
+from jetnb import atomic, checkpoints, inputs
+from jetnb.inputs import batches
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
-from jetnb.optimisation import learning_rate
 from jetnb.strategies.contrastive import JetCLR
-from jetnb.training import fit
+from jetnb.training import fingerprint, fit, history, loop, watchdog
+from jetnb.training.optimisation import learning_rate
 
 pytest.importorskip("lightning", reason="training needs lightning")
 
@@ -47,7 +48,11 @@ class Linear(nn.Module):
         self.inner, self.outer, self.dropout = nn.Linear(3, 8), nn.Linear(8, 2), nn.Dropout(dropout)
 
     def forward(self, x, offsets):
-        return self.outer(self.dropout(torch.segment_reduce(self.inner(x).relu(), "mean", offsets=offsets, initial=0)))
+        return self.outer(
+            self.dropout(
+                torch.segment_reduce(self.inner(x).relu(), "mean", offsets=offsets, initial=0)
+            )
+        )
 
     def loss(self, batch, *, generator=None):
         x, offsets, label = batch
@@ -71,7 +76,9 @@ def particles(n=200):
     return batches.Packed(*inputs.to_relative(jetnb.load("jetclass")[:n]))
 
 
-PRETRAIN = dict(epochs=3, batch_size=32, seed=5, save_every=3, log_every=2, lr=2e-3, **QUIET)  # 7 steps an epoch
+PRETRAIN = dict(
+    epochs=3, batch_size=32, seed=5, save_every=3, log_every=2, lr=2e-3, **QUIET
+)  # 7 steps an epoch
 SHARED = dict(steps=5, batch_size=25, seed=2, lr=1e-2, log_every=1, **QUIET)
 
 
@@ -83,8 +90,13 @@ def weights(model):
 def child(tmp_path_factory):
     """A folder in which a child has trained with two processes, and in another training was killed in an epoch."""
     folder = tmp_path_factory.mktemp("child")
-    done = subprocess.run([sys.executable, __file__, str(folder)], env=os.environ, capture_output=True, text=True,
-                          timeout=240)
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     return folder
 
@@ -97,24 +109,40 @@ def main(folder: Path) -> None:
     (folder / "two.json").write_text(json.dumps([done.steps, done.epochs]))
 
     def watch(record):
-        if record["step"] == 12:  # step 12 of 21 is the fifth of the second epoch, three after a checkpoint
+        if (
+            record["step"] == 12
+        ):  # step 12 of 21 is the fifth of the second epoch, three after a checkpoint
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fit(jetclr(), particles(), validation=particles(40), path=folder / "run", watch=watch, **PRETRAIN)
+    fit(
+        jetclr(),
+        particles(),
+        validation=particles(40),
+        path=folder / "run",
+        watch=watch,
+        **PRETRAIN,
+    )
 
 
 WRONG = {  # name: what a measure returns, by what the best is known, what is said
     "other": ({"auc": 1.0}, "accuracy", "best_by is 'accuracy', but measure returned only auc"),
-    "nothing": (None, "accuracy",
-                "measure returned None: it must return a dict of names and numbers"),
+    "nothing": (
+        None,
+        "accuracy",
+        "measure returned None: it must return a dict of names and numbers",
+    ),
     "of the epoch": ({"auc": 1.0}, "loss", "best_by is 'loss', but measure returned only auc"),
-    "text": ({"auc": "high"}, "auc",
-             "measure returned 'high' as 'auc': it must be a number, such as float(...) makes")}
+    "text": (
+        {"auc": "high"},
+        "auc",
+        "measure returned 'high' as 'auc': it must be a number, such as float(...) makes",
+    ),
+}
 
 
 def two_measure_something_else(folder: Path) -> None:
     """What each of two processes says of a measure without the number that is to be the best."""
-    from jetnb._loop import Training
+    from jetnb.training.loop import Training
 
     end = Training._end_epoch
 
@@ -130,16 +158,36 @@ def two_measure_something_else(folder: Path) -> None:
     Training._end_epoch = told
     for name, (found, best_by, _) in WRONG.items():
         with contextlib.suppress(Exception):
-            fit(Linear(), toy(), devices=2, strategy="ddp_fork", best_by=best_by,
-                measure=lambda model: found, **SHARED)  # noqa: B023
+            fit(
+                Linear(),
+                toy(),
+                devices=2,
+                strategy="ddp_fork",
+                best_by=best_by,
+                measure=lambda model: found,
+                **SHARED,
+            )  # noqa: B023
     Training._end_epoch = end
 
 
 def test_the_steps_are_those_of_a_bare_loop():
     data, one, two = toy(), Linear(), Linear()
-    done = fit(one, data, epochs=2, batch_size=20, seed=3, lr=1e-2, weight_decay=0.1, clip=0.3, log_every=1, **QUIET)
+    done = fit(
+        one,
+        data,
+        epochs=2,
+        batch_size=20,
+        seed=3,
+        lr=1e-2,
+        weight_decay=0.1,
+        clip=0.3,
+        log_every=1,
+        **QUIET,
+    )
     decay, rest = [two.inner.weight, two.outer.weight], [two.inner.bias, two.outer.bias]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}])
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    )
     losses, norms = [], []
     for step in range(10):
         indices = batches.schedule(len(data), 20, seed=3, epoch=step // 5)[step % 5]
@@ -156,7 +204,9 @@ def test_the_steps_are_those_of_a_bare_loop():
     assert [r["gradient_norm"] for r in done.steps] == pytest.approx(norms, rel=1e-5)
     assert [r["step"] for r in done.steps] == list(range(1, 11))
     assert [r["epoch"] for r in done.steps] == [1] * 5 + [2] * 5
-    assert [r["loss"] for r in done.epochs] == pytest.approx([np.mean(losses[:5]), np.mean(losses[5:])], rel=1e-5)
+    assert [r["loss"] for r in done.epochs] == pytest.approx(
+        [np.mean(losses[:5]), np.mean(losses[5:])], rel=1e-5
+    )
     assert not one.training and done.reason == "finished" and not done.stopped
 
 
@@ -170,8 +220,16 @@ def test_learning_rate():
 def test_same_seed_same_numbers_and_no_trace_in_torch():
     def run(seed):
         model = jetclr()
-        done = fit(model, particles(64), steps=6, batch_size=16, seed=seed, log_every=1, validation=particles(20),
-                   **QUIET)
+        done = fit(
+            model,
+            particles(64),
+            steps=6,
+            batch_size=16,
+            seed=seed,
+            log_every=1,
+            validation=particles(20),
+            **QUIET,
+        )
         return weights(model), [r["loss"] for r in done.steps], done.epochs[-1]["validation_loss"]
 
     torch.manual_seed(9)
@@ -187,11 +245,22 @@ def test_same_seed_same_numbers_and_no_trace_in_torch():
 
 
 def test_validation_draws_the_same_numbers_every_time():
-    done = fit(model := jetclr(), particles(32), epochs=3, batch_size=32, lr=1e-30, seed=1, validation=particles(40),
-               weight_decay=0, **QUIET)
+    done = fit(
+        model := jetclr(),
+        particles(32),
+        epochs=3,
+        batch_size=32,
+        lr=1e-30,
+        seed=1,
+        validation=particles(40),
+        weight_decay=0,
+        **QUIET,
+    )
     values = [r["validation_loss"] for r in done.epochs]
     assert values[0] == values[1] == values[2] and len({r["loss"] for r in done.epochs}) == 3
-    assert {"alignment", "uniformity", "rank", "variance"} <= set(done.epochs[0]) and model.head[0].weight.grad is None
+    assert {"alignment", "uniformity", "rank", "variance"} <= set(done.epochs[0]) and model.head[
+        0
+    ].weight.grad is None
 
 
 def test_killed_and_resumed_is_never_interrupted(child, tmp_path):
@@ -199,14 +268,21 @@ def test_killed_and_resumed_is_never_interrupted(child, tmp_path):
     assert card["trained"]["steps"] == 9 and card["trained"]["epochs"] == 1
     assert history.read(child / "run").steps[-1]["step"] == 12  # what the killed process had seen
     resumed, whole = jetclr(seed=7), jetclr()
-    done = fit(resumed, particles(), validation=particles(40), path=child / "run", resume=True, **PRETRAIN)
-    all_at_once = fit(whole, particles(), validation=particles(40), path=tmp_path / "run", **PRETRAIN)
+    done = fit(
+        resumed, particles(), validation=particles(40), path=child / "run", resume=True, **PRETRAIN
+    )
+    all_at_once = fit(
+        whole, particles(), validation=particles(40), path=tmp_path / "run", **PRETRAIN
+    )
     assert torch.equal(weights(resumed), weights(whole))
     assert done.steps == all_at_once.steps and len(done.epochs) == 3
     for a, b in zip(done.epochs, all_at_once.epochs, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
     assert history.read(child / "run").steps == done.steps
-    assert sorted(file.name for file in (child / "run").iterdir()) == ["card.json", "model.safetensors"]
+    assert sorted(file.name for file in (child / "run").iterdir()) == [
+        "card.json",
+        "model.safetensors",
+    ]
     loaded = jetclr(seed=8)
     checkpoints.load(child / "run", loaded)
     assert torch.equal(weights(loaded), weights(whole))
@@ -234,8 +310,14 @@ def test_all_processes_say_what_a_measure_lacks(child, name):
 def test_one_process_says_what_a_measure_lacks(name, tmp_path):
     found, best_by, said = WRONG[name]
     with pytest.raises(ValueError, match=re.escape(said)):
-        fit(Linear(), toy(), measure=lambda model: found, best_by=best_by, path=tmp_path / "run",
-            **TOY)
+        fit(
+            Linear(),
+            toy(),
+            measure=lambda model: found,
+            best_by=best_by,
+            path=tmp_path / "run",
+            **TOY,
+        )
 
 
 def test_numbers_of_numpy_are_written_down(tmp_path):
@@ -271,13 +353,19 @@ def test_a_stop_keeps_what_was_trained_and_can_be_resumed(tmp_path, how):
     options = {**TOY, "log_every": 5} if how == "interrupt" else TOY
     model = Linear(dropout=0.2)
     done = fit(model, data, validation=jets, path=tmp_path / "run", watch=watch, **options)
-    assert done.stopped and done.reason == ("watch" if how == "watch" else "interrupted") and not model.training
+    assert (
+        done.stopped
+        and done.reason == ("watch" if how == "watch" else "interrupted")
+        and not model.training
+    )
     assert len(done.epochs) == 1
     again = fit(model, data, validation=data, path=tmp_path / "run", resume=True, **options)
     whole = Linear(dropout=0.2)
     expected = fit(whole, data, validation=data, **options)
     assert torch.equal(weights(model), weights(whole)) and again.reason == "finished"
-    assert [r["validation_loss"] for r in again.epochs] == [r["validation_loss"] for r in expected.epochs]
+    assert [r["validation_loss"] for r in again.epochs] == [
+        r["validation_loss"] for r in expected.epochs
+    ]
 
 
 def test_a_finished_training_is_loaded_and_not_repeated(tmp_path):
@@ -291,15 +379,35 @@ def test_a_finished_training_is_loaded_and_not_repeated(tmp_path):
         fit(model, data, path=tmp_path / "other", **TOY)
     done = fit(model, data, path=tmp_path / "run", card={"encoder": {"dim": 8}}, **TOY)
     card = checkpoints.read_card(tmp_path / "run")
-    assert card["training"]["n_jets"] == 96 and card["training"]["seed"] == 1 and card["encoder"] == {"dim": 8}
-    assert card["trained"]["jets"] == 4 * 96 and card["trained"]["steps"] == 12 and card["metrics"] == done.epochs[-1]
+    assert (
+        card["training"]["n_jets"] == 96
+        and card["training"]["seed"] == 1
+        and card["encoder"] == {"dim": 8}
+    )
+    assert (
+        card["trained"]["jets"] == 4 * 96
+        and card["trained"]["steps"] == 12
+        and card["metrics"] == done.epochs[-1]
+    )
     fresh = Gone(seed=4)
-    again = fit(fresh, data, path=tmp_path / "run", resume=True, card={"encoder": {"dim": 8}}, **TOY)
+    again = fit(
+        fresh, data, path=tmp_path / "run", resume=True, card={"encoder": {"dim": 8}}, **TOY
+    )
     assert again == done and torch.equal(weights(fresh), weights(model))
-    for change, name in (({"lr": 0.02}, "training.lr is 0.01 there and 0.02 here"), ({"seed": 2}, "training.seed"),
-                         ({"epochs": 5}, "training.epochs"), ({"card": {"encoder": {"dim": 9}}}, "encoder.dim")):
+    for change, name in (
+        ({"lr": 0.02}, "training.lr is 0.01 there and 0.02 here"),
+        ({"seed": 2}, "training.seed"),
+        ({"epochs": 5}, "training.epochs"),
+        ({"card": {"encoder": {"dim": 9}}}, "encoder.dim"),
+    ):
         with pytest.raises(ValueError, match=name):
-            fit(fresh, data, path=tmp_path / "run", resume=True, **{**TOY, "card": {"encoder": {"dim": 8}}, **change})
+            fit(
+                fresh,
+                data,
+                path=tmp_path / "run",
+                resume=True,
+                **{**TOY, "card": {"encoder": {"dim": 8}}, **change},
+            )
     with pytest.raises(ValueError, match="training.n_jets is 96 there and 95 here"):
         fit(fresh, toy(95), path=tmp_path / "run", resume=True, card={"encoder": {"dim": 8}}, **TOY)
     assert torch.equal(weights(fresh), weights(model))
@@ -321,12 +429,17 @@ def changed(data, part):
 
 
 @pytest.mark.parametrize("until", [4, None], ids=["unfinished", "finished"])
-@pytest.mark.parametrize("part, said", [("x", "features"), ("offsets", "labels or numbers"), ("label", "labels or")])
+@pytest.mark.parametrize(
+    "part, said", [("x", "features"), ("offsets", "labels or numbers"), ("label", "labels or")]
+)
 def test_other_data_of_the_same_size_are_refused(tmp_path, until, part, said):
     options = {**TOY, "path": tmp_path / "run", "resume": True}
     data, held, model = toy(), toy(20, seed=1), Linear()
     fit(model, data, validation=held, watch=lambda record: record["step"] == until, **options)
-    for name, given in (("data", (changed(data, part), held)), ("validation", (data, changed(held, part)))):
+    for name, given in (
+        ("data", (changed(data, part), held)),
+        ("validation", (data, changed(held, part))),
+    ):
         with pytest.raises(ValueError, match=f"resume: .* had other {name}: {said}"):
             fit(Linear(), given[0], validation=given[1], **options)
     fit(Linear(), changed(data, "last bits"), validation=held, **options)
@@ -341,15 +454,22 @@ def test_the_checksum_looks_at_all_of_large_data_for_a_bounded_price():
             return super().__getitem__(indices)
 
     data = toy(20_000)
-    first = _fingerprint.of(Counting(data.x, data.offsets, *data.targets))
+    first = fingerprint.of(Counting(data.x, data.offsets, *data.targets))
     seen = np.concatenate(looked)
     assert len(seen) == 4096 == len(set(seen)) and (seen[0], seen[-1]) == (0, 19_999)
     assert np.diff(np.sort(seen)).max() < 20_000 / 7
-    assert not _fingerprint.difference(first, _fingerprint.of(data)) and len(json.dumps(first)) < 1000
+    assert not fingerprint.difference(first, fingerprint.of(data)) and len(json.dumps(first)) < 1000
     for part in ("x", "label", "offsets"):
-        assert bool(_fingerprint.difference(first, _fingerprint.of(changed(data, part)))) == (part != "x")  # not looked at
-    for damaged in ({}, {"exact": first["exact"]}, {**first, "sums": [1.0]}, {**first, "sums": ["a"] * 16}):
-        assert _fingerprint.difference(damaged, first)
+        assert bool(fingerprint.difference(first, fingerprint.of(changed(data, part)))) == (
+            part != "x"
+        )  # not looked at
+    for damaged in (
+        {},
+        {"exact": first["exact"]},
+        {**first, "sums": [1.0]},
+        {**first, "sums": ["a"] * 16},
+    ):
+        assert fingerprint.difference(damaged, first)
 
 
 def test_a_checkpoint_of_before_there_was_a_checksum_goes_on_and_says_so(tmp_path):
@@ -373,7 +493,9 @@ def test_a_checkpoint_of_before_there_was_a_checksum_goes_on_and_says_so(tmp_pat
 def test_two_trainings_do_not_share_a_path(tmp_path):
     def watch(record):
         if record["step"] == 4:
-            with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* is training to .*run: wait"):
+            with pytest.raises(
+                ValueError, match=rf"process {os.getpid()} on .* is training to .*run: wait"
+            ):
                 fit(Linear(), toy(), path=tmp_path / "run", resume=True, **TOY)
 
     model, alone = Linear(), Linear()
@@ -397,11 +519,17 @@ def test_within_an_epoch_there_is_a_checkpoint_after_some_time(tmp_path, monkeyp
                 found.append(checkpoints.read_card(path)["trained"]["steps"])
 
         found, path = [], tmp_path / str(seconds)
-        monkeypatch.setattr(_loop, "SAVE_SECONDS", seconds)
-        fit(Linear(), toy(), path=path, watch=watch, **{**TOY, "epochs": 1, "batch_size": 8, "log_every": 3})
+        monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+        fit(
+            Linear(),
+            toy(),
+            path=path,
+            watch=watch,
+            **{**TOY, "epochs": 1, "batch_size": 8, "log_every": 3},
+        )
         return found
 
-    monkeypatch.setattr(_loop, "SAVE_SHARE", 0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 0)
     assert saved(0) == [3, 6, 9]  # at each record, the one before
     assert saved(1000) == []
 
@@ -418,10 +546,14 @@ def died_of(number, path, **options):
 
 def resumed_as_if_never_interrupted(path, **options):
     model, whole = Linear(dropout=0.2), Linear(dropout=0.2)
-    again, expected = (fit(model, toy(), path=path, resume=True, **{**TOY, **options}),
-                       fit(whole, toy(), **{**TOY, **options}))
+    again, expected = (
+        fit(model, toy(), path=path, resume=True, **{**TOY, **options}),
+        fit(whole, toy(), **{**TOY, **options}),
+    )
     assert torch.equal(weights(model), weights(whole)) and again.reason == "finished"
-    assert [record["loss"] for record in again.epochs] == [record["loss"] for record in expected.epochs]
+    assert [record["loss"] for record in again.epochs] == [
+        record["loss"] for record in expected.epochs
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here")
@@ -452,7 +584,11 @@ def test_ctrl_c_in_the_midst_of_a_step(tmp_path, times):
         done = fit(Linear(dropout=0.2), toy(), path=tmp_path / "run", **TOY)
     finally:
         hook.remove()
-    assert done.reason == "interrupted" and signal.getsignal(signal.SIGINT) is before and not done.epochs
+    assert (
+        done.reason == "interrupted"
+        and signal.getsignal(signal.SIGINT) is before
+        and not done.epochs
+    )
     assert checkpoints.read_card(tmp_path / "run")["trained"]["steps"] == (2 if times == 1 else 1)
     if times == 1:
         resumed_as_if_never_interrupted(tmp_path / "run")
@@ -467,16 +603,22 @@ def test_ctrl_c_is_heard_in_a_measure_that_takes_long(tmp_path):
     assert done.reason == "interrupted" and done.steps[-1]["step"] == 3 and not done.epochs
 
 
-@pytest.mark.parametrize("name, text, said", [
-    ("run/state.safetensors", None, "state.safetensors is missing"),
-    ("run/state.safetensors", b"short", "state.safetensors is missing or damaged"),
-    ("run/card.json", b'{"a": 1}', "other settings"), ("run/card.json", "trained", "'trained' is 3, not dict"),
-    ("run/card.json", "steps", "'steps' is '5', not int"),
-    ("run.history.jsonl", b"[1]\n", "line 1, is no record of a training, but a list"),
-    ("run.history.jsonl", b'{"steps": 3}\n', "'steps' is 3, not dict"),
-    ("run.history.jsonl", b'{"other": {}}\n', "it has no 'steps'"),
-    ("run.history.jsonl", b'{"steps": {"step": "one"}}\n', "'step' is 'one', not int"),
-    ("run.history.jsonl", b'{"st\n{}', "line 1"), ("run.history.jsonl", b'{"steps', "ends before the checkpoint")])
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("run/state.safetensors", None, "state.safetensors is missing"),
+        ("run/state.safetensors", b"short", "state.safetensors is missing or damaged"),
+        ("run/card.json", b'{"a": 1}', "other settings"),
+        ("run/card.json", "trained", "'trained' is 3, not dict"),
+        ("run/card.json", "steps", "'steps' is '5', not int"),
+        ("run.history.jsonl", b"[1]\n", "line 1, is no record of a training, but a list"),
+        ("run.history.jsonl", b'{"steps": 3}\n', "'steps' is 3, not dict"),
+        ("run.history.jsonl", b'{"other": {}}\n', "it has no 'steps'"),
+        ("run.history.jsonl", b'{"steps": {"step": "one"}}\n', "'step' is 'one', not int"),
+        ("run.history.jsonl", b'{"st\n{}', "line 1"),
+        ("run.history.jsonl", b'{"steps', "ends before the checkpoint"),
+    ],
+)
 def test_what_an_unfinished_training_left_is_damaged(tmp_path, name, text, said):
     options = {**TOY, "path": tmp_path / "run", "resume": True}
     fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
@@ -497,9 +639,13 @@ def test_the_state_of_another_optimiser_is_refused(tmp_path):
     options = {**TOY, "path": tmp_path / "run", "resume": True}
     fit(Linear(), toy(), watch=lambda record: record["step"] == 4, **options)
     state = checkpoints.read_state(tmp_path / "run")
-    for change in ({"optimizer.0.exp_avg": torch.zeros(2)}, {"optimizer.9.exp_avg": torch.zeros(2)},
-                   {"optimizer.x": torch.zeros(2)}, {"optimizer.0.more": torch.zeros(())},
-                   {"watchdog.norms": torch.zeros(())}):
+    for change in (
+        {"optimizer.0.exp_avg": torch.zeros(2)},
+        {"optimizer.9.exp_avg": torch.zeros(2)},
+        {"optimizer.x": torch.zeros(2)},
+        {"optimizer.0.more": torch.zeros(())},
+        {"watchdog.norms": torch.zeros(())},
+    ):
         safetensors.torch.save_file({**state, **change}, tmp_path / "run" / "state.safetensors")
         with pytest.raises(ValueError, match="state.safetensors is of another training"):
             fit(Linear(), toy(), **options)
@@ -525,11 +671,22 @@ class Broken(Linear):
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_loss_that_is_not_finite_ends_it_and_spares_the_weights(value, gradient):
     model, good = Broken(8, value=value, gradient=gradient), Linear()
-    with pytest.raises(FloatingPointError, match=r"step 8 \(epoch 2, learning rate .*last good loss was 0\.") as error:
+    with pytest.raises(
+        FloatingPointError, match=r"step 8 \(epoch 2, learning rate .*last good loss was 0\."
+    ) as error:
         fit(model, toy(), epochs=4, batch_size=20, seed=1, log_every=10, **QUIET)
     assert "lower lr" in str(error.value) and not model.training
     seen = []
-    fit(good, toy(), epochs=4, batch_size=20, seed=1, log_every=1, watch=lambda r: r["step"] == 7, **QUIET)
+    fit(
+        good,
+        toy(),
+        epochs=4,
+        batch_size=20,
+        seed=1,
+        log_every=1,
+        watch=lambda r: r["step"] == 7,
+        **QUIET,
+    )
     assert torch.equal(weights(model), weights(good)) and not seen
 
 
@@ -540,13 +697,26 @@ def float16(monkeypatch):
     from lightning.fabric.plugins import MixedPrecision
 
     make = lightning.fabric.Fabric
-    monkeypatch.setattr(lightning.fabric, "Fabric", lambda precision, **options: make(
-        plugins=[MixedPrecision("16-mixed", "cpu")], **options))
+    monkeypatch.setattr(
+        lightning.fabric,
+        "Fabric",
+        lambda precision, **options: make(plugins=[MixedPrecision("16-mixed", "cpu")], **options),
+    )
 
 
 def test_in_float16_bad_steps_are_skipped_and_counted(float16):
     model = Broken(4, until=6, value=math.inf)
-    done = fit(model, toy(), epochs=4, batch_size=20, seed=1, lr=0.1, log_every=5, precision="16-mixed", **QUIET)
+    done = fit(
+        model,
+        toy(),
+        epochs=4,
+        batch_size=20,
+        seed=1,
+        lr=0.1,
+        log_every=5,
+        precision="16-mixed",
+        **QUIET,
+    )
     assert [r["skipped"] for r in done.steps] == [2, 2, 2, 2] and weights(model).isfinite().all()
     assert done.epochs[-1]["loss"] < done.epochs[0]["loss"]
     with pytest.raises(FloatingPointError, match="bf16-mixed"):
@@ -563,17 +733,39 @@ def test_float16_resumes_exactly(tmp_path, float16):
 
 
 def test_skipped_steps_are_counted_over_an_interruption(tmp_path, float16):
-    options = dict(epochs=4, batch_size=20, seed=1, lr=0.1, log_every=5, precision="16-mixed", path=tmp_path / "run",
-                   resume=True, **QUIET)
-    fit(Broken(4, until=6, value=math.inf), toy(), watch=lambda record: record["step"] == 10, **options)
+    options = dict(
+        epochs=4,
+        batch_size=20,
+        seed=1,
+        lr=0.1,
+        log_every=5,
+        precision="16-mixed",
+        path=tmp_path / "run",
+        resume=True,
+        **QUIET,
+    )
+    fit(
+        Broken(4, until=6, value=math.inf),
+        toy(),
+        watch=lambda record: record["step"] == 10,
+        **options,
+    )
     done = fit(Broken(3, until=4, value=math.inf), toy(), **options)
     assert [record["skipped"] for record in done.steps] == [2, 2, 3, 3]
 
 
 def test_steps_skipped_in_a_row_are_counted_over_an_interruption(tmp_path, float16, monkeypatch):
-    monkeypatch.setattr(_watchdog, "PATIENCE", 6)
-    options = dict(epochs=6, batch_size=20, seed=1, log_every=5, precision="16-mixed",
-                   path=tmp_path / "run", resume=True, **QUIET)
+    monkeypatch.setattr(watchdog, "PATIENCE", 6)
+    options = dict(
+        epochs=6,
+        batch_size=20,
+        seed=1,
+        log_every=5,
+        precision="16-mixed",
+        path=tmp_path / "run",
+        resume=True,
+        **QUIET,
+    )
     fit(Broken(8), toy(), watch=lambda record: record["step"] == 10, **options)
     with pytest.raises(FloatingPointError, match=r"step 13 .*last good loss was 0\."):
         fit(Broken(1), toy(), **options)
@@ -596,7 +788,14 @@ def test_bfloat16_is_near_float32():
 
 def test_exploding_gradients_warn_once():
     with pytest.warns(RuntimeWarning) as caught:
-        fit(Broken(40, until=60, value=1e4, gradient=True), toy(), epochs=20, batch_size=20, seed=1, **QUIET)
+        fit(
+            Broken(40, until=60, value=1e4, gradient=True),
+            toy(),
+            epochs=20,
+            batch_size=20,
+            seed=1,
+            **QUIET,
+        )
     assert [str(w.message) for w in caught if "explode" in str(w.message)].__len__() == 1
 
 
@@ -629,24 +828,32 @@ def test_a_contrastive_training_that_collapses_says_so_once(lr, flat):
     assert min(record["rank"] for record in done.epochs) > 1.5  # so the rank does not tell
 
 
-@pytest.mark.parametrize("values, said", [
-    ({"variance": [0.5, 0.5, 3e-3, 2e-3]}, "epoch 3 the variance of representations is 0.003"),
-    ({"variance": [0.05, 1e-4, 2e-5, 2e-5]}, "epoch 2 the variance of representations is 0.0001"),
-    ({"variance": [1e-9] * 4}, "epoch 1 the variance of representations is 1e-09"),
-    ({"variance": [0.0] * 4}, "epoch 1 the variance of representations is 0:"),
-    ({"variance": [2e-7, 9e-4, 0.2, 0.1]}, None), ({"variance": [0.5, 0.3, 0.04, 0.5]}, None),
-    ({"uniformity": [-1e-5, -1e-5, -1e-5, -1e-4]}, "epoch 2 the uniformity of .* is -1e-05"),
-    ({"uniformity": [-1e-5, -0.05, -2.0, -2.0]}, None)])
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"variance": [0.5, 0.5, 3e-3, 2e-3]}, "epoch 3 the variance of representations is 0.003"),
+        (
+            {"variance": [0.05, 1e-4, 2e-5, 2e-5]},
+            "epoch 2 the variance of representations is 0.0001",
+        ),
+        ({"variance": [1e-9] * 4}, "epoch 1 the variance of representations is 1e-09"),
+        ({"variance": [0.0] * 4}, "epoch 1 the variance of representations is 0:"),
+        ({"variance": [2e-7, 9e-4, 0.2, 0.1]}, None),
+        ({"variance": [0.5, 0.3, 0.04, 0.5]}, None),
+        ({"uniformity": [-1e-5, -1e-5, -1e-5, -1e-4]}, "epoch 2 the uniformity of .* is -1e-05"),
+        ({"uniformity": [-1e-5, -0.05, -2.0, -2.0]}, None),
+    ],
+)
 @pytest.mark.parametrize("resumed", [False, True])
 def test_collapse_by_each_monitor(values, said, resumed):
-    dog = _watchdog.Watchdog(tolerant=False)
+    dog = watchdog.Watchdog(tolerant=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for epoch, value in enumerate(*values.values(), start=1):
             found = {"rank": 5.0, **dict.fromkeys(values, value)}
             dog.look_for_collapse(found, batch_size=256, epoch=epoch)
             if resumed and not caught:
-                memory, dog = dog.to_tensors(), _watchdog.Watchdog(tolerant=False)
+                memory, dog = dog.to_tensors(), watchdog.Watchdog(tolerant=False)
                 dog.from_tensors(memory)
     assert len(caught) == (said is not None)
     assert all(re.search(said, str(one.message)) for one in caught)
@@ -681,14 +888,38 @@ class Counted(Linear):
         return super().loss(batch) if self.training else torch.tensor(next(self.losses))
 
 
-@pytest.mark.parametrize("options, expected", [
-    ({}, 2), ({"keep": "last"}, 5), ({"patience": 1}, 2), ({"patience": 1, "keep": "last"}, 3),
-    ({"measure": lambda model: {"accuracy": float(-abs(model.count - 4))}, "best_by": "accuracy"}, 4)])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, 2),
+        ({"keep": "last"}, 5),
+        ({"patience": 1}, 2),
+        ({"patience": 1, "keep": "last"}, 3),
+        (
+            {
+                "measure": lambda model: {"accuracy": float(-abs(model.count - 4))},
+                "best_by": "accuracy",
+            },
+            4,
+        ),
+    ],
+)
 def test_what_is_kept(options, expected, tmp_path):
     model = Counted([3.0, 1.0, 2.0, 1.0, math.nan])
-    done = fit(model, toy(), epochs=5, batch_size=96, seed=1, validation=toy(8), path=tmp_path / "run",
-               **{**QUIET, **options})
-    assert model.count == expected and checkpoints.read_card(tmp_path / "run")["metrics"]["epoch"] == expected
+    done = fit(
+        model,
+        toy(),
+        epochs=5,
+        batch_size=96,
+        seed=1,
+        validation=toy(8),
+        path=tmp_path / "run",
+        **{**QUIET, **options},
+    )
+    assert (
+        model.count == expected
+        and checkpoints.read_card(tmp_path / "run")["metrics"]["epoch"] == expected
+    )
     assert done.reason == ("patience" if "patience" in options else "finished")
     fresh = Counted([])
     checkpoints.load(tmp_path / "run", fresh)
@@ -698,13 +929,28 @@ def test_what_is_kept(options, expected, tmp_path):
 def test_the_best_before_an_interruption_is_what_is_kept_after_it(tmp_path):
     def trained(watch=None):
         model = Counted([3.0, 1.0, 2.0] if watch else [2.0, 1.5])
-        fit(model, toy(), epochs=5, batch_size=96, seed=1, validation=toy(8), path=tmp_path / "run", watch=watch,
-            resume=True, **QUIET)
+        fit(
+            model,
+            toy(),
+            epochs=5,
+            batch_size=96,
+            seed=1,
+            validation=toy(8),
+            path=tmp_path / "run",
+            watch=watch,
+            resume=True,
+            **QUIET,
+        )
         return model
 
     assert trained(lambda record: record["step"] == 3).count == 2
     assert checkpoints.read_card(tmp_path / "run")["trained"] | {"seconds": 0} == {
-        "steps": 3, "epochs": 3, "jets": 3 * 96, "reason": "watch", "seconds": 0}
+        "steps": 3,
+        "epochs": 3,
+        "jets": 3 * 96,
+        "reason": "watch",
+        "seconds": 0,
+    }
     assert trained().count == 2
     card = checkpoints.read_card(tmp_path / "run")
     assert (card["metrics"]["epoch"], card["trained"]["epochs"]) == (2, 5)
@@ -723,12 +969,20 @@ def closeness(model):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here")
-@pytest.mark.parametrize("options", [
-    {"keep": "best"}, {"keep": "last"}, {"measure": closeness, "best_by": "closeness"}],
-    ids=["best", "last", "measure"])
-@pytest.mark.parametrize("how, stops", [
-    ("end of epoch", (9, 12)), ("within epoch", (8, 10)), ("SIGTERM", (8, 10)),
-    ("SIGKILL", (8, 10))])
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": "best"}, {"keep": "last"}, {"measure": closeness, "best_by": "closeness"}],
+    ids=["best", "last", "measure"],
+)
+@pytest.mark.parametrize(
+    "how, stops",
+    [
+        ("end of epoch", (9, 12)),
+        ("within epoch", (8, 10)),
+        ("SIGTERM", (8, 10)),
+        ("SIGKILL", (8, 10)),
+    ],
+)
 def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops, options):
     options = {**TOY, "lr": 0.05, "epochs": 5, "save_every": 2, "validation": contrary(), **options}
     whole, best, model = Linear(dropout=0.2), Linear(dropout=0.2), Linear(seed=7, dropout=0.2)
@@ -738,6 +992,7 @@ def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops,
     assert at < 3 and losses[-1] > losses[at - 1] + 0.1
     fit(best, toy(), watch=lambda record: record["step"] == 3 * at, **{**options, "keep": "last"})
     for stop in stops:
+
         def watch(record, stop=stop):
             if record["step"] == stop and how.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, how))
@@ -746,8 +1001,14 @@ def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops,
         if how.startswith("SIG"):
             died_of(getattr(signal, how), tmp_path / "run", watch=watch, resume=True, **options)
         else:
-            fit(Linear(dropout=0.2), toy(), path=tmp_path / "run", watch=watch, resume=True,
-                **options)
+            fit(
+                Linear(dropout=0.2),
+                toy(),
+                path=tmp_path / "run",
+                watch=watch,
+                resume=True,
+                **options,
+            )
         checkpoints.load(tmp_path / "run", model)
         found = checkpoints.read_card(tmp_path / "run")["metrics"]["epoch"]
         keeps_best = options.get("keep", "best") == "best"
@@ -762,27 +1023,53 @@ def test_the_best_weights_survive_interruptions_to_the_bit(tmp_path, how, stops,
 
 def test_watch_sees_every_record_and_the_validation(tmp_path):
     seen = []
-    done = fit(Linear(), toy(), validation=toy(9), watch=seen.append, path=tmp_path / "run",
-               measure=lambda model: {"accuracy": 0.5}, **TOY)
-    assert [r["step"] for r in seen] == [r["step"] for r in done.steps] == [2, 3, 4, 6, 8, 9, 10, 12]
+    done = fit(
+        Linear(),
+        toy(),
+        validation=toy(9),
+        watch=seen.append,
+        path=tmp_path / "run",
+        measure=lambda model: {"accuracy": 0.5},
+        **TOY,
+    )
+    assert (
+        [r["step"] for r in seen] == [r["step"] for r in done.steps] == [2, 3, 4, 6, 8, 9, 10, 12]
+    )
     assert [r["loss"] for r in seen] == [r["loss"] for r in done.steps]
-    assert [r["validation_loss"] for r in seen if "validation_loss" in r] == [r["validation_loss"] for r in done.epochs]
+    assert [r["validation_loss"] for r in seen if "validation_loss" in r] == [
+        r["validation_loss"] for r in done.epochs
+    ]
     assert done.epochs[0]["accuracy"] == 0.5
-    assert (history.read(tmp_path / "run").steps, history.read(tmp_path / "run").epochs) == (done.steps, done.epochs)
+    assert (history.read(tmp_path / "run").steps, history.read(tmp_path / "run").epochs) == (
+        done.steps,
+        done.epochs,
+    )
 
 
 def test_groups_have_their_own_learning_rates():
     model, data = Linear(), toy()
     before = copy.deepcopy(model.state_dict())
-    done = fit(model, data, parameters=[{"params": model.inner.parameters(), "lr": 1e-30},
-                                        {"params": model.outer.parameters()}], **TOY)
+    done = fit(
+        model,
+        data,
+        parameters=[
+            {"params": model.inner.parameters(), "lr": 1e-30},
+            {"params": model.outer.parameters()},
+        ],
+        **TOY,
+    )
     assert torch.allclose(before["inner.weight"], model.inner.weight, rtol=1e-6, atol=0)
     assert not torch.allclose(before["outer.weight"], model.outer.weight, rtol=1e-2)
     assert done.steps[-1]["loss"] < done.steps[0]["loss"]
     with pytest.raises(ValueError, match="inner.weight is in no group"):
         fit(model, data, parameters=[{"params": model.outer.parameters()}], **TOY)
     with pytest.raises(ValueError, match="twice"):
-        fit(model, data, parameters=[{"params": model.parameters()}, {"params": [model.outer.bias]}], **TOY)
+        fit(
+            model,
+            data,
+            parameters=[{"params": model.parameters()}, {"params": [model.outer.bias]}],
+            **TOY,
+        )
     model.inner.requires_grad_(False)
     frozen = model.inner.weight.clone()
     fit(model, data, **TOY)
@@ -791,11 +1078,22 @@ def test_groups_have_their_own_learning_rates():
         fit(model.requires_grad_(False), data, **TOY)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"epochs": None}, "give one of them"), ({"steps": 3}, "give one of them"), ({"lr": 0}, "lr is 0: it must be pos"),
-    ({"batch_size": 0}, "batch_size"), ({"warmup": 1.5}, "warmup"), ({"keep": "all"}, "keep"), ({"clip": -1}, "clip"),
-    ({"patience": 2}, "patience"), ({"best_by": "accuracy"}, "best_by"), ({"log_every": 0}, "log_every is 0"),
-    ({"weight_decay": -1}, "weight_decay")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"epochs": None}, "give one of them"),
+        ({"steps": 3}, "give one of them"),
+        ({"lr": 0}, "lr is 0: it must be pos"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"warmup": 1.5}, "warmup"),
+        ({"keep": "all"}, "keep"),
+        ({"clip": -1}, "clip"),
+        ({"patience": 2}, "patience"),
+        ({"best_by": "accuracy"}, "best_by"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"weight_decay": -1}, "weight_decay"),
+    ],
+)
 def test_arguments_that_make_no_sense(change, message):
     with pytest.raises(ValueError, match=message):
         fit(Linear(), toy(), **{**TOY, **change})
@@ -810,7 +1108,9 @@ def test_models_and_data_that_make_no_sense(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="validation has no jets"):
         fit(Linear(), toy(), validation=toy(0), **TOY)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="accelerator is 'cuda', but torch .* sees no CUDA .* use 'cpu' or 'auto'"):
+    with pytest.raises(
+        ValueError, match="accelerator is 'cuda', but torch .* sees no CUDA .* use 'cpu' or 'auto'"
+    ):
         fit(Linear(), toy(), **{**TOY, "accelerator": "cuda"})
 
 

@@ -20,8 +20,14 @@ def jets(toy_jets):
 
 
 CHANGES = {
-    "view": widgets.VIEWS[1], "particle": "photon", "pt_range": (1.0, 50.0), "bin_width": explore.CRYSTAL,
-    "eta_range": (-1.0, 1.0), "log": False, "phi_range": (-1.0, 1.0)}
+    "view": widgets.VIEWS[1],
+    "particle": "photon",
+    "pt_range": (1.0, 50.0),
+    "bin_width": explore.CRYSTAL,
+    "eta_range": (-1.0, 1.0),
+    "log": False,
+    "phi_range": (-1.0, 1.0),
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -60,8 +66,12 @@ def test_an_empty_window_is_said_in_the_picture(jets, monkeypatch):
     said = []
     monkeypatch.setattr(widgets.explorers, "message", lambda ax, text: said.append(text))
     panel = widgets.explore(jets)
-    for name, value in (("particle", "forward_hadronic"), ("view", "average jet image"), ("view", "one jet"),
-                        ("eta_range", (1.0, 1.0))):
+    for name, value in (
+        ("particle", "forward_hadronic"),
+        ("view", "average jet image"),
+        ("view", "one jet"),
+        ("eta_range", (1.0, 1.0)),
+    ):
         panel.controls[name].value = value
     panel.controls["view"].value = "detector map"
     panel.controls["particle"].value = ""
@@ -75,12 +85,16 @@ def test_an_empty_window_is_said_in_the_picture(jets, monkeypatch):
 def test_no_constituent_is_left_out_of_the_picture(jets, size, width):
     axes = []
     window = {"eta_range": (-2.47, 2.31), "phi_range": (-3.0, 2.9)}
-    widgets.to_png(lambda ax: axes.append(widgets.draw(ax, jets, bin_width=width, **window)), size=size)
+    widgets.to_png(
+        lambda ax: axes.append(widgets.draw(ax, jets, bin_width=width, **window)), size=size
+    )
     box = axes[0].get_window_extent()
     for image in axes[0].images:
         assert image.get_array().shape[1] <= box.width and image.get_array().shape[0] <= box.height
         left, right, bottom, top = image.get_extent()
-        eta, phi = (np.asarray(ak.flatten(jets.constituents[name]), float) for name in ("eta", "phi"))
+        eta, phi = (
+            np.asarray(ak.flatten(jets.constituents[name]), float) for name in ("eta", "phi")
+        )
         inside = (eta >= left) & (eta < right) & (phi >= bottom) & (phi < top)
         assert image.get_array().sum() == inside.sum() > 0
         assert left <= -2.47 < left + 0.2 and right >= 2.31 and top >= 2.9
@@ -95,11 +109,18 @@ def test_a_map_finer_than_its_pixels_holds_all_entries(size):
     png = widgets.to_png(lambda ax: axes.append(plots.eta_phi_map(ax, filled)), size=size)
     shown, box = axes[0].images[0], axes[0].get_window_extent()
     cells = shown.get_array()
-    assert cells.sum() == filled.sum() and (axes[0].get_xlim(), axes[0].get_ylim()) == ((-5.2, 5.2), (-3, 3))
+    assert cells.sum() == filled.sum() and (axes[0].get_xlim(), axes[0].get_ylim()) == (
+        (-5.2, 5.2),
+        (-3, 3),
+    )
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     height = len(pixels)
-    pixels = pixels[height - int(box.y1) + 3:height - int(box.y0) - 3, int(box.x0) + 3:int(box.x1) - 3]
-    assert (pixels.min(axis=2) < 250).sum() >= 0.95 * cells.count()  # as many coloured pixels as cells with entries
+    pixels = pixels[
+        height - int(box.y1) + 3 : height - int(box.y0) - 3, int(box.x0) + 3 : int(box.x1) - 3
+    ]
+    assert (
+        pixels.min(axis=2) < 250
+    ).sum() >= 0.95 * cells.count()  # as many coloured pixels as cells with entries
 
 
 def test_zoom_save_and_limits(jets, tmp_path, monkeypatch):
@@ -115,10 +136,15 @@ def test_zoom_save_and_limits(jets, tmp_path, monkeypatch):
     assert panel.controls["eta_range"].value == start and panel.image.value == first
     for _ in range(12):
         panel.buttons["zoom in"].click()
-    assert "two crystals" in panel.status.value and np.diff(panel.controls["eta_range"].value) > 0.03
+    assert (
+        "two crystals" in panel.status.value and np.diff(panel.controls["eta_range"].value) > 0.03
+    )
     for _ in range(12):
         panel.buttons["zoom out"].click()
-    assert "whole detector" in panel.status.value and panel.controls["eta_range"].value == (-5.2, 5.2)
+    assert "whole detector" in panel.status.value and panel.controls["eta_range"].value == (
+        -5.2,
+        5.2,
+    )
     panel.buttons["reset"].click()
     assert panel.image.value == first
     for form, magic in (("PNG", b"\x89PNG"), ("PDF", b"%PDF"), ("PNG", b"\x89PNG")):
@@ -147,7 +173,9 @@ def test_the_static_companion_draws_the_same(jets):
     _, ax = plt.subplots()
     widgets.draw(ax, jets, **settings)
     shown = ax.images[0].get_array().filled(0)
-    np.testing.assert_array_equal(shown, explore.eta_phi_histogram(jets.constituents, particle="photon").values().T)
+    np.testing.assert_array_equal(
+        shown, explore.eta_phi_histogram(jets.constituents, particle="photon").values().T
+    )
     with pytest.raises(ValueError, match="detector map, map about"):
         widgets.draw(ax, jets, view="everything")
     plt.close("all")
@@ -160,8 +188,22 @@ def test_controls_follow_the_hand_and_show_their_names(jets):
 
 
 def test_everything_that_was_public_still_is():
-    assert {"BIN_WIDTHS", "PT_STEPS", "VIEWS", "browse", "draw", "draw_jet", "draw_losses", "draw_selection", "explore",
-            "latent_explorer", "loss_plot", "message", "panel", "to_png"} <= set(vars(widgets))
+    assert {
+        "BIN_WIDTHS",
+        "PT_STEPS",
+        "VIEWS",
+        "browse",
+        "draw",
+        "draw_jet",
+        "draw_losses",
+        "draw_selection",
+        "explore",
+        "latent_explorer",
+        "loss_plot",
+        "message",
+        "panel",
+        "to_png",
+    } <= set(vars(widgets))
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +219,11 @@ def test_a_selection_changes_the_picture_and_the_words(jets, xy):
     explorer = widgets.latent_explorer(xy, jets, method="UMAP")
     pictures = [explorer.image.value]
     assert "Nothing is selected" in explorer.scatter.status
-    for chosen, wanted in (([3, 1, 4], [1, 3, 4]), (np.asarray(jets.label) == 1, np.arange(1, 100, 2)),
-                           (np.arange(100), np.arange(100))):
+    for chosen, wanted in (
+        ([3, 1, 4], [1, 3, 4]),
+        (np.asarray(jets.label) == 1, np.arange(1, 100, 2)),
+        (np.arange(100), np.arange(100)),
+    ):
         explorer.select(chosen)
         pictures.append(explorer.image.value)
         np.testing.assert_array_equal(explorer.scatter.indices, wanted)
@@ -210,13 +255,29 @@ def test_the_map_can_be_coloured_by_every_quantity(jets, xy):
     score = np.linspace(0, 1, 100)
     explorer = widgets.latent_explorer(xy, jets, table={"score": score, "tau21": score})
     menu, scatter = explorer.controls["colour"], explorer.scatter
-    assert [value for _, value in menu.options] == ["class", "pt", "mass", "tau21", "tau32", "n_constituents", "score"]
+    assert [value for _, value in menu.options] == [
+        "class",
+        "pt",
+        "mass",
+        "tau21",
+        "tau32",
+        "n_constituents",
+        "score",
+    ]
     np.testing.assert_array_equal(np.frombuffer(scatter.colours, "u1"), jets.label)
     assert scatter.palette == scatter.class_colours and scatter.bar == {}
     menu.value = "tau21"  # that of the table, not of the jets
     place = np.frombuffer(scatter.colours, "u1").astype(int)
-    assert (np.diff(place) >= 0).all() and (place[0], place[-1], len(scatter.palette)) == (0, 63, 64)
-    assert "21" in scatter.bar["label"] and scatter.bar["low"] == "&lt; 0.01" and scatter.bar["high"] == "&gt; 0.99"
+    assert (np.diff(place) >= 0).all() and (place[0], place[-1], len(scatter.palette)) == (
+        0,
+        63,
+        64,
+    )
+    assert (
+        "21" in scatter.bar["label"]
+        and scatter.bar["low"] == "&lt; 0.01"
+        and scatter.bar["high"] == "&gt; 0.99"
+    )
     menu.value = "class"
     assert scatter.bar == {}
 
@@ -225,7 +286,9 @@ def test_names_are_safe_to_show(jets, xy):
     explorer = widgets.latent_explorer(xy, jets, table={"a<b>": xy[:, 0]})
     explorer.controls["colour"].value = "a<b>"
     assert explorer.scatter.bar["label"] == "a&lt;b&gt;"
-    assert explorer.scatter.names == ["QCD", "TTBar"] and all("<math" in label for label in explorer.scatter.labels)
+    assert explorer.scatter.names == ["QCD", "TTBar"] and all(
+        "<math" in label for label in explorer.scatter.labels
+    )
     assert explorer.scatter.source == "toy (simulation)"
 
 
@@ -262,8 +325,18 @@ def test_points_must_fit_the_jets(jets, xy):
         widgets.latent_explorer(xy, jets, table={"score": np.ones(3)})
 
 
-RECORDS = [{"step": i, "epoch": i // 50, "loss": 10 * 0.97**i + 0.1, "lr": 1e-3 * i, "gradient_norm": 1.0,
-            "jets_per_second": 2e3, **({"validation_loss": 10 * 0.97**i} if i % 50 == 0 else {})} for i in range(200)]
+RECORDS = [
+    {
+        "step": i,
+        "epoch": i // 50,
+        "loss": 10 * 0.97**i + 0.1,
+        "lr": 1e-3 * i,
+        "gradient_norm": 1.0,
+        "jets_per_second": 2e3,
+        **({"validation_loss": 10 * 0.97**i} if i % 50 == 0 else {}),
+    }
+    for i in range(200)
+]
 
 
 def test_losses_are_drawn_with_all_that_is_known():
@@ -271,20 +344,33 @@ def test_losses_are_drawn_with_all_that_is_known():
     widgets.draw_losses(ax, RECORDS)
     main, *small = ax.child_axes
     loss, mean, validation = main.lines
-    np.testing.assert_allclose(loss.get_data(), [[r["step"] for r in RECORDS], [r["loss"] for r in RECORDS]])
+    np.testing.assert_allclose(
+        loss.get_data(), [[r["step"] for r in RECORDS], [r["loss"] for r in RECORDS]]
+    )
     x, y = mean.get_data()
     np.testing.assert_allclose(y[0], np.mean([r["loss"] for r in RECORDS[:5]]))
     assert x[0] == pytest.approx(2) and list(validation.get_xdata()) == [0, 50, 100, 150]
     assert main.get_yscale() == "log" and main.get_ylabel() == "loss (log scale)"
-    assert [one.get_title(loc="left") for one in small] == ["learning rate", "gradient norm", "jets / s"]
+    assert [one.get_title(loc="left") for one in small] == [
+        "learning rate",
+        "gradient norm",
+        "jets / s",
+    ]
     plt.close("all")
 
 
 @pytest.mark.parametrize("n", [40, 30_000])
 def test_losses_are_drawn_at_the_steps_of_their_records(n):
     """As `training.fit` makes them: a record every 10 steps, some with a validation."""
-    records = [{"step": 10 * i, "loss": 1.0, "lr": 1e-3, **({"validation_loss": 2.0} if i % (n // 4) == 0 else {})}
-               for i in range(1, n + 1)]
+    records = [
+        {
+            "step": 10 * i,
+            "loss": 1.0,
+            "lr": 1e-3,
+            **({"validation_loss": 2.0} if i % (n // 4) == 0 else {}),
+        }
+        for i in range(1, n + 1)
+    ]
     _, ax = plt.subplots()
     widgets.draw_losses(ax, records)
     main, small = ax.child_axes
@@ -299,10 +385,15 @@ def test_losses_are_drawn_at_the_steps_of_their_records(n):
 def test_training_and_validation_lie_where_they_were_taken(n_epochs):
     """The loss of step s is 100 - s, and so is the validation after it: all lie on this line."""
     ends = [10, 20, 26]  # of records in an epoch of 26 steps
-    steps = [{"step": 26 * e + end, "loss": 100 - 26 * e - (start + 1 + end) / 2, "lr": 1e-3}
-             for e in range(n_epochs) for start, end in zip([0, *ends], ends, strict=False)]
-    epochs = [{"step": 26 * e, "loss": 100 - 26 * e + 12.5, "validation_loss": 100.0 - 26 * e}
-              for e in range(1, n_epochs + 1)]
+    steps = [
+        {"step": 26 * e + end, "loss": 100 - 26 * e - (start + 1 + end) / 2, "lr": 1e-3}
+        for e in range(n_epochs)
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    epochs = [
+        {"step": 26 * e, "loss": 100 - 26 * e + 12.5, "validation_loss": 100.0 - 26 * e}
+        for e in range(1, n_epochs + 1)
+    ]
     ended = {epoch["step"]: epoch for epoch in epochs}
     seen = [{**ended.get(step["step"], {}), **step} for step in steps]
     for records in (steps + epochs, epochs + steps, seen, epochs):
@@ -317,12 +408,16 @@ def test_training_and_validation_lie_where_they_were_taken(n_epochs):
         plt.close("all")
 
 
-@pytest.mark.parametrize("losses", [[3.0, 2.9], [-1.0, 5.0], [float("nan"), 1.0], [float("nan")] * 3])
+@pytest.mark.parametrize(
+    "losses", [[3.0, 2.9], [-1.0, 5.0], [float("nan"), 1.0], [float("nan")] * 3]
+)
 def test_the_axis_of_losses_is_linear_where_a_logarithm_makes_no_sense(losses):
     _, ax = plt.subplots()
     widgets.draw_losses(ax, [{"loss": loss} for loss in losses])
-    main, = ax.child_axes
-    assert main.get_yscale() == "linear" and list(main.lines[0].get_xdata()) == list(range(len(losses)))
+    (main,) = ax.child_axes
+    assert main.get_yscale() == "linear" and list(main.lines[0].get_xdata()) == list(
+        range(len(losses))
+    )
     plt.close("all")
 
 
@@ -364,32 +459,44 @@ plot.panel
 
 
 def test_a_notebook_without_a_browser_does_not_stall(tmp_path):
-    cells = [nbformat.v4.new_code_cell(source) for source in [HEADLESS, HEADLESS] + ["print('after')"]]
+    cells = [
+        nbformat.v4.new_code_cell(source) for source in [HEADLESS, HEADLESS] + ["print('after')"]
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3",
-                            resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     assert notebook.cells[-1].outputs[0].text == "after\n"
 
 
 def _spectrum(n=6000):
     rng = np.random.default_rng(3)
     mass = np.concatenate([60 + rng.exponential(60, n), rng.normal(172, 8, 150)])
-    return {"softdrop_mass": mass, "tau32": rng.uniform(0.2, 1, len(mass))}, np.arange(len(mass)) >= n
+    return {"softdrop_mass": mass, "tau32": rng.uniform(0.2, 1, len(mass))}, np.arange(
+        len(mass)
+    ) >= n
 
 
 def test_cuts_say_signal_background_closure_and_pull(jets):
     table, truth = _spectrum()
     _, ax = plt.subplots()
-    found = widgets.draw_cuts(ax, table, truth, jets, tau32_below=0.6, window=(150.0, 200.0), degree=1)
+    found = widgets.draw_cuts(
+        ax, table, truth, jets, tau32_below=0.6, window=(150.0, 200.0), degree=1
+    )
     kept = (table["tau32"] < 0.6) & (table["softdrop_mass"] >= 150) & (table["softdrop_mass"] < 200)
     text = ax.texts[0].get_text()
     assert found.seen == kept.sum() and f"in the window: {found.seen}\n" in text
-    assert f"tops: {(kept & truth).sum()} of 150" in text and f"background: {(kept & ~truth).sum()} ±" in text
+    assert (
+        f"tops: {(kept & truth).sum()} of 150" in text
+        and f"background: {(kept & ~truth).sum()} ±" in text
+    )
     assert f"closure: {found.expected / (kept & ~truth).sum():.3f}" in text and found.pull > 3
     assert len(ax.child_axes) == 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("tau32_below", 0.7), ("window", (120.0, 180.0)), ("degree", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("tau32_below", 0.7), ("window", (120.0, 180.0)), ("degree", 1)]
+)
 def test_every_slider_of_the_cuts_changes_the_picture(jets, name, value):
     panel = widgets.cuts(*_spectrum(), jets)
     before = panel.image.value
@@ -413,8 +520,11 @@ def test_a_jet_is_rewound_splitting_by_splitting(jets):
         widgets.draw_rewound(ax, jets, jet=4, step=at)
         display, plane = ax.child_axes
         sizes = [len(drawn.get_offsets()) for drawn in display.collections]
-        expected = [int(np.sum(np.asarray(step[0]) > at)), int(np.sum(np.asarray(step[0]) == at)),
-                    int(np.sum(np.asarray(step[0]) < at))]
+        expected = [
+            int(np.sum(np.asarray(step[0]) > at)),
+            int(np.sum(np.asarray(step[0]) == at)),
+            int(np.sum(np.asarray(step[0]) < at)),
+        ]
         assert sizes == expected and sum(sizes) == jets[4].n_constituents
         assert f"mass {splittings[0, at].mass:.0f} GeV" in plane.get_title(loc="right")
     panel = widgets.rewind(jets)

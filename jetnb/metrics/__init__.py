@@ -19,6 +19,25 @@ from jetnb.metrics.estimates import LEVEL, Estimate, efficiency
 from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
 from jetnb.metrics.sidebands import Sideband, closure, sideband
 
-__all__ = ["LEVEL", "Calibration", "Estimate", "PowerLaw", "Roc", "Sideband", "WorkingPoint", "Worth", "accuracy",
-           "auc", "calibrate", "closure", "efficiency", "epochs_until", "fit_power_law", "measure_worth", "rejection", "roc",
-           "sideband", "significance_improvement"]
+__all__ = [
+    "LEVEL",
+    "Calibration",
+    "Estimate",
+    "PowerLaw",
+    "Roc",
+    "Sideband",
+    "WorkingPoint",
+    "Worth",
+    "accuracy",
+    "auc",
+    "calibrate",
+    "closure",
+    "efficiency",
+    "epochs_until",
+    "fit_power_law",
+    "measure_worth",
+    "rejection",
+    "roc",
+    "sideband",
+    "significance_improvement",
+]

@@ -42,9 +42,11 @@ class WorkingPoint(NamedTuple):
 
     def __repr__(self) -> str:
         rows = zip(*np.atleast_1d(*self[:5], self.is_bound), strict=True)
-        return "\n".join(f"{show(value, low, high, '>' * bool(bound))} at signal efficiency {at:.4g}, "
-                         f"{passing:.10g} of {self.n_background} background jets pass"
-                         for at, value, low, high, passing, bound in rows)
+        return "\n".join(
+            f"{show(value, low, high, '>' * bool(bound))} at signal efficiency {at:.4g}, "
+            f"{passing:.10g} of {self.n_background} background jets pass"
+            for at, value, low, high, passing, bound in rows
+        )
 
 
 class Calibration(NamedTuple):
@@ -59,8 +61,10 @@ class Calibration(NamedTuple):
     noise_floor: float
 
     def __repr__(self) -> str:
-        return (f"expected calibration error {self.error:.2g} (noise floor {self.noise_floor:.2g}) "
-                f"in {len(self.n_jets)} bins of {self.n_jets.min()} to {self.n_jets.max()} jets")
+        return (
+            f"expected calibration error {self.error:.2g} (noise floor {self.noise_floor:.2g}) "
+            f"in {len(self.n_jets)} bins of {self.n_jets.min()} to {self.n_jets.max()} jets"
+        )
 
 
 def roc(labels, scores) -> Roc:
@@ -74,8 +78,15 @@ def roc(labels, scores) -> Roc:
     return Roc(passing, background, threshold, int(signal.sum()), int((~signal).sum()))
 
 
-def auc(labels, scores, *, method: str = "delong", level: float = LEVEL, n_resamples: int = 400,
-        seed: int = 0) -> Estimate:
+def auc(
+    labels,
+    scores,
+    *,
+    method: str = "delong",
+    level: float = LEVEL,
+    n_resamples: int = 400,
+    seed: int = 0,
+) -> Estimate:
     """Estimate the area under the ROC: the chance that a signal jet scores above a background jet, ties half.
 
     labels, scores: (N,) as for `roc`, at least two jets of each class. method: "delong", the variance of DeLong et al.
@@ -89,20 +100,35 @@ def auc(labels, scores, *, method: str = "delong", level: float = LEVEL, n_resam
     signal, scores = _checked(labels, scores)
     one, other = scores[signal], scores[~signal]
     if (fewest := min(len(one), len(other))) < 2:
-        raise ValueError(f"labels: {len(one)} signal and {len(other)} background jets, an interval needs two of each")
+        raise ValueError(
+            f"labels: {len(one)} signal and {len(other)} background jets, an interval needs two of each"
+        )
     ranks = stats.rankdata(scores)
-    above = (ranks[signal] - stats.rankdata(one)) / len(other)  # for each signal jet: background below it
+    above = (ranks[signal] - stats.rankdata(one)) / len(
+        other
+    )  # for each signal jet: background below it
     below = 1 - (ranks[~signal] - stats.rankdata(other)) / len(one)
     area = float(above.mean())
     if area in (0.0, 1.0):
         return Estimate(area, *efficiency(area * fewest, fewest, level=level)[1:3], level)
     if method == "delong":
-        error = np.sqrt(above.var(ddof=1) / len(one) + below.var(ddof=1) / len(other)) / (area * (1 - area))
+        error = np.sqrt(above.var(ddof=1) / len(one) + below.var(ddof=1) / len(other)) / (
+            area * (1 - area)
+        )
         middle, reach = np.log(area / (1 - area)), stats.norm.isf((1 - level) / 2) * error
-        return Estimate(area, *(float(1 / (1 + np.exp(-x))) for x in (middle - reach, middle + reach)), level)
+        return Estimate(
+            area, *(float(1 / (1 + np.exp(-x))) for x in (middle - reach, middle + reach)), level
+        )
     if method == "bootstrap":
-        found = stats.bootstrap((one, other), _area, n_resamples=n_resamples, batch=1 + 2_000_000 // len(scores),
-                                confidence_level=level, method="percentile", random_state=np.random.default_rng(seed))
+        found = stats.bootstrap(
+            (one, other),
+            _area,
+            n_resamples=n_resamples,
+            batch=1 + 2_000_000 // len(scores),
+            confidence_level=level,
+            method="percentile",
+            random_state=np.random.default_rng(seed),
+        )
         return Estimate(area, *map(float, found.confidence_interval), level)
     raise ValueError(f"method {method!r}: choose 'delong' or 'bootstrap'")
 
@@ -120,11 +146,15 @@ def accuracy(labels, predicted, *, level: float = LEVEL) -> Estimate:
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(f"labels {labels.shape} and predicted {predicted.shape} must be one class index for each jet")
+        raise ValueError(
+            f"labels {labels.shape} and predicted {predicted.shape} must be one class index for each jet"
+        )
     return efficiency(np.sum(labels == predicted), len(labels), level=level)
 
 
-def rejection(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL, least: int = 1) -> WorkingPoint:
+def rejection(
+    labels, scores, *, signal_efficiency=0.5, level: float = LEVEL, least: int = 1
+) -> WorkingPoint:
     """Read off the background rejection 1/eps_B at `signal_efficiency`, a number or (K,) in (0, 1].
 
     labels, scores: (N,) as for `roc`. The interval joins in quadrature, in log, the Clopper-Pearson interval for the
@@ -139,7 +169,9 @@ def rejection(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL, le
     total = curve.n_background
 
     def count_passing(at):
-        right = np.searchsorted(curve.signal_efficiency, at).clip(1)  # first point with at least this efficiency
+        right = np.searchsorted(curve.signal_efficiency, at).clip(
+            1
+        )  # first point with at least this efficiency
         (x0, x1), (y0, y1) = ((values[right - 1], values[right]) for values in curve[:2])
         return np.round((y0 + (y1 - y0) * (at - x0) / (x1 - x0)) * total, 6)
 
@@ -148,22 +180,37 @@ def rejection(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL, le
     _, *counted, _ = efficiency(shown, total, level=level)
     _, *moved, _ = efficiency(at * curve.n_signal, curve.n_signal, level=level)
     shifts = [np.maximum(count_passing(end), 1) / np.maximum(shown, 1) for end in moved]
-    less, more = (np.hypot(np.log(end * total / shown), np.log(shift))
-                  for end, shift in zip(counted, shifts, strict=True))
-    bound = 1 / efficiency(np.minimum(passing, total), total, level=2 * max(level, BOUND_LEVEL) - 1).high
-    value, low, high = (np.where(none, instead, total / shown * np.exp(shift))[()]
-                        for instead, shift in ((bound, 0), (bound, -more), (np.nan, less)))
+    less, more = (
+        np.hypot(np.log(end * total / shown), np.log(shift))
+        for end, shift in zip(counted, shifts, strict=True)
+    )
+    bound = (
+        1
+        / efficiency(np.minimum(passing, total), total, level=2 * max(level, BOUND_LEVEL) - 1).high
+    )
+    value, low, high = (
+        np.where(none, instead, total / shown * np.exp(shift))[()]
+        for instead, shift in ((bound, 0), (bound, -more), (np.nan, less))
+    )
     return WorkingPoint(at[()], value, low, high, passing[()], total, none[()])
 
 
-def significance_improvement(labels, scores, *, signal_efficiency=0.5, level: float = LEVEL) -> WorkingPoint:
+def significance_improvement(
+    labels, scores, *, signal_efficiency=0.5, level: float = LEVEL
+) -> WorkingPoint:
     """Read off eps_S / sqrt(eps_B), by which a cut at `signal_efficiency` improves S / sqrt(B); see `rejection`."""
     found = rejection(labels, scores, signal_efficiency=signal_efficiency, level=level)
-    return found._replace(**{name: found.signal_efficiency * np.sqrt(getattr(found, name))
-                             for name in ("value", "low", "high")})
+    return found._replace(
+        **{
+            name: found.signal_efficiency * np.sqrt(getattr(found, name))
+            for name in ("value", "low", "high")
+        }
+    )
 
 
-def calibrate(labels, probabilities, *, n_bins: int = 10, equal: str = "counts", level: float = LEVEL) -> Calibration:
+def calibrate(
+    labels, probabilities, *, n_bins: int = 10, equal: str = "counts", level: float = LEVEL
+) -> Calibration:
     """Compare the signal `probabilities` (N,) in [0, 1] with the fraction of signal found, bin by bin.
 
     labels: (N,) as for `roc`. equal: "counts" gives every bin as many jets (ties permitting), "widths" cuts [0, 1] into
@@ -173,7 +220,9 @@ def calibrate(labels, probabilities, *, n_bins: int = 10, equal: str = "counts",
     """
     signal, found = _checked(labels, probabilities)
     if found.min() < 0 or found.max() > 1:
-        raise ValueError(f"probabilities from {found.min():.3g} to {found.max():.3g} must be in [0, 1]: softmax them")
+        raise ValueError(
+            f"probabilities from {found.min():.3g} to {found.max():.3g} must be in [0, 1]: softmax them"
+        )
     if equal not in ("counts", "widths"):
         raise ValueError(f"equal {equal!r}: choose 'counts' or 'widths'")
     steps = np.linspace(0, 1, n_bins + 1)[1:-1]
@@ -184,21 +233,36 @@ def calibrate(labels, probabilities, *, n_bins: int = 10, equal: str = "counts",
     observed, low, high, _ = efficiency(np.bincount(place, signal), count, level=level)
     noise = np.sqrt(2 / np.pi * spread / count)  # mean distance of a normal number from its mean
     share = count / len(found)
-    return Calibration(predicted, observed, low, high, count, float(share @ np.abs(observed - predicted)),
-                       float(share @ noise))
+    return Calibration(
+        predicted,
+        observed,
+        low,
+        high,
+        count,
+        float(share @ np.abs(observed - predicted)),
+        float(share @ noise),
+    )
 
 
 def _checked(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """Signal (N,) as bool and scores (N,) as float64."""
     labels, scores = np.asarray(labels), np.asarray(scores, float)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be one number for each jet: "
-                         "take one column of the scores")
+        raise ValueError(
+            f"labels {labels.shape} and scores {scores.shape} must be one number for each jet: "
+            "take one column of the scores"
+        )
     if len(other := labels[(labels != 0) & (labels != 1)]):
-        raise ValueError(f"labels: found {other[0]}, must be 1 for signal and 0 for background: compare with one class")
+        raise ValueError(
+            f"labels: found {other[0]}, must be 1 for signal and 0 for background: compare with one class"
+        )
     if not np.isfinite(scores).all():
-        raise ValueError(f"scores: {scores[~np.isfinite(scores)][0]} of jet {np.argmin(np.isfinite(scores))} is not "
-                         "finite: did the training diverge?")
+        raise ValueError(
+            f"scores: {scores[~np.isfinite(scores)][0]} of jet {np.argmin(np.isfinite(scores))} is not "
+            "finite: did the training diverge?"
+        )
     if not 0 < labels.sum() < len(labels):
-        raise ValueError(f"labels: {int(labels.sum())} of {len(labels)} jets are signal, both classes must be there")
+        raise ValueError(
+            f"labels: {int(labels.sum())} of {len(labels)} jets are signal, both classes must be there"
+        )
     return labels.astype(bool), scores

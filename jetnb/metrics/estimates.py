@@ -32,8 +32,10 @@ def efficiency(n_passing, n_total, *, level: float = LEVEL) -> Estimate:
     0.90 (0.71 to 0.98) at 68.3 %
     """
     passing, total = np.asarray(n_passing, float), np.asarray(n_total, float)
-    if not ((0 <= passing) & (passing <= total) & (total > 0)).all():
-        raise ValueError(f"n_passing {n_passing} must be from 0 to n_total {n_total}, which must be positive")
+    if not ((passing >= 0) & (passing <= total) & (total > 0)).all():
+        raise ValueError(
+            f"n_passing {n_passing} must be from 0 to n_total {n_total}, which must be positive"
+        )
     low = stats.beta.ppf((1 - level) / 2, passing, total - passing + 1)
     high = stats.beta.isf((1 - level) / 2, passing + 1, total - passing)
     low, high = np.where(passing > 0, low, 0.0), np.where(passing < total, high, 1.0)

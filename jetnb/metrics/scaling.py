@@ -20,7 +20,10 @@ class PowerLaw(NamedTuple):
 
     def predict(self, sizes) -> np.ndarray:
         """The error expected at `sizes` (K,), in number of jets."""
-        return self.amplitude.value * np.asarray(sizes, float) ** -self.exponent.value + self.floor.value
+        return (
+            self.amplitude.value * np.asarray(sizes, float) ** -self.exponent.value
+            + self.floor.value
+        )
 
     def __repr__(self) -> str:
         return f"amplitude {self.amplitude}\nexponent {self.exponent}\nfloor {self.floor}"
@@ -37,8 +40,10 @@ class Worth(NamedTuple):
 
     def __repr__(self) -> str:
         rows = zip(*self, strict=True)
-        return "\n".join(f"{size:g} jets pretrained are worth {show(value, low, high, bound)} from scratch"
-                         for size, value, low, high, bound in rows)
+        return "\n".join(
+            f"{size:g} jets pretrained are worth {show(value, low, high, bound)} from scratch"
+            for size, value, low, high, bound in rows
+        )
 
 
 def epochs_until(history, *, tolerance: float = 0.01, final: float | None = None):
@@ -52,14 +57,18 @@ def epochs_until(history, *, tolerance: float = 0.01, final: float | None = None
     """
     history = np.asarray(history, float)
     if history.ndim not in (1, 2) or not history.size or not np.isfinite(history).all():
-        raise ValueError(f"history of shape {history.shape} must be finite, one number for each (seed and) epoch")
+        raise ValueError(
+            f"history of shape {history.shape} must be finite, one number for each (seed and) epoch"
+        )
     goal = (1 - tolerance) * (history[..., -1:] if final is None else final)
     reached = history >= goal
     epoch = np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1, 0)
     return int(epoch) if epoch.ndim == 0 else epoch
 
 
-def fit_power_law(sizes, errors, *, sigma=None, floor: bool = False, level: float = LEVEL) -> PowerLaw:
+def fit_power_law(
+    sizes, errors, *, sigma=None, floor: bool = False, level: float = LEVEL
+) -> PowerLaw:
     """Fit error = amplitude * size**-exponent, with `floor` plus a constant not below 0, by least squares in log error.
 
     sizes: (K,) in jets. errors: (K,), or (S, K) for S seeds, positive. sigma: (K,) relative errors of the points as
@@ -70,9 +79,13 @@ def fit_power_law(sizes, errors, *, sigma=None, floor: bool = False, level: floa
     sizes, logs = _curve(sizes, errors)
     n_parameters = 2 + floor
     if len(sizes) <= n_parameters:
-        raise ValueError(f"sizes: {len(sizes)} points, a fit of {n_parameters} parameters needs more")
+        raise ValueError(
+            f"sizes: {len(sizes)} points, a fit of {n_parameters} parameters needs more"
+        )
     if sigma is not None and np.shape(sigma) != sizes.shape:
-        raise ValueError(f"sigma of shape {np.shape(sigma)} must be one relative error for each of {len(sizes)} sizes")
+        raise ValueError(
+            f"sigma of shape {np.shape(sigma)} must be one relative error for each of {len(sizes)} sizes"
+        )
     x = np.log(sizes)
 
     def fit(y):
@@ -81,13 +94,25 @@ def fit_power_law(sizes, errors, *, sigma=None, floor: bool = False, level: floa
         if floor:
             model = lambda x, a, g, c: np.logaddexp(a - g * x, np.log(np.maximum(c, 1e-300)))  # noqa: E731
             first, least = [*first, 0.5 * np.exp(y.min())], [*least, 0]
-        return optimize.curve_fit(model, x, y, first, sigma, sigma is not None, bounds=(least, np.inf), method="trf",
-                                  x_scale="jac", max_nfev=5000)
+        return optimize.curve_fit(
+            model,
+            x,
+            y,
+            first,
+            sigma,
+            sigma is not None,
+            bounds=(least, np.inf),
+            method="trf",
+            x_scale="jac",
+            max_nfev=5000,
+        )
 
     best, covariance = fit(logs.mean(axis=0))
     variance, freedom, n_seeds = np.diag(covariance), len(sizes) - n_parameters, len(logs)
     if n_seeds > 1:
-        left_out = np.array([fit(np.delete(logs, i, axis=0).mean(axis=0))[0] for i in range(n_seeds)])
+        left_out = np.array(
+            [fit(np.delete(logs, i, axis=0).mean(axis=0))[0] for i in range(n_seeds)]
+        )
         jackknife = (n_seeds - 1) * left_out.var(axis=0)
         # A floor at its limit of 0 does not move from seed to seed, and is yet not known exactly.
         variance, freedom = np.maximum(jackknife, variance) if floor else jackknife, n_seeds - 1
@@ -96,7 +121,11 @@ def fit_power_law(sizes, errors, *, sigma=None, floor: bool = False, level: floa
     reach = stats.t.isf((1 - level) / 2, freedom) * np.sqrt(variance)
     rows = [[float(v) for v in row] for row in np.transpose([best, best - reach, best + reach])]
     constant = [rows[2][0], max(rows[2][1], 0.0), rows[2][2]] if floor else [0.0] * 3
-    return PowerLaw(Estimate(*np.exp(rows[0]).tolist(), level), Estimate(*rows[1], level), Estimate(*constant, level))
+    return PowerLaw(
+        Estimate(*np.exp(rows[0]).tolist(), level),
+        Estimate(*rows[1], level),
+        Estimate(*constant, level),
+    )
 
 
 def measure_worth(pretrained, scratch, *, level: float = LEVEL) -> Worth:
@@ -113,7 +142,9 @@ def measure_worth(pretrained, scratch, *, level: float = LEVEL) -> Worth:
     known_log, goal = np.log(known[first]), -before.mean(axis=0)
     seeds = [len(before), len(logs)]
     if min(seeds) > 1:
-        here = np.interp(np.interp(goal, level_at, known_log), np.log(known), logs.var(axis=0, ddof=1))
+        here = np.interp(
+            np.interp(goal, level_at, known_log), np.log(known), logs.var(axis=0, ddof=1)
+        )
         error = np.sqrt(before.var(axis=0, ddof=1) / seeds[0] + here / seeds[1])
         reach = stats.t.isf((1 - level) / 2, min(seeds) - 1) * error
     else:
@@ -131,9 +162,13 @@ def _curve(sizes, errors) -> tuple[np.ndarray, np.ndarray]:
     """Sizes (K,) and log errors (S, K), checked."""
     sizes, errors = np.asarray(sizes, float), np.atleast_2d(np.asarray(errors, float))
     if sizes.ndim != 1 or errors.shape[1:] != sizes.shape:
-        raise ValueError(f"errors of shape {errors.shape} must have one column for each of {sizes.shape} sizes")
+        raise ValueError(
+            f"errors of shape {errors.shape} must have one column for each of {sizes.shape} sizes"
+        )
     if not (sizes > 0).all() or not (np.diff(sizes) > 0).all():
         raise ValueError(f"sizes {sizes} must be positive and rise: sort them, with the errors")
     if not (np.isfinite(errors) & (errors > 0)).all():
-        raise ValueError(f"errors: {errors.min()} is the lowest, all must be positive and finite for log axes")
+        raise ValueError(
+            f"errors: {errors.min()} is the lowest, all must be positive and finite for log axes"
+        )
     return sizes, np.log(errors)

@@ -8,7 +8,11 @@ import numpy as np
 
 from jetnb.metrics.estimates import Estimate
 
-STEPS, ACCURACY, LOWEST = 100, 1e-8, 40.0  # of Newton's method; the logarithm of a mean stays within LOWEST
+STEPS, ACCURACY, LOWEST = (
+    100,
+    1e-8,
+    40.0,
+)  # of Newton's method; the logarithm of a mean stays within LOWEST
 
 
 class Sideband(NamedTuple):
@@ -18,7 +22,9 @@ class Sideband(NamedTuple):
     expected: float
     error: float
     curve: np.ndarray | None = None  # (K,) expected in each bin
-    deviance: float = np.nan  # of the bins that were fitted; about n_fitted - degree - 1 where the shape is right
+    deviance: float = (
+        np.nan
+    )  # of the bins that were fitted; about n_fitted - degree - 1 where the shape is right
     n_fitted: int = 0
 
     @property
@@ -50,14 +56,18 @@ def sideband(values, window: tuple[float, float], *, edges, degree: int = 3) -> 
     edges = np.asarray(edges, float)
     low, high = (np.flatnonzero(np.isclose(edges, end)) for end in window)
     if not (len(low) and len(high) and low[0] < high[0]):
-        raise ValueError(f"the window {tuple(window)} must begin and end at two of the edges {edges.tolist()}")
+        raise ValueError(
+            f"the window {tuple(window)} must begin and end at two of the edges {edges.tolist()}"
+        )
     counts, _ = np.histogram(values, edges)
     inside = np.zeros(len(counts), bool)
-    inside[low[0]:high[0]] = True
+    inside[low[0] : high[0]] = True
     beside = ~inside
     if beside.sum() <= degree + 1 or np.sum(counts[beside] > 0) < degree + 1:
-        raise ValueError(f"beside the window are {beside.sum()} bins, {np.sum(counts[beside] > 0)} of them with "
-                         f"entries: too few for a polynomial of degree {degree}; widen the cuts or the edges")
+        raise ValueError(
+            f"beside the window are {beside.sum()} bins, {np.sum(counts[beside] > 0)} of them with "
+            f"entries: too few for a polynomial of degree {degree}; widen the cuts or the edges"
+        )
     centre = (edges[1:] + edges[:-1]) / 2
     x = np.vander((centre - centre.mean()) / (edges[-1] - edges[0]) * 2, degree + 1)
     fit, covariance = _poisson(x[beside], counts[beside])
@@ -65,8 +75,14 @@ def sideband(values, window: tuple[float, float], *, edges, degree: int = 3) -> 
     slope = curve[inside] @ x[inside]
     n, mu = counts[beside], curve[beside]
     deviance = 2 * np.sum(mu - n + n * np.log(np.where(n > 0, n, 1) / np.where(n > 0, mu, 1)))
-    return Sideband(int(counts[inside].sum()), float(curve[inside].sum()), float(np.sqrt(slope @ covariance @ slope)),
-                    curve, float(deviance), int(beside.sum()))
+    return Sideband(
+        int(counts[inside].sum()),
+        float(curve[inside].sum()),
+        float(np.sqrt(slope @ covariance @ slope)),
+        curve,
+        float(deviance),
+        int(beside.sum()),
+    )
 
 
 def closure(found: Sideband, n_background: int) -> Estimate:
@@ -93,4 +109,6 @@ def _poisson(x: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         if np.abs(new - mu).max() < ACCURACY * (1 + new.max()):
             return fit, covariance
         mu = new
-    raise ValueError("the fit beside the window does not settle: take a lower degree, or wider cuts for more entries")
+    raise ValueError(
+        "the fit beside the window does not settle: take a lower degree, or wider cuts for more entries"
+    )

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb._devices import send
+from jetnb import packed
+from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._fast import drop
 
@@ -44,8 +45,16 @@ class Sequences(NamedTuple):
 Plan = _packed.Rectangles | Sequences
 
 
-def plan(lengths: np.ndarray, h: Tensor, *, n_heads: int, token: bool = False, step: int | None = None,
-         kernel: str = "auto", biased: bool = False) -> Plan:
+def plan(
+    lengths: np.ndarray,
+    h: Tensor,
+    *,
+    n_heads: int,
+    token: bool = False,
+    step: int | None = None,
+    kernel: str = "auto",
+    biased: bool = False,
+) -> Plan:
     """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in `_packed.rectangles`.
 
     biased: whether attention is to be given biases of pairs, which only rectangles take.
@@ -60,10 +69,14 @@ def plan(lengths: np.ndarray, h: Tensor, *, n_heads: int, token: bool = False, s
     sizes, slots, back = lengths + token, None, None
     if token:
         first = np.cumsum(sizes) - sizes
-        order = np.concatenate([np.arange(lengths.sum()) + np.repeat(np.arange(1, len(lengths) + 1), lengths), first])
-        slots, back = (send(torch.from_numpy(rows), h.device) for rows in (_packed.inverse(order), order))
+        order = np.concatenate(
+            [np.arange(lengths.sum()) + np.repeat(np.arange(1, len(lengths) + 1), lengths), first]
+        )
+        slots, back = (
+            send(torch.from_numpy(rows), h.device) for rows in (_packed.inverse(order), order)
+        )
     sizes = sizes[sizes > 0]
-    bounds = send(torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)), h.device)
+    bounds = send(torch.from_numpy(packed.starts(sizes).astype(np.int32)), h.device)
     return Sequences(slots, back, bounds, int(sizes.max(initial=0)), kernel)
 
 
@@ -72,21 +85,42 @@ def best(h: Tensor, width: int) -> str:
     if h.device.type != "cuda" or width > WIDEST:
         return "rectangles"
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
-    kernels = ("efficient", "varlen") if dtype in HALF else ("efficient",) if dtype == torch.float32 else ()
+    kernels = (
+        ("efficient", "varlen")
+        if dtype in HALF
+        else ("efficient",)
+        if dtype == torch.float32
+        else ()
+    )
     return next((name for name in kernels if _works(name, h.device, dtype, width)), "rectangles")
 
 
 @functools.cache
 def _works(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether a kernel does its work, and the gradient of it, on this device with this torch; warns where not."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
         qkv = torch.ones(3, 6 * width, dtype=dtype, device=device, requires_grad=True)
         bounds = send(torch.tensor([0, 1, 3], dtype=torch.int32), device)
         try:
             for causal in (False, True):
-                attend(qkv, Sequences(None, None, bounds, 2, kernel), 2, causal=causal).sum().backward()
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # also NotImplementedError
-            warnings.warn(f"attention goes without the kernel {kernel!r}: {error}", RuntimeWarning, stacklevel=2)
+                attend(
+                    qkv, Sequences(None, None, bounds, 2, kernel), 2, causal=causal
+                ).sum().backward()
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # also NotImplementedError
+            warnings.warn(
+                f"attention goes without the kernel {kernel!r}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return False
     return True
 
@@ -113,8 +147,15 @@ def restore(h: Tensor, plan: Plan) -> Tensor:
     return h if plan.back is None else h.index_select(0, plan.back)
 
 
-def attend(qkv: Tensor, plan: Plan, n_heads: int, *, biases: list[Tensor] | None = None, dropout: float = 0.0,
-           causal: bool = False) -> Tensor:
+def attend(
+    qkv: Tensor,
+    plan: Plan,
+    n_heads: int,
+    *,
+    biases: list[Tensor] | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
     """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
 
     biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
@@ -128,19 +169,30 @@ def attend(qkv: Tensor, plan: Plan, n_heads: int, *, biases: list[Tensor] | None
         return kernel(q, k, v, plan.bounds, plan.longest, causal).flatten(1)
     dtype = qkv.dtype
     if qkv.device.type == "cpu":
-        qkv = _packed.wide(qkv)  # backward of bf16 attention on a CPU is an order of magnitude slower than of fp32
+        qkv = _packed.wide(
+            qkv
+        )  # backward of bf16 attention on a CPU is an order of magnitude slower than of fp32
     out = []
     with torch.autocast("cpu", enabled=False):
         # split, not slices: the backward of a slice writes zeros for all that is not in it
-        for part, (n, width), bias in zip(qkv.split([n * w for n, w in plan.shapes]), plan.shapes,
-                                          plan.masks if biases is None else biases, strict=True):
-            q, k, v = part.view(n, width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, L, D / heads) each
+        for part, (n, width), bias in zip(
+            qkv.split([n * w for n, w in plan.shapes]),
+            plan.shapes,
+            plan.masks if biases is None else biases,
+            strict=True,
+        ):
+            q, k, v = part.view(n, width, 3, n_heads, -1).permute(
+                2, 0, 3, 1, 4
+            )  # (n, heads, L, D / heads) each
             if biases is None or qkv.device.type != "cpu":
-                part = F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else bias, dropout_p=dropout,
-                                                      is_causal=causal)
+                part = F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=None if causal else bias, dropout_p=dropout, is_causal=causal
+                )
             else:  # there it has no kernel for a bias that is learned
                 q, k, v = (values.reshape(n * n_heads, width, -1) for values in (q, k, v))
-                score = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
+                score = torch.baddbmm(
+                    bias.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5
+                )
                 part = (drop(score.softmax(-1), dropout) @ v).view(n, n_heads, width, -1)
             out.append(part.transpose(1, 2).reshape(n * width, -1))
     return torch.cat(out).to(dtype) if out else qkv.new_zeros(0, qkv.shape[1] // 3)
@@ -150,8 +202,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, causa
     """Attention of S rows, q, k and v (S, heads, d), within jets: (S, heads, d)."""
     options = _varlen_takes()
     if options is None:
-        raise ValueError(f"kernel is 'varlen', but torch {torch.__version__} has no torch.nn.attention.varlen: use "
-                         "'auto'")
+        raise ValueError(
+            f"kernel is 'varlen', but torch {torch.__version__} has no torch.nn.attention.varlen: use "
+            "'auto'"
+        )
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn(q, k, v, bounds, bounds, longest, longest, **(options if causal else {}))
@@ -168,8 +222,21 @@ def _varlen_takes() -> dict | None:
     return {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
 
 
-def _efficient(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, causal: bool) -> Tensor:
+def _efficient(
+    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, causal: bool
+) -> Tensor:
     """As `_varlen`, by what nested tensors use in torch."""
     out, *_ = torch.ops.aten._efficient_attention_forward(
-        q[None], k[None], v[None], None, bounds, bounds, longest, longest, 0.0, int(causal), torch.is_grad_enabled())
+        q[None],
+        k[None],
+        v[None],
+        None,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        0.0,
+        int(causal),
+        torch.is_grad_enabled(),
+    )
     return out[0]

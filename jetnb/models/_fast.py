@@ -7,7 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # PyTorch itself uses this in compiled models; where it is not built in, linear layers are as quick as they were
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_ONEDNN = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()
+    else None
+)
 
 
 class Linear(nn.Linear):
@@ -22,14 +26,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     On a CPU in float32 oneDNN does it, with AVX-512 on all makes of CPU: on those of AMD twice as quick as F.linear.
     """
-    if (_ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
-            or x.ndim != 2 or len(x) == 0 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()):
+    if (
+        _ONEDNN is None
+        or x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or weight.dtype != torch.float32
+        or x.ndim != 2
+        or len(x) == 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+    ):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         n, x = len(x), _whole(x)
@@ -41,9 +52,11 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
         n, gradient = len(gradient), _whole(gradient.contiguous())
-        return (_ONEDNN(gradient, weight.t().contiguous(), None, "none", [], "")[:n] if for_x else None,
-                _ONEDNN(gradient.t(), x.t(), None, "none", [], "") if for_weight else None,
-                gradient.sum(0) if for_bias else None)
+        return (
+            _ONEDNN(gradient, weight.t().contiguous(), None, "none", [], "")[:n] if for_x else None,
+            _ONEDNN(gradient.t(), x.t(), None, "none", [], "") if for_weight else None,
+            gradient.sum(0) if for_bias else None,
+        )
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -56,7 +69,11 @@ def drop(values: Tensor, p: float) -> Tensor:
     """Dropout; on a CPU with 16 random bits for each value, where PyTorch takes more than twice the time."""
     if p in (0, 1) or values.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(values, p)
-    bits = torch.empty(values.numel() // 4 + 1, dtype=torch.int64).random_(-2**63, None).view(torch.int16)
+    bits = (
+        torch.empty(values.numel() // 4 + 1, dtype=torch.int64)
+        .random_(-(2**63), None)
+        .view(torch.int16)
+    )
     cut = min(round(p * 2**16), 2**16 - 1)
-    keep = bits[:values.numel()].view(values.shape) >= cut - 2**15
+    keep = bits[: values.numel()].view(values.shape) >= cut - 2**15
     return values * keep.to(values.dtype).mul_(2**16 / (2**16 - cut))

@@ -8,21 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jetnb._devices import send
+from jetnb import packed
+from jetnb.hardware import send
 
 
 def check(x: Tensor, offsets: Tensor, n_features: int) -> np.ndarray:
     """Lengths (B,) of the jets of a packed batch; `ValueError` where x (T, F) and offsets (B+1,) do not fit."""
     if x.ndim != 2 or x.shape[1] != n_features or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}, but must be floats of shape (T, {n_features}): "
-                         "n_features of the encoder is the number of features of jetnb.inputs.compute")
+        raise ValueError(
+            f"x is {x.dtype} of shape {tuple(x.shape)}, but must be floats of shape (T, {n_features}): "
+            "n_features of the encoder is the number of features of jetnb.inputs.compute"
+        )
     bounds = np.asarray(torch.as_tensor(offsets).cpu())
-    if bounds.ndim != 1 or bounds.dtype.kind != "i" or len(bounds) == 0 or bounds[0] != 0 or bounds[-1] != len(x):
-        raise ValueError(f"offsets must be integers (B+1,) from 0 to {len(x)}, the rows of x, got {bounds.dtype} of "
-                         f"shape {bounds.shape}, {bounds.tolist()[:1]} to {bounds.tolist()[-1:]}")
+    if (
+        bounds.ndim != 1
+        or bounds.dtype.kind != "i"
+        or len(bounds) == 0
+        or bounds[0] != 0
+        or bounds[-1] != len(x)
+    ):
+        raise ValueError(
+            f"offsets must be integers (B+1,) from 0 to {len(x)}, the rows of x, got {bounds.dtype} of "
+            f"shape {bounds.shape}, {bounds.tolist()[:1]} to {bounds.tolist()[-1:]}"
+        )
     lengths = np.diff(bounds)
     if (lengths < 0).any():
-        raise ValueError(f"offsets fall after position {np.argmax(lengths < 0)}: they must rise from jet to jet")
+        raise ValueError(
+            f"offsets fall after position {np.argmax(lengths < 0)}: they must rise from jet to jet"
+        )
     return lengths
 
 
@@ -53,7 +66,9 @@ def select(x: Tensor, offsets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
     Offsets are where keep is. Left on the CPU it makes nobody wait for a GPU.
     """
-    kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[torch.as_tensor(offsets).to(keep.device)]
+    kept = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[
+        torch.as_tensor(offsets).to(keep.device)
+    ]
     rows = keep.nonzero()[:, 0]
     return x[rows if keep.device == x.device else send(rows, x.device)], kept
 
@@ -67,7 +82,7 @@ def inverse(order: np.ndarray) -> np.ndarray:
 
 def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
     """For each of T constituents the number of its jet, (T,)."""
-    return send(torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)), device)
+    return send(torch.from_numpy(packed.jet_of(lengths)), device)
 
 
 def wide(values: Tensor) -> Tensor:
@@ -83,7 +98,8 @@ def total(values: Tensor, jet: Tensor, n_jets: int) -> Tensor:
 def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
     """Mean of value (T, heads, d) over each jet, weighted by the softmax of score (T, heads) over the jet: (B, D)."""
     top = score.new_zeros(n_jets, score.shape[1]).scatter_reduce(
-        0, jet[:, None].expand_as(score), score.detach(), "amax", include_self=False)
+        0, jet[:, None].expand_as(score), score.detach(), "amax", include_self=False
+    )
     weight = (score - top[jet]).exp()
     weight = weight / total(weight, jet, n_jets)[jet]
     return total((weight[..., None] * value).flatten(1), jet, n_jets)
@@ -99,10 +115,14 @@ class Rectangles(NamedTuple):
     back: Tensor  # (T,) the slot of each row, with tokens (T + B,)
     shapes: list[tuple[int, int]]
     masks: list[Tensor | None]  # (n, 1, 1, L) True where not padding; None where nothing is
-    jets: np.ndarray  # (3, jets) of each in their new order its first row, how many rows it has, and its width
+    jets: (
+        np.ndarray
+    )  # (3, jets) of each in their new order its first row, how many rows it has, and its width
 
 
-def rectangles(lengths: np.ndarray, step: int, device: torch.device, *, token: bool = False) -> Rectangles:
+def rectangles(
+    lengths: np.ndarray, step: int, device: torch.device, *, token: bool = False
+) -> Rectangles:
     """Cut jets of `lengths` (B,) into rectangles whose widths are multiples of `step`; 1 means no padding at all.
 
     With `token` each jet has one row more, before its constituents: rows T to T + B, after all constituents.
@@ -111,18 +131,34 @@ def rectangles(lengths: np.ndarray, step: int, device: torch.device, *, token: b
     order = np.argsort(sizes, kind="stable")
     order = order[sizes[order] > 0]
     widths = -(-sizes[order] // step) * step
-    first, length, start, own = (np.repeat(values, widths) for values in (
-        np.cumsum(widths) - widths, lengths[order], starts[order], lengths.sum() + order))
+    first, length, start, own = (
+        np.repeat(values, widths)
+        for values in (
+            np.cumsum(widths) - widths,
+            lengths[order],
+            starts[order],
+            lengths.sum() + order,
+        )
+    )
     place = np.arange(widths.sum()) - first - token  # which constituent, -1 is the token
     nearest = np.minimum(place, length - 1)
     slots, real = np.where(nearest < 0, own, start + nearest), place < length
     back = np.empty(sizes.sum(), np.int64)
     back[slots[real]] = np.flatnonzero(real)
     shapes, masks, used = [], [], 0
-    for width, n in zip(*(values.tolist() for values in np.unique(widths, return_counts=True)), strict=True):
-        mask = real[used:used + n * width]
-        masks.append(None if mask.all() else send(torch.from_numpy(mask.reshape(n, 1, 1, width)), device))
+    for width, n in zip(
+        *(values.tolist() for values in np.unique(widths, return_counts=True)), strict=True
+    ):
+        mask = real[used : used + n * width]
+        masks.append(
+            None if mask.all() else send(torch.from_numpy(mask.reshape(n, 1, 1, width)), device)
+        )
         shapes.append((n, width))
         used += n * width
-    return Rectangles(send(torch.from_numpy(slots), device), send(torch.from_numpy(back), device), shapes, masks,
-                      np.stack([starts[order], lengths[order], widths]))
+    return Rectangles(
+        send(torch.from_numpy(slots), device),
+        send(torch.from_numpy(back), device),
+        shapes,
+        masks,
+        np.stack([starts[order], lengths[order], widths]),
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb._devices import send
+from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._fast import linear
 from jetnb.models._regions import Regions
@@ -24,9 +24,14 @@ class PairEmbed(Regions):
 
     def __init__(self, dims: Sequence[int]):
         super().__init__()
-        self.embed = nn.Sequential(nn.BatchNorm1d(dims[0]), *(
-            layer for n_in, n_out in pairwise(dims)  # convolutions by name only
-            for layer in (nn.Conv1d(n_in, n_out, 1), nn.BatchNorm1d(n_out), nn.GELU())))
+        self.embed = nn.Sequential(
+            nn.BatchNorm1d(dims[0]),
+            *(
+                layer
+                for n_in, n_out in pairwise(dims)  # convolutions by name only
+                for layer in (nn.Conv1d(n_in, n_out, 1), nn.BatchNorm1d(n_out), nn.GELU())
+            ),
+        )
 
     def forward(self, momenta: Tensor, plan: _packed.Rectangles) -> list[Tensor]:
         """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is padding."""
@@ -34,10 +39,14 @@ class PairEmbed(Regions):
         h = self.region(PairEmbed._embed, momenta, found.first, found.second)  # (P, heads)
         h = _packed.wide(h) if h.device.type == "cpu" else h  # as attention does
         flat = _Mirror.apply(h, found).split([n * width * width for n, width in plan.shapes])
-        biases = [part.view(n, width, width, -1).permute(0, 3, 1, 2).contiguous()
-                  for part, (n, width) in zip(flat, plan.shapes, strict=True)]
-        return [bias if mask is None else bias.masked_fill(~mask, -math.inf)
-                for bias, mask in zip(biases, plan.masks, strict=True)]
+        biases = [
+            part.view(n, width, width, -1).permute(0, 3, 1, 2).contiguous()
+            for part, (n, width) in zip(flat, plan.shapes, strict=True)
+        ]
+        return [
+            bias if mask is None else bias.masked_fill(~mask, -math.inf)
+            for bias, mask in zip(biases, plan.masks, strict=True)
+        ]
 
     def _embed(self, momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
         h = pair_features(momenta, first, second)  # (P, 4)
@@ -61,13 +70,20 @@ def pair_features(momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
     pt, phi = (px.square() + py.square()).sqrt(), torch.atan2(py, px)
     rapidity = _rapidity(pz, energy)
     columns = torch.stack([pt, rapidity, phi, px, py, pz, energy])  # (7, T)
-    (pt, rapidity, phi, *a), (other_pt, other_rapidity, other_phi, *b) = columns[:, first], columns[:, second]
+    (pt, rapidity, phi, *a), (other_pt, other_rapidity, other_phi, *b) = (
+        columns[:, first],
+        columns[:, second],
+    )
     dphi = (phi - other_phi + math.pi) % (2 * math.pi) - math.pi
     delta = ((rapidity - other_rapidity).square() + dphi.square()).sqrt()
     softer = torch.minimum(pt, other_pt)
     x2, y2, z2, energy2 = ((one + other).square() for one, other in zip(a, b, strict=True))
     share = softer / (pt + other_pt).clamp(min=SMALLEST)
-    return torch.stack([softer * delta, share, delta, energy2 - (x2 + y2 + z2)], 1).clamp(min=SMALLEST).log()
+    return (
+        torch.stack([softer * delta, share, delta, energy2 - (x2 + y2 + z2)], 1)
+        .clamp(min=SMALLEST)
+        .log()
+    )
 
 
 def _rapidity(pz: Tensor, energy: Tensor) -> Tensor:
@@ -76,6 +92,7 @@ def _rapidity(pz: Tensor, energy: Tensor) -> Tensor:
     In float32 it is infinite, or not a number, for what is massless beyond |eta| of some 8 in negative direction, where
     energy and -pz are the same number; there it is that of the mirrored momentum, with the other sign.
     """
+
     def published(pz):
         return 0.5 * torch.log(1 + 2 * pz / (energy - pz).clamp(min=1e-20))
 
@@ -100,10 +117,17 @@ def pairs(plan: _packed.Rectangles) -> Pairs:
     counts, sizes = length * (length + 1) // 2, width**2
     n_pairs, n_places = int(counts.sum()), int(sizes.sum())
     # of each jet: its first pair, its first row, its width, and its first place
-    about = send(torch.stack([counts, counts.cumsum(0) - counts, start, width, sizes.cumsum(0) - sizes]), device)
-    own, row, width, place = about[1:].repeat_interleave(about[0], 1, output_size=n_pairs)  # (P,) each
+    about = send(
+        torch.stack([counts, counts.cumsum(0) - counts, start, width, sizes.cumsum(0) - sizes]),
+        device,
+    )
+    own, row, width, place = about[1:].repeat_interleave(
+        about[0], 1, output_size=n_pairs
+    )  # (P,) each
     numbers, longest = torch.arange(n_pairs, device=device), int(length.max()) if len(length) else 0
-    i, j = torch.tril_indices(longest, longest, device=device).index_select(1, numbers - own)  # i is the later one
+    i, j = torch.tril_indices(longest, longest, device=device).index_select(
+        1, numbers - own
+    )  # i is the later one
     lower, upper = place + i * width + j, place + j * width + i
     pair = torch.zeros(n_places, dtype=torch.int64, device=device)
     pair[lower] = numbers
@@ -124,11 +148,15 @@ class _Mirror(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         lower, upper = ctx.pairs.lower, ctx.pairs.upper
         twice = (lower != upper)[:, None]  # the diagonal is there once
-        return gradient.index_select(0, lower).addcmul_(gradient.index_select(0, upper), twice), None
+        return gradient.index_select(0, lower).addcmul_(
+            gradient.index_select(0, upper), twice
+        ), None
 
 
 def normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """Batch norm of x (R, C); a single row has no spread, so it leaves the running numbers and takes them."""
     if len(x) > 1 or not norm.training:
         return norm(x)
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    return F.batch_norm(
+        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+    )

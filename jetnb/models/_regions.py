@@ -41,8 +41,13 @@ class _Compiled(dict):
     options: dict = {}
 
     def __missing__(self, function: Callable) -> Callable:
-        own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__,
-                                 function.__defaults__, function.__closure__)
+        own = types.FunctionType(
+            function.__code__.replace(),
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
+        )
         self[function] = torch.compile(own, dynamic=True, **self.options)
         return self[function]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb._devices import send
+from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._attention import Plan, arrange, attend, plan, restore
 from jetnb.models._fast import Linear
@@ -44,22 +44,45 @@ class Transformer(nn.Module):
     (torch.Size([9, 32]), torch.Size([2, 32]))
     """
 
-    def __init__(self, n_features: int, *, dim: int = 128, n_layers: int = 4, n_heads: int = 8, expansion: int = 4,
-                 dropout: float = 0.0, pool: str = "mean", causal: bool = False, step: int | None = None,
-                 kernel: str = "auto"):
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        dim: int = 128,
+        n_layers: int = 4,
+        n_heads: int = 8,
+        expansion: int = 4,
+        dropout: float = 0.0,
+        pool: str = "mean",
+        causal: bool = False,
+        step: int | None = None,
+        kernel: str = "auto",
+    ):
         super().__init__()
-        _positive(n_features=n_features, n_layers=n_layers, n_heads=n_heads, expansion=expansion, step=step or 1)
+        _positive(
+            n_features=n_features,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            expansion=expansion,
+            step=step or 1,
+        )
         if dim < 8 or dim % (8 * n_heads):
-            raise ValueError(f"dim must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
-                             "kernels want heads of a multiple of 8")
+            raise ValueError(
+                f"dim must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
+                "kernels want heads of a multiple of 8"
+            )
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r} is unknown: use one of {', '.join(POOLS)}")
         if causal and pool == "token":
-            raise ValueError("pool is 'token' with causal: the token comes first and would see nothing; use 'mean'")
+            raise ValueError(
+                "pool is 'token' with causal: the token comes first and would see nothing; use 'mean'"
+            )
         self.n_features, self.dim, self.n_heads = n_features, dim, n_heads
         self.pool, self.causal, self.step, self.kernel = pool, causal, step, kernel
         self.embed = Linear(n_features, dim)
-        self.blocks = nn.ModuleList(Block(dim, n_heads, expansion, dropout) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            Block(dim, n_heads, expansion, dropout) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(dim)
         if pool == "token":
             self.token = nn.Parameter(0.02 * torch.randn(dim))
@@ -67,26 +90,32 @@ class Transformer(nn.Module):
             self.query = nn.Parameter(0.02 * torch.randn(n_heads, dim // n_heads))
             self.key_value = Linear(dim, 2 * dim)
 
-    def forward(self, x: Tensor, offsets: Tensor, *, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, offsets: Tensor, *, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D).
 
         weight: (T,) pt of the constituents, in any unit, which `pool="pt"` needs and no other pool takes.
         """
         if (weight is None) == (self.pool == "pt"):
-            raise ValueError(f"pool is {self.pool!r} and weight is {None if weight is None else 'given'}: pool 'pt' "
-                             "needs the pt of each constituent, as models.particles.FromParticles gives it, and no "
-                             "other pool takes it")
+            raise ValueError(
+                f"pool is {self.pool!r} and weight is {None if weight is None else 'given'}: pool 'pt' "
+                "needs the pt of each constituent, as models.particles.FromParticles gives it, and no "
+                "other pool takes it"
+            )
         lengths = _packed.check(x, offsets, self.n_features)
         h = self.embed(x)  # (T, D)
         if token := self.pool == "token":
             h = torch.cat([h, self.token.to(h.dtype).expand(len(lengths), -1)])  # (T + B, D)
-        cut = plan(lengths, h, n_heads=self.n_heads, token=token, step=self.step, kernel=self.kernel)
+        cut = plan(
+            lengths, h, n_heads=self.n_heads, token=token, step=self.step, kernel=self.kernel
+        )
         h = arrange(h, cut)  # (S, D)
         for block in self.blocks:
             h = block(h, cut, causal=self.causal)
         h = restore(self.norm(h), cut)  # (T, D), with tokens (T + B, D)
         if token:
-            return h[:len(x)], h[len(x):]
+            return h[: len(x)], h[len(x) :]
         jet = _packed.jet_of(lengths, x.device)
         if self.pool == "attention":
             return h, self._attend(h, jet, len(lengths))
@@ -99,7 +128,9 @@ class Transformer(nn.Module):
 
     def _attend(self, h: Tensor, jet: Tensor, n_jets: int) -> Tensor:
         """Each head's mean of values (T, D), weighted by the softmax over the jet of its query times keys: (B, D)."""
-        key, value = self.key_value(h).unflatten(1, (2, self.n_heads, -1)).unbind(1)  # (T, heads, D / heads)
+        key, value = (
+            self.key_value(h).unflatten(1, (2, self.n_heads, -1)).unbind(1)
+        )  # (T, heads, D / heads)
         score = (_packed.wide(key) * self.query).sum(-1) / key.shape[-1] ** 0.5  # (T, heads)
         return _packed.weigh(score, value, jet, n_jets)
 
@@ -149,15 +180,18 @@ class DeepSets(Regions):
         """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
         lengths = _packed.check(x, offsets, self.n_features)
         h = self.region(DeepSets._each, x)  # (T, D)
-        return h, self.jet(self.SCALE * _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths)))
-
+        return h, self.jet(
+            self.SCALE * _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths))
+        )
 
     def _each(self, x: Tensor) -> Tensor:
         return self.constituent(x)
 
 
 def _mlp(n_in: int, dim: int, n_layers: int) -> nn.Sequential:
-    layers = [layer for i in range(n_layers) for layer in (Linear(dim if i else n_in, dim), nn.GELU())]
+    layers = [
+        layer for i in range(n_layers) for layer in (Linear(dim if i else n_in, dim), nn.GELU())
+    ]
     return nn.Sequential(*layers[:-1])
 
 

@@ -1,8 +1,8 @@
 """From jets to the event: a tagger of jets as backbone, and a head that adds up the jets of an event.
 
-    tagger = JetTagger(Transformer(len(events.FEATURES), dim=32, n_layers=2, n_heads=4))
-    model = EventClassifier(tagger, representation="latent", hlf=len(events.HLF))
-    logit = model(x, jets, in_events, hlf)  # (E,)
+tagger = JetTagger(Transformer(len(events.FEATURES), dim=32, n_layers=2, n_heads=4))
+model = EventClassifier(tagger, representation="latent", hlf=len(events.HLF))
+logit = model(x, jets, in_events, hlf)  # (E,)
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
-from jetnb._devices import send
-from jetnb.events import Events
+from jetnb.hardware import send
+from jetnb.inputs.events import Events
 from jetnb.models._packed import total, wide
 
 REPRESENTATIONS = ("score", "latent")
@@ -56,22 +55,36 @@ class EventHead(nn.Module):
     Taught in notebook 15.
     """
 
-    def __init__(self, n_features: int, *, hlf: int = 0, width: int = 64, signal_weight: float = 1.0):
+    def __init__(
+        self, n_features: int, *, hlf: int = 0, width: int = 64, signal_weight: float = 1.0
+    ):
         super().__init__()
         if n_features + hlf < 1 or width < 1:
-            raise ValueError(f"n_features {n_features}, hlf {hlf} and width {width} must be at least 1 together")
+            raise ValueError(
+                f"n_features {n_features}, hlf {hlf} and width {width} must be at least 1 together"
+            )
         self.n_features, self.hlf, self.signal_weight = n_features, hlf, signal_weight
-        self.jet = nn.Sequential(nn.Linear(n_features + hlf, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.jet = nn.Sequential(
+            nn.Linear(n_features + hlf, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+        )
         self.event = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
     def forward(self, z: Tensor, events: Tensor, hlf: Tensor) -> Tensor:
         """z (N, R), events (E+1,) offsets of events in jets, hlf (N, H) -> logits (E,)."""
-        if z.shape[1] != self.n_features or (self.hlf and hlf.shape[1] != self.hlf) or len(hlf) != len(z):
-            raise ValueError(f"z is {tuple(z.shape)} and hlf {tuple(hlf.shape)}, but the head was made for "
-                             f"{self.n_features} and {self.hlf} numbers of each jet")
+        if (
+            z.shape[1] != self.n_features
+            or (self.hlf and hlf.shape[1] != self.hlf)
+            or len(hlf) != len(z)
+        ):
+            raise ValueError(
+                f"z is {tuple(z.shape)} and hlf {tuple(hlf.shape)}, but the head was made for "
+                f"{self.n_features} and {self.hlf} numbers of each jet"
+            )
         h = self.jet(torch.cat([z, hlf], 1) if self.hlf else z)  # (N, width)
         n_events, counts = len(events) - 1, send(torch.as_tensor(events).diff(), h.device)
-        event = torch.arange(n_events, device=h.device).repeat_interleave(counts, output_size=len(h))
+        event = torch.arange(n_events, device=h.device).repeat_interleave(
+            counts, output_size=len(h)
+        )
         return self.event(total(h, event, n_events))[:, 0]
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
@@ -89,11 +102,21 @@ class EventClassifier(nn.Module):
     Raises `ValueError` for an unknown representation. arXiv:2401.13536. Taught in notebook 15.
     """
 
-    def __init__(self, tagger: nn.Module, *, representation: str = "latent", hlf: int = 0, width: int = 64,
-                 signal_weight: float = 1.0, frozen: bool = False):
+    def __init__(
+        self,
+        tagger: nn.Module,
+        *,
+        representation: str = "latent",
+        hlf: int = 0,
+        width: int = 64,
+        signal_weight: float = 1.0,
+        frozen: bool = False,
+    ):
         super().__init__()
         self.tagger, self.representation, self.frozen = tagger, _known(representation), frozen
-        self.head = EventHead(_width(tagger, representation), hlf=hlf, width=width, signal_weight=signal_weight)
+        self.head = EventHead(
+            _width(tagger, representation), hlf=hlf, width=width, signal_weight=signal_weight
+        )
         self.train()
 
     def train(self, mode: bool = True):
@@ -115,7 +138,9 @@ class EventClassifier(nn.Module):
 
 
 @torch.no_grad()
-def embed(tagger: nn.Module, data: Events, *, representation: str = "latent", batch_size: int = 512) -> Events:
+def embed(
+    tagger: nn.Module, data: Events, *, representation: str = "latent", batch_size: int = 512
+) -> Events:
     """What `tagger` makes of all jets of `data`, as events with one vector (R,) per jet: what a frozen head is fed.
 
     batch_size: jets at a time. The tagger is left in the mode that it came in. Taught in notebook 15.
@@ -125,7 +150,9 @@ def embed(tagger: nn.Module, data: Events, *, representation: str = "latent", ba
     device = next(tagger.parameters()).device
     for first in range(0, len(packed), batch_size):
         x, offsets = packed[np.arange(first, min(first + batch_size, len(packed)))]
-        parts.append(_represent(tagger, x.to(device), offsets, _known(representation)).cpu().numpy())
+        parts.append(
+            _represent(tagger, x.to(device), offsets, _known(representation)).cpu().numpy()
+        )
     tagger.train(mode)
     return data.with_x(np.concatenate(parts))
 
@@ -139,67 +166,11 @@ def score(model: EventClassifier | EventHead, data: Events, *, batch_size: int =
     for first in range(0, len(data), batch_size):
         x, jets, events, hlf, *_ = data[np.arange(first, min(first + batch_size, len(data)))]
         given = (x.to(device), events, hlf.to(device))
-        parts.append(model(*given) if isinstance(model, EventHead) else model(given[0], jets, *given[1:]))
+        parts.append(
+            model(*given) if isinstance(model, EventHead) else model(given[0], jets, *given[1:])
+        )
     model.train(mode)
     return torch.cat(parts).float().cpu().numpy()
-
-
-def stages(tagger: JetTagger) -> list[list[nn.Module]]:
-    """The parts of a tagger from the input to the output: embedding, each block, and what follows them."""
-    encoder = tagger.encoder
-    blocks = [*getattr(encoder, "blocks", ()), *getattr(encoder, "cls_blocks", ())]
-    before = [module for name, module in encoder.named_children() if name in ("embed", "pair_embed", "constituent")]
-    after = [module for name, module in encoder.named_children()
-             if name not in ("blocks", "cls_blocks") and module not in before]
-    return [before, *([block] for block in blocks), [*after, tagger.reduce, tagger.score]]
-
-
-def unfreeze(model: EventClassifier, n_stages: int) -> int:
-    """Let the last `n_stages` of the tagger learn, and keep those before as they are; the head always learns.
-
-    Call it before each of several trainings, with 0, 1, 2 and so on: gradual unfreezing, arXiv:1801.06146. Returns
-    the number of weights that learn. Raises `ValueError` for more stages than there are, or a frozen model.
-    """
-    parts = stages(model.tagger)
-    if model.frozen or not 0 <= n_stages <= len(parts):
-        raise ValueError(f"n_stages is {n_stages}, of {len(parts)}, and frozen is {model.frozen}: give 0 to "
-                         f"{len(parts)}, and a model that is not frozen")
-    model.tagger.requires_grad_(n_stages == len(parts))  # a bare parameter, as a class token, comes with the last
-    for modules in parts[len(parts) - n_stages:]:
-        for module in modules:
-            module.requires_grad_(True)
-    return sum(value.numel() for value in model.parameters() if value.requires_grad)
-
-
-class LowRank(nn.Module):
-    """A weight (n, m) plus the product of (n, rank) and (rank, m), the first of which starts at zero."""
-
-    def __init__(self, shape: tuple[int, int], rank: int, scale: float):
-        super().__init__()
-        self.scale, self.up = scale, nn.Parameter(torch.zeros(shape[0], rank))
-        self.down = nn.Parameter(torch.randn(rank, shape[1]) / shape[1] ** 0.5)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.scale * self.up @ self.down
-
-
-def add_low_rank(tagger: nn.Module, *, rank: int = 4, scale: float = 1.0) -> nn.Module:
-    """Freeze all of `tagger`, and let each of its linear layers learn a matrix of low rank on top: LoRA.
-
-    rank: of what is added to each weight; it begins as zero, so that the tagger is at first what it was.
-    scale: what is added is multiplied with. Changes the tagger in place and returns it. Raises `ValueError` for a rank
-    below 1, and where it was done already. arXiv:2106.09685. Taught in notebook 15.
-    """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
-    layers = [module for module in tagger.modules() if isinstance(module, nn.Linear)]
-    if any(parametrize.is_parametrized(layer) for layer in layers):
-        raise ValueError("this tagger has matrices of low rank already: start from the one it was made of")
-    tagger.requires_grad_(False)
-    for layer in layers:
-        added = LowRank(tuple(layer.weight.shape), rank, scale).to(layer.weight.device)
-        parametrize.register_parametrization(layer, "weight", added)
-    return tagger
 
 
 def _represent(tagger: nn.Module, x: Tensor, jets: Tensor, representation: str) -> Tensor:
@@ -213,17 +184,26 @@ def _width(tagger: nn.Module, representation: str) -> int:
 
 def _known(representation: str) -> str:
     if representation not in REPRESENTATIONS:
-        raise ValueError(f"representation {representation!r} is unknown: use one of {', '.join(REPRESENTATIONS)}")
+        raise ValueError(
+            f"representation {representation!r} is unknown: use one of {', '.join(REPRESENTATIONS)}"
+        )
     return representation
 
 
 def _cross_entropy(logit: Tensor, label: Tensor, signal_weight: float) -> Tensor:
     if label.shape != logit.shape or len(label) == 0:
-        raise ValueError(f"label has shape {tuple(label.shape)}, but must be {tuple(logit.shape)}, 0 or 1 for each, "
-                         "of at least one")
+        raise ValueError(
+            f"label has shape {tuple(label.shape)}, but must be {tuple(logit.shape)}, 0 or 1 for each, "
+            "of at least one"
+        )
     if label.device.type == "cpu" and (label.min() < 0 or label.max() > 1):
-        raise ValueError(f"label runs from {label.min()} to {label.max()}, but must be 0 or 1: leave out what is "
-                         "unlabelled (-1), and compare with the signal class")
+        raise ValueError(
+            f"label runs from {label.min()} to {label.max()}, but must be 0 or 1: leave out what is "
+            "unlabelled (-1), and compare with the signal class"
+        )
     with torch.autocast(logit.device.type, enabled=False):
-        return F.binary_cross_entropy_with_logits(wide(logit), wide(label.to(logit.device).float()),
-                                                  pos_weight=torch.full((), float(signal_weight), device=logit.device))
+        return F.binary_cross_entropy_with_logits(
+            wide(logit),
+            wide(label.to(logit.device).float()),
+            pos_weight=torch.full((), float(signal_weight), device=logit.device),
+        )

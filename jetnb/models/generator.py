@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb._devices import send
+from jetnb import packed
+from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._attention import arrange, plan, restore
 from jetnb.models._fast import Linear, linear
@@ -42,35 +43,63 @@ class Causal(nn.Module):
     (torch.Size([5, 32]), torch.Size([2, 32]))
     """
 
-    def __init__(self, n_codes: int, *, dim: int = 256, n_layers: int = 3, n_heads: int = 8, expansion: int = 4,
-                 dropout: float = 0.0, max_length: int = 128, positions: str = "none", n_classes: int = 0,
-                 n_features: int = 0, step: int | None = None,
-                 kernel: str = "auto"):
+    def __init__(
+        self,
+        n_codes: int,
+        *,
+        dim: int = 256,
+        n_layers: int = 3,
+        n_heads: int = 8,
+        expansion: int = 4,
+        dropout: float = 0.0,
+        max_length: int = 128,
+        positions: str = "none",
+        n_classes: int = 0,
+        n_features: int = 0,
+        step: int | None = None,
+        kernel: str = "auto",
+    ):
         super().__init__()
-        for name, size, least in (("n_codes", n_codes, 1), ("n_layers", n_layers, 1), ("n_heads", n_heads, 1),
-                                  ("expansion", expansion, 1), ("max_length", max_length, 1),
-                                  ("n_classes", n_classes, 0), ("n_features", n_features, 0), ("step", step or 1, 1)):
+        for name, size, least in (
+            ("n_codes", n_codes, 1),
+            ("n_layers", n_layers, 1),
+            ("n_heads", n_heads, 1),
+            ("expansion", expansion, 1),
+            ("max_length", max_length, 1),
+            ("n_classes", n_classes, 0),
+            ("n_features", n_features, 0),
+            ("step", step or 1, 1),
+        ):
             if size < least:
                 raise ValueError(f"{name} must be at least {least}, got {size}")
         if dim < 8 or dim % (8 * n_heads):
-            raise ValueError(f"dim must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
-                             "kernels want heads of a multiple of 8")
+            raise ValueError(
+                f"dim must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
+                "kernels want heads of a multiple of 8"
+            )
         if positions not in ("none", "learned"):
             raise ValueError(f"positions {positions!r} is unknown: use none or learned")
-        self.n_codes, self.n_features, self.n_classes, self.dim = n_codes, n_features or 1, n_classes, dim
+        self.n_codes, self.n_features, self.n_classes, self.dim = (
+            n_codes,
+            n_features or 1,
+            n_classes,
+            dim,
+        )
         self.reads_tokens, self.max_length, self.step = not n_features, max_length, step
         self.n_heads, self.kernel = n_heads, kernel
         # the last row is for stop, which is never read: so that a head can share the table
         self.embed = Linear(n_features, dim) if n_features else _table(n_codes + 1, dim)
         self.start = _table(1 + n_classes, dim)  # the first is of no class
         self.place = _table(max_length + 1, dim) if positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(dim, n_heads, expansion, dropout) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            Block(dim, n_heads, expansion, dropout) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """x: tokens (T,) or (T, 1), or features (T, F); offsets (B+1,) -> constituents (T, D), jets (B, D)."""
         x, lengths = self.check(x, offsets)
-        h = self.run(x, lengths)[:len(x)]
+        h = self.run(x, lengths)[: len(x)]
         total = _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths))
         return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
 
@@ -89,8 +118,10 @@ class Causal(nn.Module):
         h = torch.cat([self.embed(x), self.start(label + 1)])  # (T + B, D)
         if self.place is not None:
             if len(lengths) and lengths.max() > self.max_length:
-                raise ValueError(f"the longest jet has {lengths.max()} constituents, but there are learned positions "
-                                 f"for max_length = {self.max_length}: cut it, or use positions='none'")
+                raise ValueError(
+                    f"the longest jet has {lengths.max()} constituents, but there are learned positions "
+                    f"for max_length = {self.max_length}: cut it, or use positions='none'"
+                )
             place = np.arange(1, len(x) + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             place = np.concatenate([place, np.zeros(len(lengths), np.int64)])
             h = h + self.place(send(torch.from_numpy(place), x.device))
@@ -120,7 +151,9 @@ class Generator(nn.Module):
     True
     """
 
-    def __init__(self, n_codes: int, *, tie_weights: bool = False, chunk: int | None = None, **settings):
+    def __init__(
+        self, n_codes: int, *, tie_weights: bool = False, chunk: int | None = None, **settings
+    ):
         super().__init__()
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
@@ -128,15 +161,19 @@ class Generator(nn.Module):
         self.head = Linear(self.encoder.dim, n_codes + 1)
         if tie_weights:
             if not self.encoder.reads_tokens:
-                raise ValueError("tie_weights is True, but n_features are read, not tokens: there is no table to share")
+                raise ValueError(
+                    "tie_weights is True, but n_features are read, not tokens: there is no table to share"
+                )
             self.head.weight = self.encoder.embed.weight
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, offsets: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, offsets: Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits of what follows each constituent, (T, K + 1), and of what comes first in each jet, (B, K + 1)."""
         x, lengths = self.encoder.check(x, offsets)
         logits = self.head(self.encoder.run(x, lengths, self._classes(label, len(lengths))))
-        return logits[:len(x)], logits[len(x):]
+        return logits[: len(x)], logits[len(x) :]
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy in nats over all tokens and the stop of each jet, at least in float32.
@@ -159,7 +196,7 @@ class Generator(nn.Module):
         label = self._classes(targets[0] if targets else None, len(lengths))
         cut = lengths > encoder.max_length
         if cut.any():
-            place = np.arange(len(x)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            place = packed.ranks(lengths)
             keep = send(torch.from_numpy(np.flatnonzero(place < encoder.max_length)), x.device)
             x, tokens, lengths = x[keep], tokens[keep], np.minimum(lengths, encoder.max_length)
         h = encoder.run(x, lengths, label)  # (T + B, D)
@@ -169,7 +206,9 @@ class Generator(nn.Module):
             h, following = h[send(torch.from_numpy(rows), x.device)], following[rows]
         target = F.pad(tokens, (0, 1), value=n_codes)[send(torch.from_numpy(following), x.device)]
         chunk = self.chunk or (256 if h.device.type == "cpu" else 4096)
-        loss, nats = _CrossEntropy.apply(h, self.head.weight, self.head.bias, target, chunk, torch.is_grad_enabled())
+        loss, nats = _CrossEntropy.apply(
+            h, self.head.weight, self.head.bias, target, chunk, torch.is_grad_enabled()
+        )
         self._last = nats, target == n_codes
         return loss
 
@@ -182,7 +221,10 @@ class Generator(nn.Module):
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
         nats, stop = self._last
-        return {"code_perplexity": float(nats[~stop].mean().exp()), "stop_perplexity": float(nats[stop].mean().exp())}
+        return {
+            "code_perplexity": float(nats[~stop].mean().exp()),
+            "stop_perplexity": float(nats[stop].mean().exp()),
+        }
 
     def _classes(self, label: Tensor | None, n_jets: int) -> Tensor | None:
         """Labels as the encoder takes them; what is no label of it is left out."""
@@ -190,10 +232,14 @@ class Generator(nn.Module):
         if not n_classes or label is None:
             return None
         if label.shape != (n_jets,) or label.is_floating_point():
-            raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}, but must be integers ({n_jets},)")
+            raise ValueError(
+                f"label is {label.dtype} of shape {tuple(label.shape)}, but must be integers ({n_jets},)"
+            )
         if label.device.type == "cpu" and n_jets and (label.min() < -1 or label.max() >= n_classes):
-            raise ValueError(f"label runs from {label.min()} to {label.max()}, but n_classes is {n_classes}: labels "
-                             "are from 0, or -1 where unknown")
+            raise ValueError(
+                f"label runs from {label.min()} to {label.max()}, but n_classes is {n_classes}: labels "
+                "are from 0, or -1 where unknown"
+            )
         return label.long()
 
 
@@ -204,7 +250,9 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, h: Tensor, weight: Tensor, bias: Tensor, target: Tensor, chunk: int, learn: bool):
+    def forward(
+        ctx, h: Tensor, weight: Tensor, bias: Tensor, target: Tensor, chunk: int, learn: bool
+    ):
         kind = h.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
         nats = _packed.wide(h.new_empty(len(h)))
@@ -212,16 +260,18 @@ class _CrossEntropy(torch.autograd.Function):
             narrow, weight, bias = (values.to(dtype) for values in (h, weight, bias))
             if learn:
                 back = weight.t().contiguous()  # (D, K + 1)
-                for_h, for_weight, for_bias = (torch.zeros_like(_packed.wide(v)) for v in (h, back, bias))
+                for_h, for_weight, for_bias = (
+                    torch.zeros_like(_packed.wide(v)) for v in (h, back, bias)
+                )
             for i in range(0, len(h), chunk):
-                rows, at = narrow[i:i + chunk], target[i:i + chunk, None]
+                rows, at = narrow[i : i + chunk], target[i : i + chunk, None]
                 share = _packed.wide(linear(rows, weight, bias)).log_softmax(1)  # (chunk, K + 1)
-                nats[i:i + chunk] = -share.gather(1, at)[:, 0]
+                nats[i : i + chunk] = -share.gather(1, at)[:, 0]
                 if learn:
                     share.exp_().scatter_add_(1, at, -torch.ones_like(at, dtype=share.dtype))
                     for_bias += share.sum(0)
                     share = share.to(dtype)
-                    for_h[i:i + chunk] = linear(share, back, torch.zeros_like(rows[0]))
+                    for_h[i : i + chunk] = linear(share, back, torch.zeros_like(rows[0]))
                     for_weight += linear(rows.t().contiguous(), share.t(), torch.zeros_like(bias))
         if learn:
             gradients = for_h, for_weight.t().contiguous(), for_bias
@@ -238,9 +288,15 @@ class _CrossEntropy(torch.autograd.Function):
 def _as_tokens(x: Tensor, n_codes: int) -> Tensor:
     """Tokens (T,) int64 of integers or whole floats (T,); `ValueError` where they are not from 0 to n_codes - 1."""
     ids = x.long()
-    if x.device.type == "cpu" and len(x) and not ((ids == x).all() and ids.min() >= 0 and ids.max() < n_codes):
-        raise ValueError(f"tokens run from {x.min()} to {x.max()}, but must be whole numbers from 0 to {n_codes - 1}: "
-                         "start and stop are added by the model, and n_codes is that of the tokenizer")
+    if (
+        x.device.type == "cpu"
+        and len(x)
+        and not ((ids == x).all() and ids.min() >= 0 and ids.max() < n_codes)
+    ):
+        raise ValueError(
+            f"tokens run from {x.min()} to {x.max()}, but must be whole numbers from 0 to {n_codes - 1}: "
+            "start and stop are added by the model, and n_codes is that of the tokenizer"
+        )
     return ids
 
 

@@ -1,7 +1,7 @@
 """Heads, and an encoder with a head as something to train: classes or numbers of jets.
 
-    model = Classifier(encoder, heads.linear(encoder.dim, n_classes))
-    logits = model(x, offsets)  # (B, C)
+model = Classifier(encoder, heads.linear(encoder.dim, n_classes))
+logits = model(x, offsets)  # (B, C)
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def linear(dim: int, n_out: int) -> nn.Linear:
     return nn.Linear(dim, n_out)
 
 
-def mlp(dim: int, n_out: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.0) -> nn.Sequential:
+def mlp(
+    dim: int, n_out: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.0
+) -> nn.Sequential:
     """Linear layers of widths `hidden`, each followed by ReLU and dropout, and one more: (B, dim) -> (B, n_out).
 
     Taught in notebook 08.
@@ -48,8 +50,10 @@ class _Headed(nn.Module):
         first = next((layer for layer in head.modules() if isinstance(layer, nn.Linear)), None)
         dim = getattr(encoder, "dim", None)
         if first is not None and dim is not None and first.in_features != dim:
-            raise ValueError(f"head takes {first.in_features} numbers, but the encoder gives dim = {dim} for each jet: "
-                             "make it with encoder.dim")
+            raise ValueError(
+                f"head takes {first.in_features} numbers, but the encoder gives dim = {dim} for each jet: "
+                "make it with encoder.dim"
+            )
         self.encoder, self.head, self.frozen = encoder, head, frozen
         self.train()
 
@@ -88,12 +92,16 @@ class Classifier(_Headed):
         x, offsets, label = batch
         logits = self(x, offsets)
         if label.shape != logits.shape[:1] or label.is_floating_point() or len(label) == 0:
-            raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}, but must be integers "
-                             f"({len(logits)},), one for each of one or more jets")
+            raise ValueError(
+                f"label is {label.dtype} of shape {tuple(label.shape)}, but must be integers "
+                f"({len(logits)},), one for each of one or more jets"
+            )
         # A GPU would have to be waited for; there cross_entropy itself fails, with less to say.
         if label.device.type == "cpu" and (label.min() < 0 or label.max() >= logits.shape[1]):
-            raise ValueError(f"label runs from {label.min()} to {label.max()}, but the head has {logits.shape[1]} "
-                             "classes, from 0: leave unlabelled jets (-1) out, or make a head for all classes")
+            raise ValueError(
+                f"label runs from {label.min()} to {label.max()}, but the head has {logits.shape[1]} "
+                "classes, from 0: leave unlabelled jets (-1) out, or make a head for all classes"
+            )
         with torch.autocast(logits.device.type, enabled=False):
             return F.cross_entropy(wide(logits), label.long())
 
@@ -105,7 +113,14 @@ class Regressor(_Headed):
     give targets of width about 1; None is the mean squared error.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, *, frozen: bool = False, delta: float | None = 1.0):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        *,
+        frozen: bool = False,
+        delta: float | None = 1.0,
+    ):
         super().__init__(encoder, head, frozen=frozen)
         if delta is not None and not delta > 0:
             raise ValueError(f"delta must be positive, got {delta}: None is the mean squared error")
@@ -121,9 +136,15 @@ class Regressor(_Headed):
         found = self(x, offsets)
         target = target[:, None] if target.ndim == 1 else target
         if target.shape != found.shape or len(target) == 0:
-            raise ValueError(f"target has shape {tuple(target.shape)}, but the head gives {tuple(found.shape)}: both "
-                             "must be (B, K) with one jet or more")
+            raise ValueError(
+                f"target has shape {tuple(target.shape)}, but the head gives {tuple(found.shape)}: both "
+                "must be (B, K) with one jet or more"
+            )
         with torch.autocast(found.device.type, enabled=False):
             found = wide(found)
             target = target.to(found.dtype)
-            return F.mse_loss(found, target) if self.delta is None else F.huber_loss(found, target, delta=self.delta)
+            return (
+                F.mse_loss(found, target)
+                if self.delta is None
+                else F.huber_loss(found, target, delta=self.delta)
+            )

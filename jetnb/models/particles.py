@@ -41,8 +41,10 @@ class FromParticles(nn.Module):
         super().__init__()
         expected = getattr(encoder, "n_features", len(FEATURES))
         if expected != len(FEATURES):
-            raise ValueError(f"the encoder expects {expected} features, but particles give {len(FEATURES)}: "
-                             f"{', '.join(FEATURES)}; make it with n_features={len(FEATURES)}")
+            raise ValueError(
+                f"the encoder expects {expected} features, but particles give {len(FEATURES)}: "
+                f"{', '.join(FEATURES)}; make it with n_features={len(FEATURES)}"
+            )
         self.encoder, self.momenta, self.dim = encoder, momenta, encoder.dim
         self.register_buffer("mean", torch.zeros(len(FEATURES)))
         self.register_buffer("width", torch.ones(len(FEATURES)))
@@ -52,13 +54,18 @@ class FromParticles(nn.Module):
 
         Raises `ValueError` for no particles and for inputs that are not finite or do not vary.
         """
-        particles, offsets = torch.tensor(np.asarray(particles, np.float32)), torch.tensor(np.asarray(offsets))
+        particles, offsets = (
+            torch.tensor(np.asarray(particles, np.float32)),
+            torch.tensor(np.asarray(offsets)),
+        )
         x = _inputs(particles, offsets).double()  # (T, 5)
         width = x.std(0, correction=0) if len(x) else x.new_full((len(FEATURES),), torch.nan)
         if not (width > 0).all() or not width.isfinite().all():
             at = int(torch.argmin((width > 0).int() * width.isfinite()))
-            raise ValueError(f"the width of {FEATURES[at]} over {len(x)} particles is {float(width[at])}: pt must be "
-                             "positive, all finite, and there must be jets enough to vary")
+            raise ValueError(
+                f"the width of {FEATURES[at]} over {len(x)} particles is {float(width[at])}: pt must be "
+                "positive, all finite, and there must be jets enough to vary"
+            )
         self.mean.copy_(x.mean(0))
         self.width.copy_(width)
         return self
@@ -73,8 +80,10 @@ class FromParticles(nn.Module):
         Raises `ValueError` where that is another network: pools that are learned. Taught in notebook 07.
         """
         if {getattr(self.encoder, "pool", None), pool} - {"mean", "pt"}:
-            raise ValueError(f"pool {pool!r} in place of {getattr(self.encoder, 'pool', None)!r}: only 'mean' and 'pt' "
-                             "have no weights of their own; build a new encoder with this pool")
+            raise ValueError(
+                f"pool {pool!r} in place of {getattr(self.encoder, 'pool', None)!r}: only 'mean' and 'pt' "
+                "have no weights of their own; build a new encoder with this pool"
+            )
         other = copy.deepcopy(self)
         other.encoder.pool = pool
         return other

@@ -32,13 +32,23 @@ def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
     tensor([0, 1])
     """
     if z.ndim != 2 or codes.ndim != 2 or z.shape[1] != codes.shape[1] or len(codes) == 0:
-        raise ValueError(f"z has shape {tuple(z.shape)} and codes {tuple(codes.shape)}, but they must be (T, D) and "
-                         "(K, D), with one code or more")
-    dtype, on_cpu = torch.promote_types(wide(z[:0]).dtype, wide(codes[:0]).dtype), z.device.type == "cpu"
+        raise ValueError(
+            f"z has shape {tuple(z.shape)} and codes {tuple(codes.shape)}, but they must be (T, D) and "
+            "(K, D), with one code or more"
+        )
+    dtype, on_cpu = (
+        torch.promote_types(wide(z[:0]).dtype, wide(codes[:0]).dtype),
+        z.device.type == "cpu",
+    )
     z, codes = z.detach().to(dtype), codes.detach().to(dtype)
     if on_cpu and z.shape[1] <= TREE[0] and len(codes) >= TREE[1]:
-        tree = cKDTree(codes.numpy(), balanced_tree=False, compact_nodes=False)  # quicker to build, and as exact
-        found = [tree.query(part.nan_to_num().numpy())[1] for part in z.split((memory or 2**21) // 64 + 1)]
+        tree = cKDTree(
+            codes.numpy(), balanced_tree=False, compact_nodes=False
+        )  # quicker to build, and as exact
+        found = [
+            tree.query(part.nan_to_num().numpy())[1]
+            for part in z.split((memory or 2**21) // 64 + 1)
+        ]
         return torch.from_numpy(np.concatenate(found).astype(np.int64, copy=False))
     # Nearest is where z . c - c . c / 2 is largest. First the best block, then the best in it: to find the place of a
     # maximum is slow, to find its value is quick.
@@ -49,11 +59,17 @@ def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
     rows = max(1, (memory or (2**21 if on_cpu else 2**28)) // (len(codes) * codes.element_size()))
     rows = min(rows, max(len(z), 1))
     score, best = codes.new_empty(len(codes) * rows), codes.new_empty(n_blocks * rows)
-    column, tokens = torch.arange(rows, device=z.device), torch.empty(len(z), dtype=torch.int64, device=z.device)
+    column, tokens = (
+        torch.arange(rows, device=z.device),
+        torch.empty(len(z), dtype=torch.int64, device=z.device),
+    )
     with _exact(z.device.type):
         for part, out in zip(z.split(rows), tokens.split(rows), strict=True):
             n = len(part)
-            scores, highest = score[:len(codes) * n].view(len(codes), n), best[:n_blocks * n].view(n_blocks, n)
+            scores, highest = (
+                score[: len(codes) * n].view(len(codes), n),
+                best[: n_blocks * n].view(n_blocks, n),
+            )
             torch.addmm(half, codes, part.T, out=scores)
             scores = scores.view(n_blocks, BLOCK, n)
             block = torch.amax(scores, 1, out=highest).argmax(0)  # (n,)
@@ -76,10 +92,23 @@ class VectorQuantiser(nn.Module):
     arXiv:1711.00937, the moves of unused codes arXiv:2305.08842. Taught in notebook 04.
     """
 
-    def __init__(self, dim: int, n_codes: int, *, update: str = "ema", decay: float = 0.95, beta: float = 0.9,
-                 rotate: bool = False, patience: int | None = 30):
+    def __init__(
+        self,
+        dim: int,
+        n_codes: int,
+        *,
+        update: str = "ema",
+        decay: float = 0.95,
+        beta: float = 0.9,
+        rotate: bool = False,
+        patience: int | None = 30,
+    ):
         super().__init__()
-        for name, value in (("dim", dim), ("n_codes", n_codes), ("patience", 1 if patience is None else patience)):
+        for name, value in (
+            ("dim", dim),
+            ("n_codes", n_codes),
+            ("patience", 1 if patience is None else patience),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name, value in (("decay", decay), ("beta", beta)):
@@ -92,11 +121,17 @@ class VectorQuantiser(nn.Module):
         codes = torch.randn(n_codes, dim)
         if update == "ema":
             self.register_buffer("codes", codes)
-            self.register_buffer("total", codes.clone())  # (K, D) running sum of the latents of each code
+            self.register_buffer(
+                "total", codes.clone()
+            )  # (K, D) running sum of the latents of each code
         else:
             self.codes = nn.Parameter(codes)
-        self.register_buffer("count", torch.ones(n_codes))  # (K,) running number of latents of each code per batch
-        self.register_buffer("unused", torch.zeros(n_codes, dtype=torch.int64))  # (K,) batches since it was chosen
+        self.register_buffer(
+            "count", torch.ones(n_codes)
+        )  # (K,) running number of latents of each code per batch
+        self.register_buffer(
+            "unused", torch.zeros(n_codes, dtype=torch.int64)
+        )  # (K,) batches since it was chosen
         self.register_buffer("moved", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -107,17 +142,25 @@ class VectorQuantiser(nn.Module):
         for such as are not finite.
         """
         if len(z) < self.n_codes or not z.isfinite().all():
-            raise ValueError(f"{self.n_codes} codes cannot start from {len(z)} latents of which "
-                             f"{int(z.isfinite().all(1).sum())} are finite: give more jets, or take fewer codes")
+            raise ValueError(
+                f"{self.n_codes} codes cannot start from {len(z)} latents of which "
+                f"{int(z.isfinite().all(1).sum())} are finite: give more jets, or take fewer codes"
+            )
         z = z.to(self.codes)
-        codes = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[:self.n_codes].to(z.device)]
+        codes = z[
+            torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[
+                : self.n_codes
+            ].to(z.device)
+        ]
         for _ in range(n_steps):
             count, total = self._sums(z, nearest(z, codes))
             codes = torch.where(count[:, None] > 0, total / count[:, None], codes)
         self._put(torch.ones_like(self.unused, dtype=torch.bool), codes)
         return self
 
-    def forward(self, z: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, z: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """z (T, dim) -> their codes (T, dim), with gradients to z; tokens (T,) int64; the codebook's loss, a scalar.
 
         generator: draws where unused codes move to; None is torch's global one. At least float32.
@@ -141,8 +184,11 @@ class VectorQuantiser(nn.Module):
         often, over the last 1 / (1 - decay) batches; `codes_used`, the share that the last batch chose; `codes_moved`
         since the start, for not being used. Taught in notebook 04.
         """
-        return {"perplexity": float(perplexity(self.count)), "codes_used": float((self.unused == 0).double().mean()),
-                "codes_moved": int(self.moved)}
+        return {
+            "perplexity": float(perplexity(self.count)),
+            "codes_used": float((self.unused == 0).double().mean()),
+            "codes_moved": int(self.moved),
+        }
 
     @torch.no_grad()
     def _follow(self, z: Tensor, tokens: Tensor) -> None:
@@ -162,7 +208,9 @@ class VectorQuantiser(nn.Module):
     @torch.no_grad()
     def _move_unused(self, z: Tensor, generator: torch.Generator | None) -> None:
         # Drawn for all codes: to look which are unused would mean waiting for the device.
-        new = z[torch.randint(len(z), (self.n_codes,), generator=generator, device=z.device)]  # (K, D)
+        new = z[
+            torch.randint(len(z), (self.n_codes,), generator=generator, device=z.device)
+        ]  # (K, D)
         if _shared():
             dist.broadcast(new, 0)
         unused = (self.unused >= self.patience) & new.isfinite().all(1)
@@ -180,8 +228,10 @@ class VectorQuantiser(nn.Module):
 
     def _sums(self, z: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Number (K,) and sum (K, D) of the latents of each code."""
-        return (self.count.new_zeros(self.n_codes).index_add(0, tokens, self.count.new_ones(len(z))),
-                self.codes.new_zeros(self.codes.shape).index_add(0, tokens, z.to(self.codes)))
+        return (
+            self.count.new_zeros(self.n_codes).index_add(0, tokens, self.count.new_ones(len(z))),
+            self.codes.new_zeros(self.codes.shape).index_add(0, tokens, z.to(self.codes)),
+        )
 
 
 def perplexity(count: Tensor) -> Tensor:
@@ -200,7 +250,11 @@ def _turn(z: Tensor, q: Tensor) -> Tensor:
     size = z.detach().norm(dim=1, keepdim=True).clamp(min=1e-6)
     start, end = z.detach() / size, F.normalize(q, dim=1)
     middle = F.normalize(start + end, dim=1)
-    turned = z - 2 * middle * (middle * z).sum(1, keepdim=True) + 2 * end * (start * z).sum(1, keepdim=True)
+    turned = (
+        z
+        - 2 * middle * (middle * z).sum(1, keepdim=True)
+        + 2 * end * (start * z).sum(1, keepdim=True)
+    )
     return turned * (q.norm(dim=1, keepdim=True) / size)
 
 

@@ -24,10 +24,22 @@ ROWS = 8
 
 
 @torch.no_grad()
-def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, labels=None, max_length: int | None = None, batch_size: int | None = None,
-             features: Callable[[Tensor], Tensor] | None = None, dtype: torch.dtype | None = None,
-             fixed: bool | None = None, progress: bool = True) -> tuple[Tensor, Tensor]:
+def generate(
+    model: Generator,
+    n_jets: int,
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    labels=None,
+    max_length: int | None = None,
+    batch_size: int | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    fixed: bool | None = None,
+    progress: bool = True,
+) -> tuple[Tensor, Tensor]:
     """Draw jets: tokens (T,) int64 and offsets (n_jets + 1,) int64, on the CPU.
 
     seed: jet b is a function of it and b, not of `batch_size` or `n_jets`, up to the rounding of other kernels.
@@ -50,8 +62,16 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
     """
     encoder = model.encoder
     max_length = encoder.max_length if max_length is None else max_length
-    batch_size = batch_size if batch_size is not None else 128 if model.head.weight.device.type == "cpu" else 2048
-    label = _check(model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features)
+    batch_size = (
+        batch_size
+        if batch_size is not None
+        else 128
+        if model.head.weight.device.type == "cpu"
+        else 2048
+    )
+    label = _check(
+        model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features
+    )
     training = model.training
     share = partial(probabilities, temperature=temperature, top_k=top_k, top_p=top_p)
     device = model.head.weight.device
@@ -68,9 +88,19 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
         with tqdm(total=n_jets, unit=" jets", disable=not progress) as bar:
             for first in range(0, n_jets, batch_size):
                 jets = range(first, min(first + batch_size, n_jets))
-                uniform = np.stack([np.random.default_rng([seed, jet]).integers(2**32, size=max_length + 1)
-                                    for jet in jets]) / 2**32  # so below 1 that times a total it is below the total
-                given = torch.from_numpy(uniform).to(device), label[first:first + batch_size].to(device)
+                uniform = (
+                    np.stack(
+                        [
+                            np.random.default_rng([seed, jet]).integers(2**32, size=max_length + 1)
+                            for jet in jets
+                        ]
+                    )
+                    / 2**32
+                )  # so below 1 that times a total it is below the total
+                given = (
+                    torch.from_numpy(uniform).to(device),
+                    label[first : first + batch_size].to(device),
+                )
                 if fixed:
                     tokens = drawing.fill(*given)
                     bar.update(len(jets))
@@ -82,15 +112,23 @@ def generate(model: Generator, n_jets: int, *, seed: int, temperature: float = 1
     finally:
         model.train(training)
     if unfinished:
-        warnings.warn(f"{unfinished} of {n_jets} jets did not stop within {max_length} tokens and are cut there: they "
-                      "are shorter than the model would have them", stacklevel=3)
+        warnings.warn(
+            f"{unfinished} of {n_jets} jets did not stop within {max_length} tokens and are cut there: they "
+            "are shorter than the model would have them",
+            stacklevel=3,
+        )
     tokens = torch.cat(parts) if parts else torch.empty(0, max_length, dtype=torch.int64)
     real = tokens != encoder.n_codes  # (n_jets, max_length)
     return tokens[real], F.pad(real.sum(1).cumsum(0), (1, 0))
 
 
-def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None,
-                  top_p: float | None = None) -> Tensor:
+def probabilities(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
     """What to draw with, of logits (B, V): (B, V), at least in float32, of any sum. Arguments as in `generate`.
 
     Of tokens that are equally likely at the edge of top_k all stay.
@@ -125,12 +163,16 @@ def _invert(share: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Where uniform (B,) falls among the parts of share (B, n), and how far into that part, in [0, 1)."""
     total = share.cumsum(1, dtype=torch.float64)
     goal = uniform[:, None] * total[:, -1:]
-    at = torch.searchsorted(total, goal, right=True)  # the first part that ends beyond, so one that is not empty
+    at = torch.searchsorted(
+        total, goal, right=True
+    )  # the first part that ends beyond, so one that is not empty
     left = total.gather(1, at) - goal
     return at[:, 0], (1 - left / share.gather(1, at))[:, 0].clamp(0, 1 - 2**-40)
 
 
-def _fill(tokens: Tensor, uniform: Tensor, model: Generator, label: Tensor, features, share, bar) -> None:
+def _fill(
+    tokens: Tensor, uniform: Tensor, model: Generator, label: Tensor, features, share, bar
+) -> None:
     """Draw tokens (B, L + 1), one column after the other; the last is only to see whether a jet stops.
 
     Jets that go on are kept in the first rows of the cache: those behind move into the rows of jets that stopped.
@@ -148,8 +190,12 @@ def _fill(tokens: Tensor, uniform: Tensor, model: Generator, label: Tensor, feat
         h, chance = cache.advance(F.pad(h, (0, 0, 0, spare))), F.pad(uniform[jet, step], (0, spare))
         # on a CPU few rows at a time, since logits that do not fit the caches cost more than their products
         size = 4 * ROWS if h.device.type == "cpu" else len(h)
-        drawn = torch.cat([draw(share(_apply(model.head, rows)), at) for rows, at in zip(
-            h.split(size), chance.split(size), strict=True)])[:len(jet)]
+        drawn = torch.cat(
+            [
+                draw(share(_apply(model.head, rows)), at)
+                for rows, at in zip(h.split(size), chance.split(size), strict=True)
+            ]
+        )[: len(jet)]
         tokens[jet, step] = drawn
         on = drawn != encoder.n_codes
         n_on = int(on.sum())
@@ -171,7 +217,9 @@ class Cache:
         weight = encoder.start.weight
         heads = encoder.blocks[0].n_heads
         self.encoder, self.length = encoder, 0
-        self.kept = weight.new_empty(len(encoder.blocks), 2, n_jets, heads, length, encoder.dim // heads)
+        self.kept = weight.new_empty(
+            len(encoder.blocks), 2, n_jets, heads, length, encoder.dim // heads
+        )
 
     def advance(self, h: Tensor) -> Tensor:
         """From what is read next (n, D) by the first n jets to what the encoder makes of it, (n, D)."""
@@ -179,9 +227,13 @@ class Cache:
             h = h + self.encoder.place.weight[self.length]
         self.length += 1
         for block, kept in zip(self.encoder.blocks, self.kept, strict=True):
-            q, k, v = _apply(block.qkv, block.attention_norm(h)).view(len(h), 3, block.n_heads, -1).unbind(1)
-            kept[0, :len(h), :, self.length - 1], kept[1, :len(h), :, self.length - 1] = k, v
-            keys, values = kept[:, :len(h), :, :self.length]  # (n, heads, L, D / heads) each
+            q, k, v = (
+                _apply(block.qkv, block.attention_norm(h))
+                .view(len(h), 3, block.n_heads, -1)
+                .unbind(1)
+            )
+            kept[0, : len(h), :, self.length - 1], kept[1, : len(h), :, self.length - 1] = k, v
+            keys, values = kept[:, : len(h), :, : self.length]  # (n, heads, L, D / heads) each
             h = h + _apply(block.project, _look(q, keys, values).flatten(1))
             h = h + _apply(block.contract, F.gelu(_apply(block.expand, block.mlp_norm(h))))
         return self.encoder.norm(h)
@@ -189,7 +241,7 @@ class Cache:
     def move(self, movers: Tensor, holes: Tensor) -> None:
         """Put the jets in rows `movers` into the rows `holes`."""
         if len(movers):
-            self.kept[:, :, holes, :, :self.length] = self.kept[:, :, movers, :, :self.length]
+            self.kept[:, :, holes, :, : self.length] = self.kept[:, :, movers, :, : self.length]
 
 
 class Fixed:
@@ -202,10 +254,19 @@ class Fixed:
 
     EVERY = 16  # steps between two looks at whether all jets have stopped, for which a GPU is waited for
 
-    def __init__(self, model: Generator, n_jets: int, n_steps: int, features: Callable | None, share: Callable):
+    def __init__(
+        self,
+        model: Generator,
+        n_jets: int,
+        n_steps: int,
+        features: Callable | None,
+        share: Callable,
+    ):
         device = model.head.weight.device
         self.model, self.features, self.share, self.n_steps = model, features, share, n_steps
-        self.kept = Cache(model.encoder, n_jets, n_steps).kept.zero_()  # what is masked must be a number all the same
+        self.kept = Cache(
+            model.encoder, n_jets, n_steps
+        ).kept.zero_()  # what is masked must be a number all the same
         self.tokens = torch.empty(n_jets, n_steps, dtype=torch.int64, device=device)
         self.uniform = torch.zeros(n_jets, n_steps, dtype=torch.float64, device=device)
         self.label = torch.full((n_jets,), -1, device=device)  # rows without a jet are of no class
@@ -233,7 +294,9 @@ class Fixed:
     def step(self) -> None:
         """Draw the next token of all jets."""
         encoder, stop = self.model.encoder, self.model.encoder.n_codes
-        read = encoder.embed(self.last if self.features is None else self.features(self.last).to(self.kept.dtype))
+        read = encoder.embed(
+            self.last if self.features is None else self.features(self.last).to(self.kept.dtype)
+        )
         h = torch.where(self.place == 0, encoder.start(self.label + 1), read)
         chance = self.uniform.index_select(1, self.place)[:, 0]
         drawn = draw(self.share(_apply(self.model.head, self._advance(h))), chance)
@@ -250,7 +313,11 @@ class Fixed:
             h = h + encoder.place.weight.index_select(0, self.place)
         beyond = self.places > self.place
         for block, kept in zip(encoder.blocks, self.kept, strict=True):
-            q, k, v = _apply(block.qkv, block.attention_norm(h)).view(len(h), 3, block.n_heads, -1).unbind(1)
+            q, k, v = (
+                _apply(block.qkv, block.attention_norm(h))
+                .view(len(h), 3, block.n_heads, -1)
+                .unbind(1)
+            )
             for values, new in zip(kept, (k, v), strict=True):
                 values.index_copy_(2, self.place, new[:, :, None])
             h = h + _apply(block.project, _look(q, *kept, beyond).flatten(1))
@@ -272,7 +339,11 @@ class Fixed:
             with torch.cuda.graph(graph):
                 self.step()
         except RuntimeError as error:
-            warnings.warn(f"drawing goes without a CUDA graph, and more slowly: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"drawing goes without a CUDA graph, and more slowly: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return self.step
         return graph.replay
 
@@ -295,28 +366,48 @@ def _look(q: Tensor, keys: Tensor, values: Tensor, beyond: Tensor | None = None)
     return torch.matmul(score.softmax(-1)[..., None, :], values)[..., 0, :]
 
 
-def _check(model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features) -> Tensor:
+def _check(
+    model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features
+) -> Tensor:
     """Labels (n_jets,), -1 where there are none."""
+
     def refuse(name, value, remedy):
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
     encoder = model.encoder
-    for name, value, least in (("n_jets", n_jets, 0), ("batch_size", batch_size, 1), ("max_length", max_length, 1)):
+    for name, value, least in (
+        ("n_jets", n_jets, 0),
+        ("batch_size", batch_size, 1),
+        ("max_length", max_length, 1),
+    ):
         if value < least:
             refuse(name, value, f"it must be at least {least}")
     if encoder.place is not None and max_length > encoder.max_length:
-        refuse("max_length", max_length, f"the model has learned positions for {encoder.max_length} tokens")
+        refuse(
+            "max_length",
+            max_length,
+            f"the model has learned positions for {encoder.max_length} tokens",
+        )
     if not all(weight.isfinite().all() for weight in model.parameters()):
         refuse("model", type(model).__name__, "it has weights that are not finite, train it again")
     if not temperature > 0:
-        refuse("temperature", temperature, "it must be positive; for the likeliest token alone use top_k=1")
+        refuse(
+            "temperature",
+            temperature,
+            "it must be positive; for the likeliest token alone use top_k=1",
+        )
     if top_k is not None and top_k < 1:
         refuse("top_k", top_k, "it must be at least 1, or None for all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         refuse("top_p", top_p, "it is a share above 0 and up to 1, or None for all tokens")
     if encoder.reads_tokens != (features is None):
-        refuse("features", features, "the model reads tokens, leave it out" if encoder.reads_tokens else
-               "the model reads features: give a function from tokens (n,) to features (n, F)")
+        refuse(
+            "features",
+            features,
+            "the model reads tokens, leave it out"
+            if encoder.reads_tokens
+            else "the model reads features: give a function from tokens (n,) to features (n, F)",
+        )
     if labels is None:
         return torch.full((n_jets,), -1)
     label = torch.as_tensor(labels)
@@ -325,6 +416,9 @@ def _check(model, n_jets, temperature, top_k, top_p, labels, max_length, batch_s
     if label.shape != (n_jets,) or label.is_floating_point():
         refuse("labels", tuple(label.shape), f"give one integer, or {n_jets} of them")
     if n_jets and not -1 <= label.min() <= label.max() < encoder.n_classes:
-        refuse("labels", [int(label.min()), int(label.max())], f"the model has {encoder.n_classes} classes, from 0; "
-               "-1 is for none")
+        refuse(
+            "labels",
+            [int(label.min()), int(label.max())],
+            f"the model has {encoder.n_classes} classes, from 0; -1 is for none",
+        )
     return label.long()

@@ -1,9 +1,9 @@
 """The tokenizer of OmniJet-alpha: a VQ-VAE that makes an integer of each constituent, and constituents of integers.
 
-    model = tokenizer.build(tokenizer.LAPTOP, seed=1).fit(data, seed=1)  # data: Packed(*tokenizer.particles(train))
-    training.fit(model, data, epochs=10, seed=1, path=path, card={"tokenizer": model.settings})
-    tokens, offsets = tokenizer.tokenise(model, jets)
-    again = tokenizer.reconstruct(model, tokens, offsets, provenance=J.provenance(jets))
+model = tokenizer.build(tokenizer.LAPTOP, seed=1).fit(data, seed=1)  # data: Packed(*tokenizer.particles(train))
+training.fit(model, data, epochs=10, seed=1, path=path, card={"tokenizer": model.settings})
+tokens, offsets = tokenizer.tokenise(model, jets)
+again = tokenizer.reconstruct(model, tokens, offsets, provenance=J.provenance(jets))
 """
 
 from __future__ import annotations
@@ -16,17 +16,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb import checkpoints, inputs
+from jetnb import checkpoints, inputs, kinematics
 from jetnb.models import _packed, heads
 from jetnb.models._fast import Linear
 from jetnb.models.encoder import Transformer
 from jetnb.models.quantise import VectorQuantiser, nearest
-from jetnb.store import Batch
+from jetnb.packed import Batch
 
 CONTEXTS = ("jet", "causal", "none", "features")
-MEAN, WIDTH = (1.8, 0.0, 0.0), (1.0, 1 / 3, 1 / 3)  # of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
+MEAN, WIDTH = (
+    (1.8, 0.0, 0.0),
+    (1.0, 1 / 3, 1 / 3),
+)  # of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
 LAPTOP = {"n_codes": 2048, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
-PUBLISHED = {"n_codes": 8192, "dim": 128, "n_layers": 4, "n_heads": 8, "update": "gradient"}  # arXiv:2403.05618
+PUBLISHED = {
+    "n_codes": 8192,
+    "dim": 128,
+    "n_layers": 4,
+    "n_heads": 8,
+    "update": "gradient",
+}  # arXiv:2403.05618
 
 
 class Tokenizer(nn.Module):
@@ -45,18 +54,41 @@ class Tokenizer(nn.Module):
 
     TITLE, SETTINGS = "VQ-VAE, arXiv:2403.05618", LAPTOP
 
-    def __init__(self, *, n_codes: int = 512, latent: int = 4, dim: int = 64, n_layers: int = 2, n_heads: int = 4,
-                 expansion: int = 1, context: str = "jet", extras: Sequence[str] = (), alpha: float = 10.0,
-                 **quantiser):
+    def __init__(
+        self,
+        *,
+        n_codes: int = 512,
+        latent: int = 4,
+        dim: int = 64,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        expansion: int = 1,
+        context: str = "jet",
+        extras: Sequence[str] = (),
+        alpha: float = 10.0,
+        **quantiser,
+    ):
         super().__init__()
         if context not in CONTEXTS:
             raise ValueError(f"context is {context!r}: it is one of {', '.join(CONTEXTS)}")
         if unknown := [name for name in extras if name not in inputs.FEATURES]:
-            raise ValueError(f"extras: {unknown[0]!r} is unknown: use some of {', '.join(inputs.FEATURES)}")
+            raise ValueError(
+                f"extras: {unknown[0]!r} is unknown: use some of {', '.join(inputs.FEATURES)}"
+            )
         if not alpha >= 0:
             raise ValueError(f"alpha is {alpha}: it must not be negative")
-        self.settings = dict(n_codes=n_codes, latent=latent, dim=dim, n_layers=n_layers, n_heads=n_heads,
-                             expansion=expansion, context=context, extras=list(extras), alpha=alpha, **quantiser)
+        self.settings = dict(
+            n_codes=n_codes,
+            latent=latent,
+            dim=dim,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            expansion=expansion,
+            context=context,
+            extras=list(extras),
+            alpha=alpha,
+            **quantiser,
+        )
         self.n_codes, self.extras, self.alpha = n_codes, tuple(extras), alpha
 
         n_features = len(MEAN) + len(extras)
@@ -68,26 +100,40 @@ class Tokenizer(nn.Module):
                 return nn.Identity()
             if context == "none":
                 return heads.mlp(n_in, dim, hidden=(dim,) * n_layers)
-            return Transformer(n_in, dim=dim, n_layers=n_layers, n_heads=n_heads, expansion=expansion, causal=causal)
+            return Transformer(
+                n_in,
+                dim=dim,
+                n_layers=n_layers,
+                n_heads=n_heads,
+                expansion=expansion,
+                causal=causal,
+            )
 
         layer = nn.Identity if context == "features" else Linear
         self.encoder, self.to_latent = network(n_features), layer(dim, latent)
         self.quantiser = VectorQuantiser(latent, n_codes, **quantiser)
-        self.decoder, self.to_output = network(latent, causal=context == "causal"), layer(dim, n_features)
+        self.decoder, self.to_output = (
+            network(latent, causal=context == "causal"),
+            layer(dim, n_features),
+        )
         self.register_buffer("mean", torch.tensor([*MEAN, *[0.0] * len(extras)]))
         self.register_buffer("width", torch.tensor([*WIDTH, *[1.0] * len(extras)]))
         self._last: Tensor | None = None
 
     def card(self) -> dict:
         """What a checkpoint says of it, for `load`."""
-        kmeans = {"strategy": "k-means of constituents"} if self.settings["context"] == "features" else {}
+        kmeans = (
+            {"strategy": "k-means of constituents"}
+            if self.settings["context"] == "features"
+            else {}
+        )
         return {**kmeans, "tokenizer": self.settings}
 
     @torch.no_grad()
     def fit(self, data, *, seed: int, n_jets: int | None = None) -> Tokenizer:
         """Start the codebook with k-means on latents of training jets, and scale the extras; returns self.
 
-        data: as for training, see `jetnb.batches`, of pt [GeV], eta_rel, phi_rel and the extras. n_jets: of how many
+        data: as for training, see `jetnb.inputs.batches`, of pt [GeV], eta_rel, phi_rel and the extras. n_jets: of how many
         of its jets, drawn with seed; None is 1000, or n_codes if that is more. Raises `ValueError` for fewer
         constituents than codes, for values that are not finite, and extras that do not vary.
         """
@@ -96,17 +142,24 @@ class Tokenizer(nn.Module):
         _packed.check(x, offsets, len(self.mean))
         if self.extras:
             mean, width = x.double().mean(0), x.double().std(0, correction=0)
-            if wrong := [name for name, w in zip(self.extras, width[3:].tolist(), strict=True) if not w > 0]:
-                raise ValueError(f"extras: {wrong[0]!r} is the same for all constituents, or not finite: leave it out")
+            if wrong := [
+                name for name, w in zip(self.extras, width[3:].tolist(), strict=True) if not w > 0
+            ]:
+                raise ValueError(
+                    f"extras: {wrong[0]!r} is the same for all constituents, or not finite: leave it out"
+                )
             self.mean[3:], self.width[3:] = mean[3:], width[3:]
         latents = [self._latents(*batch) for batch in self._split(x.numpy(), offsets.numpy(), 256)]
         self.quantiser.start(torch.cat([self.quantiser.codes[:0], *latents]), seed=seed)
-        if not list(self.parameters()):  # k-means alone: there is nothing to train, and its codes stay
+        if not list(
+            self.parameters()
+        ):  # k-means alone: there is nothing to train, and its codes stay
             self.eval()
         return self
 
-    def forward(self, particles: Tensor, offsets: Tensor, *,
-                generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """particles (T, 3 + E), offsets (B+1,) -> scaled reconstruction (T, 3 + E), tokens (T,), codebook's loss."""
         q, tokens, loss = self.quantiser(self._latents(particles, offsets), generator=generator)
         return self._outputs(q, offsets), tokens, loss
@@ -120,7 +173,9 @@ class Tokenizer(nn.Module):
         """
         particles, offsets, *_ = batch
         if len(particles) == 0:
-            raise ValueError("batch has no constituents: leave empty jets out, or take larger batches")
+            raise ValueError(
+                "batch has no constituents: leave empty jets out, or take larger batches"
+            )
         found, _, codebook = self(particles, offsets, generator=generator)
         with torch.autocast(particles.device.type, enabled=False):
             errors = (_packed.wide(found) - self._scaled(particles)).square().mean(0)  # (3 + E,)
@@ -137,8 +192,11 @@ class Tokenizer(nn.Module):
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
         errors = (self._last[:-1].sqrt() * self.width).tolist()
         names = (f"error_{name}" for name in ("log_pt", "eta_rel", "phi_rel", *self.extras))
-        return {**dict(zip(names, errors, strict=True)), "codebook_loss": float(self._last[-1]),
-                **self.quantiser.monitors()}
+        return {
+            **dict(zip(names, errors, strict=True)),
+            "codebook_loss": float(self._last[-1]),
+            **self.quantiser.monitors(),
+        }
 
     @torch.no_grad()
     def encode(self, particles: Tensor, offsets: Tensor, *, check: bool = True) -> Tensor:
@@ -151,8 +209,10 @@ class Tokenizer(nn.Module):
         z = self._latents(particles, offsets)  # (T, latent)
         if check and not z.isfinite().all():
             row = int(torch.argmin(z.isfinite().all(1).int()))
-            raise ValueError(f"particles: row {row} is {particles[row].tolist()}, or another of its jet is bad: pt "
-                             "must be positive and all finite")
+            raise ValueError(
+                f"particles: row {row} is {particles[row].tolist()}, or another of its jet is bad: pt "
+                "must be positive and all finite"
+            )
         return nearest(z, self.quantiser.codes)
 
     @torch.no_grad()
@@ -162,10 +222,16 @@ class Tokenizer(nn.Module):
         Raises `ValueError` for a malformed batch and for tokens that are no integers from 0 to n_codes - 1.
         """
         index = tokens.long()
-        if tokens.is_floating_point() or tokens.ndim != 1 or ((index < 0) | (index >= self.n_codes)).any():
+        if (
+            tokens.is_floating_point()
+            or tokens.ndim != 1
+            or ((index < 0) | (index >= self.n_codes)).any()
+        ):
             span = f" from {int(index.min())} to {int(index.max())}" if len(index) else ""
-            raise ValueError(f"tokens is {tokens.dtype} of shape {tuple(tokens.shape)}{span}, but must be integers "
-                             f"(T,) from 0 to {self.n_codes - 1}: take start and stop tokens out first")
+            raise ValueError(
+                f"tokens is {tokens.dtype} of shape {tuple(tokens.shape)}{span}, but must be integers "
+                f"(T,) from 0 to {self.n_codes - 1}: take start and stop tokens out first"
+            )
         x = _packed.wide(self._outputs(F.embedding(index, self.quantiser.codes), offsets))
         x = x * self.width + self.mean  # (T, 3 + E)
         return torch.cat([x[:, :1].exp(), x[:, 1:]], 1)
@@ -184,8 +250,10 @@ class Tokenizer(nn.Module):
     def _split(self, x: np.ndarray, offsets: np.ndarray, batch_size: int):
         """Batches of so many jets, on the device of the network, with their offsets on the CPU."""
         for first in range(0, len(offsets) - 1, batch_size):
-            part = offsets[first:first + batch_size + 1]
-            rows = torch.from_numpy(x[part[0]:part[-1]].copy())  # of what may be a file that is mapped read-only
+            part = offsets[first : first + batch_size + 1]
+            rows = torch.from_numpy(
+                x[part[0] : part[-1]].copy()
+            )  # of what may be a file that is mapped read-only
             yield rows.to(self.mean.device), torch.from_numpy(part - part[0])
 
 
@@ -221,16 +289,27 @@ def tokenise(model: Tokenizer, jets: ak.Array, *, batch_size: int = 512) -> Batc
     """
     found, lengths = [], []
     for first in range(0, len(jets), batch_size):
-        x, offsets = particles(jets[first:first + batch_size], model.extras)
+        x, offsets = particles(jets[first : first + batch_size], model.extras)
         [batch] = model._split(x, offsets, batch_size)
         found.append(model.encode(*batch).int().cpu().numpy())
         lengths.append(np.diff(offsets))
-    return Batch(np.concatenate([np.empty(0, np.int32), *found]),
-                 np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))]))
+    return Batch(
+        np.concatenate([np.empty(0, np.int32), *found]),
+        np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))]),
+    )
 
 
-def reconstruct(model: Tokenizer, tokens, offsets, *, provenance: Mapping, eta=0.0, phi=0.0, merge: bool = True,
-                batch_size: int = 512) -> ak.Array:
+def reconstruct(
+    model: Tokenizer,
+    tokens,
+    offsets,
+    *,
+    provenance: Mapping,
+    eta=0.0,
+    phi=0.0,
+    merge: bool = True,
+    batch_size: int = 512,
+) -> ak.Array:
     """Jets of massless constituents from tokens (T,), offsets (N+1,), arrays or tensors on the CPU.
 
     provenance, eta, phi: as for `inputs.from_relative`. merge: constituents of a jet with the same token, which are one
@@ -241,13 +320,20 @@ def reconstruct(model: Tokenizer, tokens, offsets, *, provenance: Mapping, eta=0
     """
     tokens, offsets = np.asarray(tokens), np.asarray(offsets)
     _packed.check(torch.empty(len(tokens), 1), offsets, 1)
-    found = [model.decode(*batch)[:, :3].cpu().numpy() for batch in model._split(tokens, offsets, batch_size)]
+    found = [
+        model.decode(*batch)[:, :3].cpu().numpy()
+        for batch in model._split(tokens, offsets, batch_size)
+    ]
     batch = Batch(np.concatenate([np.empty((0, 3), np.float32), *found]), offsets)  # (T, 3)
     n_duplicates = int(count_duplicates(tokens, offsets).sum())
     if merge and n_duplicates:
         batch = merge_duplicates(tokens, batch)
-    return inputs.from_relative(batch, eta=eta, phi=phi, provenance={
-        **provenance, "duplicates": {"count": n_duplicates, "merged": merge}})
+    return inputs.from_relative(
+        batch,
+        eta=eta,
+        phi=phi,
+        provenance={**provenance, "duplicates": {"count": n_duplicates, "merged": merge}},
+    )
 
 
 def count_duplicates(tokens, offsets) -> np.ndarray:
@@ -270,10 +356,11 @@ def merge_duplicates(tokens, batch: Batch) -> Batch:
     """
     first, group, n = _places(tokens, batch.offsets)
     x, (pt, eta, phi) = np.asarray(batch.x), np.asarray(batch.x, np.float64).T
-    px, py, pz = (np.bincount(group, weights=v, minlength=len(first))
-                  for v in (pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)))
-    total = np.hypot(px, py)
-    merged = np.column_stack([total, np.arcsinh(pz / total), np.arctan2(py, px)])
+    px, py, pz = (
+        np.bincount(group, weights=v, minlength=len(first))
+        for v in kinematics.to_cartesian(pt, eta, phi)
+    )
+    merged = np.column_stack(kinematics.to_polar(px, py, pz))
     merged = np.where((n > 1)[:, None], merged, x[first])
     order = np.argsort(first)
     return Batch(merged[order].astype(x.dtype), np.searchsorted(first[order], batch.offsets))
@@ -283,8 +370,12 @@ def _places(tokens, offsets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each different token of a jet the first row, for each row which of these it is, and how many rows each has."""
     tokens = np.asarray(tokens, np.int64)
     jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return np.unique(jet * (tokens.max(initial=0) + 1) + tokens, return_index=True, return_inverse=True,
-                     return_counts=True)[1:]
+    return np.unique(
+        jet * (tokens.max(initial=0) + 1) + tokens,
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
+    )[1:]
 
 
 def _run(network: nn.Module, x: Tensor, offsets: Tensor) -> Tensor:

@@ -6,11 +6,57 @@ Nothing here touches matplotlib's settings at import: call `use_style` once in a
 
 from jetnb.plots.distributions import by_class, field_grid, hist1d, histogram, points
 from jetnb.plots.latents import latent_map
-from jetnb.plots.looks import COLOURS, LINES, NEUTRAL, legend, look, panels, source, stamp, style, use_style, with_ratio
-from jetnb.plots.maps import BORDERS, MARKERS, borders, eta_phi_map, jet_display, jet_image, n_pixels
+from jetnb.plots.looks import (
+    COLOURS,
+    LINES,
+    NEUTRAL,
+    legend,
+    look,
+    panels,
+    source,
+    stamp,
+    style,
+    use_style,
+    with_ratio,
+)
+from jetnb.plots.maps import (
+    BORDERS,
+    MARKERS,
+    borders,
+    eta_phi_map,
+    jet_display,
+    jet_image,
+    n_pixels,
+)
 from jetnb.plots.results import bounded_lines, learning_curve, reliability, roc_curve
 
-__all__ = ["BORDERS", "COLOURS", "LINES", "MARKERS", "NEUTRAL", "borders", "bounded_lines", "by_class", "eta_phi_map",
-           "field_grid", "hist1d", "histogram", "jet_display", "jet_image", "latent_map", "learning_curve",
-           "legend", "look", "n_pixels", "panels", "points", "reliability", "roc_curve", "source", "stamp", "style",
-           "use_style", "with_ratio"]
+__all__ = [
+    "BORDERS",
+    "COLOURS",
+    "LINES",
+    "MARKERS",
+    "NEUTRAL",
+    "borders",
+    "bounded_lines",
+    "by_class",
+    "eta_phi_map",
+    "field_grid",
+    "hist1d",
+    "histogram",
+    "jet_display",
+    "jet_image",
+    "latent_map",
+    "learning_curve",
+    "legend",
+    "look",
+    "n_pixels",
+    "panels",
+    "points",
+    "reliability",
+    "roc_curve",
+    "source",
+    "stamp",
+    "style",
+    "use_style",
+    "with_ratio",
+]

@@ -11,8 +11,16 @@ from jetnb import names
 from jetnb.plots.looks import look, stamp
 
 
-def latent_map(ax, xy, jets, *, colour: str = "class", table: Mapping | None = None, method: str = "latent",
-               seed: int = 0):
+def latent_map(
+    ax,
+    xy,
+    jets,
+    *,
+    colour: str = "class",
+    table: Mapping | None = None,
+    method: str = "latent",
+    seed: int = 0,
+):
     """Draw a map of N jets, coloured by class or by a quantity, with the stamp of `jets`; returns `ax`.
 
     xy: (N, 2), such as `latent.project` returns. jets: the N jets, in the same order. colour: "class", or the name of
@@ -23,20 +31,31 @@ def latent_map(ax, xy, jets, *, colour: str = "class", table: Mapping | None = N
     """
     xy = np.asarray(xy, float)
     if xy.shape != (len(jets), 2):
-        raise ValueError(f"xy has shape {xy.shape}, but must be ({len(jets)}, 2): one point for each of the jets")
+        raise ValueError(
+            f"xy has shape {xy.shape}, but must be ({len(jets)}, 2): one point for each of the jets"
+        )
     order = np.random.default_rng(seed).permutation(len(xy))
-    drawn = {"s": float(np.clip(20_000 / len(xy), 1.5, 18)), "linewidth": 0, "alpha": 0.7, "rasterized": True}
+    drawn = {
+        "s": float(np.clip(20_000 / len(xy), 1.5, 18)),
+        "linewidth": 0,
+        "alpha": 0.7,
+        "rasterized": True,
+    }
     if colour == "class":
         index, found = classes(jets)
         palette = np.array([look(name, i)[1] for i, name in enumerate(found)])
         ax.scatter(*xy[order].T, c=palette[index[order]], **drawn)
-        keys = [Line2D([], [], linestyle="", marker="o", color=look(name, i)[1], label=look(name, i)[0])
-                for i, name in enumerate(found)]
+        keys = [
+            Line2D([], [], linestyle="", marker="o", color=look(name, i)[1], label=look(name, i)[0])
+            for i, name in enumerate(found)
+        ]
         ax.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0.0)
     else:
         values = quantity(jets, colour, table)
         low, high = np.quantile(values, [0.01, 0.99])
-        points = ax.scatter(*xy[order].T, c=values[order], cmap="viridis", vmin=low, vmax=high, **drawn)
+        points = ax.scatter(
+            *xy[order].T, c=values[order], cmap="viridis", vmin=low, vmax=high, **drawn
+        )
         bar = ax.figure.colorbar(points, cax=ax.inset_axes((1.02, 0, 0.04, 1)), extend="both")
         bar.solids.set_alpha(1)
         bar.ax.minorticks_off()
@@ -66,9 +85,13 @@ def quantity(jets, name: str, table: Mapping | None = None) -> np.ndarray:
         over, under = (np.asarray(jets[f"tau{digit}"], float) for digit in name[3:])
         values = np.divide(over, under, out=np.zeros_like(under), where=under > 0)
     else:
-        raise ValueError(f"there is no quantity {name!r} in the table or the fields of the jets, {jets.fields}: add it "
-                         "to the table with substructure.compute")
+        raise ValueError(
+            f"there is no quantity {name!r} in the table or the fields of the jets, {jets.fields}: add it "
+            "to the table with substructure.compute"
+        )
     values = np.asarray(values, float)
     if values.shape != (len(jets),):
-        raise ValueError(f"{name} has shape {values.shape}, but there are {len(jets)} jets: one number for each")
+        raise ValueError(
+            f"{name} has shape {values.shape}, but there are {len(jets)} jets: one number for each"
+        )
     return values

@@ -12,22 +12,58 @@ from matplotlib.figure import Figure
 
 from jetnb import names
 
-COLOURS = (names.BLUE, names.RED, names.ORANGE, names.PURPLE, names.BROWN,
-           names.DARK_ORANGE, names.SLATE, names.OLIVE, names.CYAN, names.GREY)
+COLOURS = (
+    names.BLUE,
+    names.RED,
+    names.ORANGE,
+    names.PURPLE,
+    names.BROWN,
+    names.DARK_ORANGE,
+    names.SLATE,
+    names.OLIVE,
+    names.CYAN,
+    names.GREY,
+)
 NEUTRAL = ("#000000", "#1b7837", "#777777", "#3aa655")  # for what is neither a class nor a particle
 LINES = ("-", "--", "-.", ":")
 _SHARED = {
-    "figure.constrained_layout.use": True, "figure.dpi": 110, "savefig.dpi": 150, "image.cmap": "viridis",
-    "axes.prop_cycle": mpl.cycler(color=COLOURS), "axes.formatter.limits": (-4, 6), "axes.formatter.useoffset": False,
-    "axes.titlesize": "medium", "axes.labelsize": "medium", "xtick.labelsize": "small", "ytick.labelsize": "small",
-    "axes.autolimit_mode": "data", "axes.labelpad": 4, "legend.fontsize": "small", "legend.frameon": False,
-    "legend.borderpad": 0.5, "lines.linewidth": 1.8, "lines.markersize": 6, "axes.linewidth": 1,
-    "xtick.major.size": 6, "xtick.minor.size": 3, "ytick.major.size": 6, "ytick.minor.size": 3,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "image.cmap": "viridis",
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.formatter.limits": (-4, 6),
+    "axes.formatter.useoffset": False,
+    "axes.titlesize": "medium",
+    "axes.labelsize": "medium",
+    "xtick.labelsize": "small",
+    "ytick.labelsize": "small",
+    "axes.autolimit_mode": "data",
+    "axes.labelpad": 4,
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "legend.borderpad": 0.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+    "axes.linewidth": 1,
+    "xtick.major.size": 6,
+    "xtick.minor.size": 3,
+    "ytick.major.size": 6,
+    "ytick.minor.size": 3,
 }
 _STYLES = {
-    "plain": ("ROOT", {"figure.figsize": (6.4, 4.2), "font.size": 12, "mathtext.fontset": "dejavusans",
-                       "mathtext.default": "it", "font.sans-serif": ["DejaVu Sans"], "xaxis.labellocation": "center",
-                       "yaxis.labellocation": "center"}),
+    "plain": (
+        "ROOT",
+        {
+            "figure.figsize": (6.4, 4.2),
+            "font.size": 12,
+            "mathtext.fontset": "dejavusans",
+            "mathtext.default": "it",
+            "font.sans-serif": ["DejaVu Sans"],
+            "xaxis.labellocation": "center",
+            "yaxis.labellocation": "center",
+        },
+    ),
     "CMS": ("CMS", {"figure.figsize": (6.4, 5.0), "font.size": 15, "axes.linewidth": 1.4}),
     "ATLAS": ("ATLAS", {"figure.figsize": (6.8, 4.8), "font.size": 14}),
 }
@@ -56,14 +92,20 @@ def source(jets) -> str:
     Raises ValueError where the array carries no provenance, so that no figure goes out unlabelled.
     """
     if (provenance := getattr(jets, "attrs", {}).get("jetnb")) is None:
-        raise ValueError("these jets carry no provenance in jets.attrs['jetnb']: load them with jetnb.load, "
-                         "or make them with jetnb.jets.build")
+        raise ValueError(
+            "these jets carry no provenance in jets.attrs['jetnb']: load them with jetnb.load, "
+            "or make them with jetnb.jets.build"
+        )
     if "stamp" in provenance:
         return provenance["stamp"]
     if provenance["source"] == "open data":
         return "CMS Open Data"
     own = "jetnb" in provenance.get("versions", {}) or "pythia8mc" in provenance.get("versions", {})
-    return "jetnb simulation (Pythia 8 + fast detector)" if own else f"{provenance['sample']} (simulation)"
+    return (
+        "jetnb simulation (Pythia 8 + fast detector)"
+        if own
+        else f"{provenance['sample']} (simulation)"
+    )
 
 
 def stamp(ax, *jets, note: str = ""):
@@ -71,7 +113,11 @@ def stamp(ax, *jets, note: str = ""):
 
     A mapping {name of the curve: jets} says of each curve where it comes from, unless all are from the same.
     """
-    named = [pair for each in jets for pair in (each.items() if isinstance(each, Mapping) else [("", each)])]
+    named = [
+        pair
+        for each in jets
+        for pair in (each.items() if isinstance(each, Mapping) else [("", each)])
+    ]
     said = [(name, source(each)) for name, each in named]
     if len({where for _, where in said}) > 1:
         said = [(name, f"{name}: {where}" if name else where) for name, where in said]
@@ -95,7 +141,12 @@ def legend(ax, *, title: str | None = None, most: int = 5, ceiling: float = np.i
     Beside them too where the axis would have to go beyond `ceiling`: a fraction of a hundred is none.
     """
     labels = ax.get_legend_handles_labels()[1]
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02), "title": title, "borderaxespad": 0.0}
+    beside = {
+        "loc": "upper left",
+        "bbox_to_anchor": (1.01, 1.02),
+        "title": title,
+        "borderaxespad": 0.0,
+    }
     if len(labels) > most:
         return ax.legend(**beside)
     drawn = ax.legend(loc="upper right", title=title, ncols=2 if len(labels) > 3 else 1)
@@ -117,16 +168,26 @@ def _highest(ax, left: float) -> float:
     start = ax.transData.inverted().transform(ax.transAxes.transform((left, 0)))[0]
     steps = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
     lines = [line.get_data() for line in ax.lines if line.get_transform() == ax.transData]
-    bands = [path.vertices.T for drawn in ax.collections if drawn.get_transform() == ax.transData
-             for path in drawn.get_paths() if len(path.vertices)]
-    curves = [np.asarray(pair, float) for pair in [(step.edges[1:], step.values) for step in steps] + lines + bands]
+    bands = [
+        path.vertices.T
+        for drawn in ax.collections
+        if drawn.get_transform() == ax.transData
+        for path in drawn.get_paths()
+        if len(path.vertices)
+    ]
+    curves = [
+        np.asarray(pair, float)
+        for pair in [(step.edges[1:], step.values) for step in steps] + lines + bands
+    ]
     return max((float(np.nanmax(y[x > start], initial=0)) for x, y in curves), default=0.0)
 
 
 def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (2.65, 2.1)):
     """Make a figure of `count` equal panels; returns (figure, list of axes)."""
     rows = -(-count // (columns := min(columns, count)))
-    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False
+    )
     for i, ax in enumerate(axes.flat):
         ax.minorticks_off()
         ax.set_axis_on() if i < count else ax.set_axis_off()
@@ -135,7 +196,11 @@ def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (2.65, 2
 
 def with_ratio():
     """Make a figure with a main and a ratio axes; returns (figure, main, ratio)."""
-    width, height = mpl.rcParams["figure.figsize"]  # taller, so that the label of the main axes stays within it
-    figure, (main, ratio) = plt.subplots(2, 1, sharex=True, figsize=(width, 1.2 * height), height_ratios=(3, 1))
+    width, height = mpl.rcParams[
+        "figure.figsize"
+    ]  # taller, so that the label of the main axes stays within it
+    figure, (main, ratio) = plt.subplots(
+        2, 1, sharex=True, figsize=(width, 1.2 * height), height_ratios=(3, 1)
+    )
     ratio.axhline(1, color="black", linewidth=0.8)
     return figure, main, ratio

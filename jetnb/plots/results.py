@@ -12,7 +12,9 @@ from jetnb.plots.looks import LINES, legend, look
 POINTS = ("o", "s", "D", "^", "v", "P", "X")
 
 
-def learning_curve(ax, curves: Mapping[str, tuple], *, label: str = "error", noise_floor=None, log: bool = True):
+def learning_curve(
+    ax, curves: Mapping[str, tuple], *, label: str = "error", noise_floor=None, log: bool = True
+):
     """Draw `label` against the number of training jets: median over seeds, and a band.
 
     curves: {name of the start, e.g. "pretrained": (sizes (K,), values (K,) or (S, K) of S seeds)}; the band holds the
@@ -22,10 +24,23 @@ def learning_curve(ax, curves: Mapping[str, tuple], *, label: str = "error", noi
     for index, (name, (sizes, values)) in enumerate(curves.items()):
         values = np.atleast_2d(np.asarray(values, float))
         tex, colour = look(name, index)
-        ax.plot(sizes, np.median(values, axis=0), color=colour, marker=POINTS[index % len(POINTS)],
-                linestyle=LINES[index % len(LINES)], label=tex, markersize=5)
+        ax.plot(
+            sizes,
+            np.median(values, axis=0),
+            color=colour,
+            marker=POINTS[index % len(POINTS)],
+            linestyle=LINES[index % len(LINES)],
+            label=tex,
+            markersize=5,
+        )
         if len(values) > 1:
-            ax.fill_between(sizes, *np.quantile(values, [0.16, 0.84], axis=0), color=colour, alpha=0.22, linewidth=0)
+            ax.fill_between(
+                sizes,
+                *np.quantile(values, [0.16, 0.84], axis=0),
+                color=colour,
+                alpha=0.22,
+                linewidth=0,
+            )
     ax.set(xscale="log", xlabel="training jets (log scale)", ylabel=label + " (log scale)" * log)
     if log:
         ax.set_yscale("log")
@@ -33,14 +48,27 @@ def learning_curve(ax, curves: Mapping[str, tuple], *, label: str = "error", noi
     if noise_floor is not None:
         low, high = np.min(noise_floor), np.max(noise_floor)
         ax.axhspan(low, high, color=names.GREY, alpha=0.35, linewidth=0)
-        ax.axhline((low + high) / 2, color=names.SLATE, linestyle=":", linewidth=1.5, label="noise floor", zorder=1)
+        ax.axhline(
+            (low + high) / 2,
+            color=names.SLATE,
+            linestyle=":",
+            linewidth=1.5,
+            label="noise floor",
+            zorder=1,
+        )
     ax.autoscale_view()
     legend(ax)
     return ax
 
 
-def roc_curve(ax, curves: Mapping[str, tuple], *, points: Mapping[str, object] | None = None, lowest: float = 0.0,
-              colours: Sequence[str] | None = None):
+def roc_curve(
+    ax,
+    curves: Mapping[str, tuple],
+    *,
+    points: Mapping[str, object] | None = None,
+    lowest: float = 0.0,
+    colours: Sequence[str] | None = None,
+):
     """Draw background rejection (logarithmic) against signal efficiency, with that of random guessing.
 
     curves: {name: (signal efficiency (K,), background efficiency (K,), ...)}, such as `metrics.roc` returns; drawn as
@@ -53,26 +81,44 @@ def roc_curve(ax, curves: Mapping[str, tuple], *, points: Mapping[str, object] |
         tex, colour = look(name, index)
         colour = colours[index] if colours else colour
         drawn = (background > 0) & (signal >= lowest)
-        ax.plot(signal[drawn], 1 / background[drawn], color=colour, linestyle=LINES[index % len(LINES)], label=tex)
+        ax.plot(
+            signal[drawn],
+            1 / background[drawn],
+            color=colour,
+            linestyle=LINES[index % len(LINES)],
+            label=tex,
+        )
         if points and name in points:
             _working_points(ax, points[name], colour, POINTS[index % len(POINTS)])
     guess = np.linspace(max(lowest, 0.01), 1, 200)
     ax.plot(guess, 1 / guess, color=names.GREY, linewidth=1.2, label="random")
-    ax.set(yscale="log", xlim=(lowest, 1), xlabel=r"signal efficiency $\varepsilon_S$",
-           ylabel=r"background rejection $1/\varepsilon_B$ (log scale)")
+    ax.set(
+        yscale="log",
+        xlim=(lowest, 1),
+        xlabel=r"signal efficiency $\varepsilon_S$",
+        ylabel=r"background rejection $1/\varepsilon_B$ (log scale)",
+    )
     ax.set_ylim(bottom=1)
     legend(ax)
     return ax
 
 
 def _working_points(ax, points, colour: str, marker: str) -> None:
-    at, value, low, high, bound = np.atleast_1d(points.signal_efficiency, points.value, points.low, points.high,
-                                                points.is_bound)
+    at, value, low, high, bound = np.atleast_1d(
+        points.signal_efficiency, points.value, points.low, points.high, points.is_bound
+    )
     if len(at) > 1:
         ax.fill_between(at, low, high, where=~bound, color=colour, alpha=0.22, linewidth=0)
         ax.plot(at[bound], value[bound], color=colour, linewidth=1)
     else:
-        ax.errorbar(at, value, [value - low, high - value], fmt=marker, color=colour, markeredgecolor="black")
+        ax.errorbar(
+            at,
+            value,
+            [value - low, high - value],
+            fmt=marker,
+            color=colour,
+            markeredgecolor="black",
+        )
     few = np.flatnonzero(bound)[:: max(1, bound.sum() // 5)]
     ax.errorbar(at[few], value[few], value[few], lolims=True, fmt="none", color=colour)
 
@@ -87,10 +133,24 @@ def reliability(ax, diagrams: Mapping[str, object]):
     for index, (name, found) in enumerate(diagrams.items()):
         tex, colour = look(name, index)
         ends = found.observed - found.low, found.high - found.observed
-        ax.errorbar(found.predicted, found.observed, ends, fmt=POINTS[index % len(POINTS)], markersize=5,
-                    linestyle=LINES[index % len(LINES)], linewidth=1.4, color=colour, label=tex)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="predicted probability of signal",
-           ylabel="observed fraction of signal")
+        ax.errorbar(
+            found.predicted,
+            found.observed,
+            ends,
+            fmt=POINTS[index % len(POINTS)],
+            markersize=5,
+            linestyle=LINES[index % len(LINES)],
+            linewidth=1.4,
+            color=colour,
+            label=tex,
+        )
+    ax.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        aspect="equal",
+        xlabel="predicted probability of signal",
+        ylabel="observed fraction of signal",
+    )
     ax.legend(loc="best")
     return ax
 
@@ -106,9 +166,31 @@ def bounded_lines(ax, x, curves: Mapping[str, Sequence[tuple]]):
         tex, colour = look(name, index)
         values = np.array([value for value, _ in points], float).T  # (S, K)
         bound, middle = np.array([few for _, few in points], bool), np.median(values, axis=0)
-        ax.plot(x, middle, color=colour, marker=POINTS[index % len(POINTS)], markersize=5, label=tex,
-                linestyle=LINES[index % len(LINES)])
-        ax.fill_between(x, values.min(axis=0), values.max(axis=0), where=~bound, color=colour, alpha=0.18, linewidth=0)
-        ax.errorbar(np.asarray(x)[bound], middle[bound], 0.4 * middle[bound], lolims=True, fmt="none", color=colour)
+        ax.plot(
+            x,
+            middle,
+            color=colour,
+            marker=POINTS[index % len(POINTS)],
+            markersize=5,
+            label=tex,
+            linestyle=LINES[index % len(LINES)],
+        )
+        ax.fill_between(
+            x,
+            values.min(axis=0),
+            values.max(axis=0),
+            where=~bound,
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )
+        ax.errorbar(
+            np.asarray(x)[bound],
+            middle[bound],
+            0.4 * middle[bound],
+            lolims=True,
+            fmt="none",
+            color=colour,
+        )
     ax.set(yscale="log", ylabel="background rejection (log scale)")
     return ax

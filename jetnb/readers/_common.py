@@ -17,16 +17,28 @@ import numpy as np
 
 TALLY = ("rows", "jets", "constituents", "tracks", "unsorted")
 AGAIN = "download it again and compare its checksum"
-CACHE = 64 << 20  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
+CACHE = (
+    64 << 20
+)  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
 OBJECTS = 10_000  # in an HDF5 file; the published ones have at most a few hundred
 BLOCK = 1 << 30  # bytes of one column that are in memory at a time
 SLOTS = 10_000  # constituents of one jet; published files have at most a few hundred
 PERMIT = "change its permissions, or copy it to where you may read it"
-MACHINE = {errno.EACCES: PERMIT, errno.EPERM: PERMIT, errno.EIO: "the disk may be failing, copy it from elsewhere",
-           errno.ESTALE: "the file system has lost it, open it again", errno.ETIMEDOUT: "try again",
-           **dict.fromkeys((errno.EMFILE, errno.ENFILE), "close some of the many files that are open")}
-KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-         stat.S_IFSOCK: "a socket"}
+MACHINE = {
+    errno.EACCES: PERMIT,
+    errno.EPERM: PERMIT,
+    errno.EIO: "the disk may be failing, copy it from elsewhere",
+    errno.ESTALE: "the file system has lost it, open it again",
+    errno.ETIMEDOUT: "try again",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "close some of the many files that are open"),
+}
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def shown(text, limit: int = 400) -> str:
@@ -51,7 +63,9 @@ def regular(path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no file {path}") from None
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file: give one file")
+        raise ValueError(
+            f"{path} is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file: give one file"
+        )
     return path
 
 
@@ -70,15 +84,24 @@ def explained(path) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError, NameError, ImportError):  # the last two are no fault of the file
+    except (
+        FileNotFoundError,
+        FileExistsError,
+        NameError,
+        ImportError,
+    ):  # the last two are no fault of the file
         raise
     except MemoryError as error:
-        raise ValueError(f"{path} does not fit into the memory of this machine ({_said(error)}): read it with a "
-                         f"smaller block_size; if it claims more than it can hold, {AGAIN}") from error
+        raise ValueError(
+            f"{path} does not fit into the memory of this machine ({_said(error)}): read it with a "
+            f"smaller block_size; if it claims more than it can hold, {AGAIN}"
+        ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in MACHINE:
             kind = PermissionError if isinstance(error, PermissionError) else OSError
-            raise kind(f"{path} cannot be read ({shown(error.strerror)}): {MACHINE[error.errno]}") from error
+            raise kind(
+                f"{path} cannot be read ({shown(error.strerror)}): {MACHINE[error.errno]}"
+            ) from error
         named = f"{path} cannot be read (" if isinstance(error, OSError) else str(path)
         if isinstance(error, (ValueError, OSError)) and named in str(error):
             raise
@@ -88,7 +111,11 @@ def explained(path) -> Iterator[None]:
 def _said(error: Exception) -> str:
     """What a library says, on one line; and the type of the error, where that is more than that a value is wrong."""
     said = shown(" ".join(str(error).split()))
-    return said if type(error) is ValueError and said else f"{type(error).__name__}: {said}".removesuffix(": ")
+    return (
+        said
+        if type(error) is ValueError and said
+        else f"{type(error).__name__}: {said}".removesuffix(": ")
+    )
 
 
 def explaining(function: Callable) -> Callable:
@@ -136,9 +163,11 @@ def open_hdf5(path):
     with explained(path):
         if not h5py.is_hdf5(os.fspath(path)):
             page = start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml")
-            raise ValueError(f"{path} is not HDF5: it starts with {start[:16]!r}"
-                             + (", so it is a web page saved under this name" if page else "")
-                             + "; download the file itself again")
+            raise ValueError(
+                f"{path} is not HDF5: it starts with {start[:16]!r}"
+                + (", so it is a web page saved under this name" if page else "")
+                + "; download the file itself again"
+            )
         file = h5py.File(path, "r", rdcc_nbytes=CACHE, rdcc_nslots=10_007)
         try:
             _refuse_elsewhere(path, file)
@@ -153,20 +182,28 @@ def _refuse_elsewhere(path: Path, file) -> None:
     import h5py
 
     def refuse(name: str, what: str):
-        raise ValueError(f"{path}: {name!r:.200} is {what}, which can lead to other files of this machine, so it is "
-                         "not read: ask who made the file for one that holds its own data (h5py's copy of the values "
-                         "into a new file makes one)")
+        raise ValueError(
+            f"{path}: {name!r:.200} is {what}, which can lead to other files of this machine, so it is "
+            "not read: ask who made the file for one that holds its own data (h5py's copy of the values "
+            "into a new file makes one)"
+        )
 
     links = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
     todo, seen, n = [("", h5py.h5g.open(file.id, b"/"))], set(), 0
     while todo:
         where, group = todo.pop()
         found: list[tuple[bytes, int]] = []
-        group.links.iterate(lambda name, info, found=found: found.append((name, info.type)) or (
-            True if len(found) > OBJECTS else None), info=True)
+        group.links.iterate(
+            lambda name, info, found=found: (
+                found.append((name, info.type)) or (True if len(found) > OBJECTS else None)
+            ),
+            info=True,
+        )
         n += len(found)
         if n > OBJECTS:
-            raise ValueError(f"{path} has more than {OBJECTS} groups and datasets, so it is no file of jets: {AGAIN}")
+            raise ValueError(
+                f"{path} has more than {OBJECTS} groups and datasets, so it is no file of jets: {AGAIN}"
+            )
         for raw, kind in found:
             name = where + raw.decode("utf-8", "backslashreplace")
             if kind != h5py.h5l.TYPE_HARD:
@@ -203,7 +240,9 @@ def accepts(function: Callable, path) -> bool:
         return False
 
 
-def sort_by_pt(fields: dict[str, np.ndarray], jet: np.ndarray, tally: MutableMapping[str, int]) -> None:
+def sort_by_pt(
+    fields: dict[str, np.ndarray], jet: np.ndarray, tally: MutableMapping[str, int]
+) -> None:
     """Put the constituents of each jet by falling pt, in place.
 
     fields: name -> (T,), "pt" among them, as float32. jet: (T,) number of the jet, rising. Only jets out of order are
@@ -231,13 +270,23 @@ def first_event(path: Path) -> int:
     return int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:4], "big") >> 1 << 32
 
 
-def row_range(file, names: list[str] | None, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
+def row_range(
+    file, names: list[str] | None, block_size: int, start: int, stop: int | None
+) -> Iterator[tuple]:
     """First row and record batch of one block after the other, of a `pyarrow.parquet.ParquetFile`; row groups before
     `start` and from `stop` on are not read."""
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     ends = np.cumsum(sizes)
-    stop = int(ends[-1]) if stop is None and len(ends) else min(stop or 0, int(ends[-1]) if len(ends) else 0)
-    wanted = [i for i, (size, end) in enumerate(zip(sizes, ends, strict=True)) if end > start and end - size < stop]
+    stop = (
+        int(ends[-1])
+        if stop is None and len(ends)
+        else min(stop or 0, int(ends[-1]) if len(ends) else 0)
+    )
+    wanted = [
+        i
+        for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        if end > start and end - size < stop
+    ]
     row = int(ends[wanted[0]] - sizes[wanted[0]]) if wanted else 0
     for batch in file.iter_batches(block_size, row_groups=wanted, columns=names) if wanted else ():
         low, high = max(start - row, 0), min(stop - row, len(batch))

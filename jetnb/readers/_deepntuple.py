@@ -13,20 +13,40 @@ from collections.abc import Mapping, MutableMapping
 import awkward as ak
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import kinematics, packed
 from jetnb.readers import _padded, _root
 from jetnb.readers._common import AGAIN, sort_by_pt, start_of
 
 TREE = "deepntuplizer/tree"
 CM = 10.0  # mm
-LABELS = {"label_QCD_b": "QCD_b", "label_QCD_bb": "QCD_bb", "label_QCD_c": "QCD_c", "label_QCD_cc": "QCD_cc",
-          "label_QCD_others": "QCD_others", "label_H_bb": "HToBB"}
-FLAGS = {"isChargedHad": 211, "isNeutralHad": 130, "isGamma": 22, "isEl": -11, "isMu": -13}  # times the charge, if any
+LABELS = {
+    "label_QCD_b": "QCD_b",
+    "label_QCD_bb": "QCD_bb",
+    "label_QCD_c": "QCD_c",
+    "label_QCD_cc": "QCD_cc",
+    "label_QCD_others": "QCD_others",
+    "label_H_bb": "HToBB",
+}
+FLAGS = {
+    "isChargedHad": 211,
+    "isNeutralHad": 130,
+    "isGamma": 22,
+    "isEl": -11,
+    "isMu": -13,
+}  # times the charge, if any
 PART = ("ptrel", "erel", "etarel", "phirel", "dxy", "dxysig", "dz", "dzsig", "charge", *FLAGS)
 PREFIX = "pfcand_"
 AXIS = {"fj_pt": "pt", "fj_eta": "eta", "fj_phi": "phi", "fj_mass": "mass"}
-MORE = {"fj_sdmass": "softdrop_mass", "fj_tau1": "tau1", "fj_tau2": "tau2", "fj_tau3": "tau3",
-        "fj_doubleb": "double_b", "npv": "n_vertices", "n_sv": "n_secondary_vertices"}  # taken where there are any
+MORE = {
+    "fj_sdmass": "softdrop_mass",
+    "fj_tau1": "tau1",
+    "fj_tau2": "tau2",
+    "fj_tau3": "tau3",
+    "fj_doubleb": "double_b",
+    "npv": "n_vertices",
+    "n_sv": "n_secondary_vertices",
+}  # taken where there are any
 NUMBER = r"(bool|u?int\d+|float\d+)"
 
 
@@ -44,11 +64,19 @@ def depths(path, tree, names: Mapping[str, tuple[int, ...]], what: str) -> dict[
     _root.need(path, tree, names, what)
     types, found = tree.types(names), {}
     for name, allowed in names.items():
-        fits = [depth for depth in allowed if re.fullmatch(r"(var \* )" f"{{{depth}}}{NUMBER}", types[name])]
+        fits = [
+            depth
+            for depth in allowed
+            if re.fullmatch(r"(var \* )" f"{{{depth}}}{NUMBER}", types[name])
+        ]
         if not fits:
-            wanted = " or ".join(("a number", "a list", "a list of lists")[depth] for depth in allowed)
-            raise ValueError(f"{path}: branch {name} is {types[name]}, but {wanted} for each row in {what}: it is "
-                             "another format; use its own reader")
+            wanted = " or ".join(
+                ("a number", "a list", "a list of lists")[depth] for depth in allowed
+            )
+            raise ValueError(
+                f"{path}: branch {name} is {types[name]}, but {wanted} for each row in {what}: it is "
+                "another format; use its own reader"
+            )
         found[name] = fits[0]
     return found
 
@@ -76,14 +104,18 @@ def unpack(block: ak.Array, nested: Mapping[str, int]) -> tuple[dict, dict, np.n
             _same(number, counts, name, "other " + PREFIX + "*")
             part[name.removeprefix(PREFIX)] = ak.to_numpy(ak.flatten(values))
         else:
-            columns[name] = ak.to_numpy(values) if depth == nested["fj_pt"] else ak.to_numpy(values)[row]
+            columns[name] = (
+                ak.to_numpy(values) if depth == nested["fj_pt"] else ak.to_numpy(values)[row]
+            )
     return columns, part, counts, row
 
 
 def _same(number: np.ndarray, wanted: np.ndarray, name: str, than: str) -> None:
     if (wrong := number != wanted).any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"{name} has {number[at]} values, but {than} {wanted[at]} in entry {at}: {AGAIN}")
+        raise ValueError(
+            f"{name} has {number[at]} values, but {than} {wanted[at]} in entry {at}: {AGAIN}"
+        )
 
 
 def flags(values, name: str, rows: np.ndarray) -> np.ndarray:
@@ -110,30 +142,45 @@ def refuse(wrong: np.ndarray, rows: np.ndarray, rule: str, values: np.ndarray) -
     """Raise `ValueError` naming row and value where `wrong`; all (N,)."""
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"{rule}, but row {rows[at]} has {values[at]} ({wrong.sum()} of {len(wrong)} are like this): "
-                         f"the file is damaged or of another format; {AGAIN}")
+        raise ValueError(
+            f"{rule}, but row {rows[at]} has {values[at]} ({wrong.sum()} of {len(wrong)} are like this): "
+            f"the file is damaged or of another format; {AGAIN}"
+        )
 
 
-def build(columns: Mapping, part: Mapping, counts: np.ndarray, rows: np.ndarray, *,
-          tally: MutableMapping[str, int], provenance: Mapping) -> ak.Array:
+def build(
+    columns: Mapping,
+    part: Mapping,
+    counts: np.ndarray,
+    rows: np.ndarray,
+    *,
+    tally: MutableMapping[str, int],
+    provenance: Mapping,
+) -> ak.Array:
     """Jets of `columns` (N,), by our names, with constituents from `part` (T,): `PART` and perhaps puppiw.
 
     counts: (N,) constituents of each jet. rows: (N,), for messages. What is left out is added to `tally`.
     """
-    columns, part, counts, lost = _padded.keep_good({**columns, "row": rows}, part, counts, (*columns,))
+    columns, part, counts, lost = _padded.keep_good(
+        {**columns, "row": rows}, part, counts, (*columns,)
+    )
     tally["jets"] += lost
     rows = columns.pop("row")
-    jet = np.repeat(np.arange(len(counts)), counts)
+    jet = packed.jet_of(counts)
     axis_pt, axis_eta, axis_phi, mass = (columns[name].astype(np.float64) for name in AXIS.values())
     columns["phi"] = _padded.wrap_phi(axis_phi)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite goes below
-        axis_energy = np.hypot(axis_pt * np.cosh(axis_eta), mass)
-        inside = {"pt": part["ptrel"] * axis_pt[jet],
-                  "eta": axis_eta[jet] + np.where(axis_eta > 0, 1, -1)[jet] * part["etarel"],
-                  "phi": _padded.wrap_phi(axis_phi[jet] + part["phirel"]),
-                  "energy": part["erel"] * axis_energy[jet]}
+        axis_energy = kinematics.energy(axis_pt, axis_eta, mass)
+        inside = {
+            "pt": part["ptrel"] * axis_pt[jet],
+            "eta": axis_eta[jet] + np.where(axis_eta > 0, 1, -1)[jet] * part["etarel"],
+            "phi": _padded.wrap_phi(axis_phi[jet] + part["phirel"]),
+            "energy": part["erel"] * axis_energy[jet],
+        }
         inside = {name: values.astype(np.float32) for name, values in inside.items()}
-    good = np.logical_and.reduce([np.isfinite(values) for values in inside.values()] + [inside["pt"] > 0])
+    good = np.logical_and.reduce(
+        [np.isfinite(values) for values in inside.values()] + [inside["pt"] > 0]
+    )
     kept = np.flatnonzero(good)
     tally["constituents"] += len(good) - len(kept)
     jet, found = jet[kept], {name: values[kept] for name, values in (inside | dict(part)).items()}
@@ -142,7 +189,9 @@ def build(columns: Mapping, part: Mapping, counts: np.ndarray, rows: np.ndarray,
     inside |= {"pdg_id": _pdg_id(found, rows[jet])} | _track(found, tally)
     if "puppiw" in found:
         inside["puppi_weight"] = found["puppiw"]
-    return J.build(columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance)
+    return jetnb.jets.build(
+        columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance
+    )
 
 
 def _pdg_id(part: Mapping, rows: np.ndarray) -> np.ndarray:
@@ -161,11 +210,21 @@ def _pdg_id(part: Mapping, rows: np.ndarray) -> np.ndarray:
 def _track(part: Mapping, tally: MutableMapping[str, int]) -> dict[str, np.ndarray]:
     charged = part["charge"] != 0
     with np.errstate(all="ignore"):
-        track = {"d0": part["dxy"] * CM, "d0_error": np.abs(CM * part["dxy"] / part["dxysig"]),
-                 "dz": part["dz"] * CM, "dz_error": np.abs(CM * part["dz"] / part["dzsig"])}
+        track = {
+            "d0": part["dxy"] * CM,
+            "d0_error": np.abs(CM * part["dxy"] / part["dxysig"]),
+            "dz": part["dz"] * CM,
+            "dz_error": np.abs(CM * part["dz"] / part["dzsig"]),
+        }
         track = {name: values.astype(np.float32) for name, values in track.items()}
-    stored = np.logical_and.reduce([np.isfinite(part[name]) for name in ("dxy", "dxysig", "dz", "dzsig")])
-    has_track = charged & stored & np.logical_and.reduce([np.isfinite(values) for values in track.values()])
+    stored = np.logical_and.reduce(
+        [np.isfinite(part[name]) for name in ("dxy", "dxysig", "dz", "dzsig")]
+    )
+    has_track = (
+        charged & stored & np.logical_and.reduce([np.isfinite(values) for values in track.values()])
+    )
     has_track &= (track["d0_error"] > 0) & (track["dz_error"] > 0)
     tally["tracks"] += int((charged & ~stored).sum())
-    return {"has_track": has_track} | {name: np.where(has_track, values, 0) for name, values in track.items()}
+    return {"has_track": has_track} | {
+        name: np.where(has_track, values, 0) for name, values in track.items()
+    }

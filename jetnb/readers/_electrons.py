@@ -6,14 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jetnb import packed
 from jetnb.readers._padded import wrap_phi
 
 RADIUS = 0.4  # that of the jets
 PT_MIN = 5_000.0  # MeV: that of the truth jets behind the label; a softer electron makes no jet
 
 
-def near_electron(columns: Mapping[str, np.ndarray], n_jets: np.ndarray, n_electrons: np.ndarray | None,
-                  n_truth: np.ndarray | None) -> np.ndarray:
+def near_electron(
+    columns: Mapping[str, np.ndarray],
+    n_jets: np.ndarray,
+    n_electrons: np.ndarray | None,
+    n_truth: np.ndarray | None,
+) -> np.ndarray:
     """(N,) bool: jets within `RADIUS` of a reconstructed or true electron above `PT_MIN`.
 
     columns: flat, MeV: eta and phi (N,) of jets; electron_pt, electron_eta, electron_phi; truth_px, truth_py, truth_pz.
@@ -42,7 +47,7 @@ def near(jets: tuple, others: tuple, taken: np.ndarray, radius: float = RADIUS) 
     """
     (eta, phi, n_jets), (other_eta, other_phi, n_others) = jets, others
     pairs = np.repeat(n_others, n_jets)  # (N,) others in the event of each jet
-    jet = np.repeat(np.arange(len(pairs)), pairs)
+    jet = packed.jet_of(pairs)
     before = np.repeat(np.cumsum(n_others) - n_others, n_jets) - (np.cumsum(pairs) - pairs)
     other = np.arange(len(jet)) + before[jet]
     deta = np.asarray(eta, float)[jet] - np.asarray(other_eta, float)[other]

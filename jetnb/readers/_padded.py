@@ -13,13 +13,27 @@ import numpy as np
 import pyarrow
 from zlib_ng import zlib_ng
 
+from jetnb import kinematics, packed
 from jetnb.jets import PI
 from jetnb.readers._common import AGAIN, BLOCK, SLOTS, explained, open_hdf5, shown, sort_by_pt
 
 open_file = open_hdf5  # the one way to open HDF5
-SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC, ZSTD = 2, 3, 1, 32000, 32001, 32015  # in the registry of filters of HDF5
-FILTERS = {SHUFFLE: "shuffle", FLETCHER32: "fletcher32", GZIP: "gzip", LZF: "lzf", BLOSC: "blosc",
-           ZSTD: "zstd"}
+SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC, ZSTD = (
+    2,
+    3,
+    1,
+    32000,
+    32001,
+    32015,
+)  # in the registry of filters of HDF5
+FILTERS = {
+    SHUFFLE: "shuffle",
+    FLETCHER32: "fletcher32",
+    GZIP: "gzip",
+    LZF: "lzf",
+    BLOSC: "blosc",
+    ZSTD: "zstd",
+}
 UNWRITTEN = 256 << 20  # bytes that a dataset may claim beyond what the file can hold
 MOST = 1100  # times its size that a file can hold: gzip, the best of the filters on zeros, has at most 1032
 
@@ -30,20 +44,28 @@ def keys(path, file: h5py.File) -> list[str]:
         return [shown(name if isinstance(name, str) else repr(name)) for name in file]
 
 
-def need(path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str) -> h5py.Dataset:
+def need(
+    path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str
+) -> h5py.Dataset:
     """Dataset `name` of shape (N, *tail) (None: any length) and dtype kind in `kind`; else `ValueError`."""
     found = keys(path, file)
     with explained(path):
         data = file.get(name)
         shape, dtype = (data.shape, data.dtype) if isinstance(data, h5py.Dataset) else (None, None)
     if shape is None:
-        raise ValueError(f"{path} has no dataset {name!r}, so it is not {what}: at the top it has "
-                         f"{shown(', '.join(found)) or 'nothing'}; choose the reader of its format")
-    fits = len(shape) == 1 + len(tail) and all(b in (None, a) for a, b in zip(shape[1:], tail, strict=True))
+        raise ValueError(
+            f"{path} has no dataset {name!r}, so it is not {what}: at the top it has "
+            f"{shown(', '.join(found)) or 'nothing'}; choose the reader of its format"
+        )
+    fits = len(shape) == 1 + len(tail) and all(
+        b in (None, a) for a, b in zip(shape[1:], tail, strict=True)
+    )
     if not fits or dtype.kind not in kind:
         wanted = ", ".join(["N", *("any" if n is None else str(n) for n in tail)])
-        raise ValueError(f"{path}: dataset {name!r} is {shown(dtype)} of shape {shape}, but ({wanted}) of kind "
-                         f"{kind!r} in {what}: it is another format or version; download the published file")
+        raise ValueError(
+            f"{path}: dataset {name!r} is {shown(dtype)} of shape {shape}, but ({wanted}) of kind "
+            f"{kind!r} in {what}: it is another format or version; download the published file"
+        )
     with explained(path):
         _believe(path, name, data)
     return data
@@ -55,12 +77,18 @@ def _believe(path, name: str, data: h5py.Dataset) -> None:
     row, size = math.prod(shape[1:]) * dtype.itemsize, os.stat(path).st_size
 
     def refuse(what: str):
-        raise ValueError(f"{path}: dataset {name!r} {what}: the file is damaged or not what it seems; {AGAIN}")
+        raise ValueError(
+            f"{path}: dataset {name!r} {what}: the file is damaged or not what it seems; {AGAIN}"
+        )
 
     if max(shape[1:], default=0) > SLOTS or row > BLOCK >> 6:
-        refuse(f"has rows of shape {shape[1:]}, {row:,} bytes each; a jet has at most {SLOTS:,} constituents")
+        refuse(
+            f"has rows of shape {shape[1:]}, {row:,} bytes each; a jet has at most {SLOTS:,} constituents"
+        )
     if len(shape) and len(data) * max(row, 1) > UNWRITTEN + MOST * size:
-        refuse(f"claims {len(data):,} rows of {row:,} bytes, but the file has {size:,} bytes in all")
+        refuse(
+            f"claims {len(data):,} rows of {row:,} bytes, but the file has {size:,} bytes in all"
+        )
     if _overlap(dtype):
         refuse(f"is {shown(dtype)}, whose fields overlap")
     if data.id.get_type().detect_class(h5py.h5t.VLEN):
@@ -68,16 +96,23 @@ def _believe(path, name: str, data: h5py.Dataset) -> None:
     made = data.id.get_create_plist()
     if chunks is None:
         where, stored = data.id.get_offset(), data.id.get_storage_size()
-        if (where is not None and where + len(data) * row > size) or stored not in (0, len(data) * row):
+        if (where is not None and where + len(data) * row > size) or stored not in (
+            0,
+            len(data) * row,
+        ):
             refuse(f"has {len(data) * row:,} bytes, of which the file holds {stored:,}: it was cut")
     elif math.prod(chunks) * dtype.itemsize > BLOCK:
-        refuse(f"has chunks of {math.prod(chunks) * dtype.itemsize:,} bytes; more than {BLOCK:,} are not read")
+        refuse(
+            f"has chunks of {math.prod(chunks) * dtype.itemsize:,} bytes; more than {BLOCK:,} are not read"
+        )
     for i in range(made.get_nfilters()):
         code, _, _, words = made.get_filter(i)
         if code not in FILTERS:
-            raise ValueError(f"{path}: dataset {name!r} is compressed by {words.decode(errors='replace')!r:.80} "
-                             f"({code}), which is not read; of {', '.join(FILTERS.values())} make it one: "
-                             "`h5repack -f GZIP=4 old.h5 new.h5`")
+            raise ValueError(
+                f"{path}: dataset {name!r} is compressed by {words.decode(errors='replace')!r:.80} "
+                f"({code}), which is not read; of {', '.join(FILTERS.values())} make it one: "
+                "`h5repack -f GZIP=4 old.h5 new.h5`"
+            )
 
 
 def _overlap(dtype: np.dtype) -> bool:
@@ -91,16 +126,22 @@ def _overlap(dtype: np.dtype) -> bool:
     fields = (dtype.fields or {}).values()
     places = sorted((at, at + kind.itemsize) for kind, at, *_ in fields)
     pairs = itertools.pairwise([*places, (dtype.itemsize, None)])
-    return any(end > start for (_, end), (start, _) in pairs) or any(_overlap(kind) for kind, *_ in fields)
+    return any(end > start for (_, end), (start, _) in pairs) or any(
+        _overlap(kind) for kind, *_ in fields
+    )
 
 
-def blocks(data: h5py.Dataset, block_size: int, start: int = 0, stop: int | None = None) -> list[slice]:
+def blocks(
+    data: h5py.Dataset, block_size: int, start: int = 0, stop: int | None = None
+) -> list[slice]:
     """Slices of at most `block_size` rows from `start` to `stop`, whole chunks of `data` where these fit."""
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     stop = len(data) if stop is None else min(stop, len(data))
     rows = data.chunks[0] if data.chunks else 1
-    block_size = max(1, min(block_size, (BLOCK >> 2) // max(math.prod(data.shape[1:]) * data.dtype.itemsize, 1)))
+    block_size = max(
+        1, min(block_size, (BLOCK >> 2) // max(math.prod(data.shape[1:]) * data.dtype.itemsize, 1))
+    )
     step = block_size // rows * rows or block_size
     edges = [max(start, 0), *range((max(start, 0) // step + 1) * step, stop, step), stop]
     return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
@@ -131,52 +172,74 @@ class Rows:
             made = data.id.get_create_plist()
             self.filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
             self.n_bytes = math.prod(data.chunks) * data.dtype.itemsize
-            self.by_hdf5 = BLOSC in self.filters or h5py.h5t.py_create(data.dtype, logical=True) != data.id.get_type()
-            n_chunks = math.prod(-(-size // step) for size, step in zip(data.shape, data.chunks, strict=True))
+            self.by_hdf5 = (
+                BLOSC in self.filters
+                or h5py.h5t.py_create(data.dtype, logical=True) != data.id.get_type()
+            )
+            n_chunks = math.prod(
+                -(-size // step) for size, step in zip(data.shape, data.chunks, strict=True)
+            )
             self.written = None
             if data.id.get_num_chunks() != n_chunks:
                 self.written = set()
                 data.id.chunk_iter(lambda info: self.written.add(info.chunk_offset))
 
     def __call__(self, rows: slice) -> np.ndarray:
-        name, rows = self.data.name.lstrip("/"), slice(rows.start, max(rows.start, min(rows.stop, len(self.data))))
+        name, rows = (
+            self.data.name.lstrip("/"),
+            slice(rows.start, max(rows.start, min(rows.stop, len(self.data)))),
+        )
         size = (rows.stop - rows.start) * math.prod(self.data.shape[1:]) * self.data.dtype.itemsize
         if size > BLOCK:
-            raise ValueError(f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset {name!r} have {size:,} "
-                             f"bytes, more than the {BLOCK:,} that are read at a time: use a smaller block_size")
+            raise ValueError(
+                f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset {name!r} have {size:,} "
+                f"bytes, more than the {BLOCK:,} that are read at a time: use a smaller block_size"
+            )
         try:
             return self._decoded(rows) if self.chunked else self.data[rows]
         except (OSError, RuntimeError, ValueError, zlib_ng.error) as error:
-            raise ValueError(f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset {name!r} cannot be read "
-                             f"({shown(error)}): the file is damaged, download it again") from None
+            raise ValueError(
+                f"{self.path}: rows {rows.start} to {rows.stop - 1} of dataset {name!r} cannot be read "
+                f"({shown(error)}): the file is damaged, download it again"
+            ) from None
 
     def _decoded(self, rows: slice) -> np.ndarray:
         shape, chunks, dtype = self.data.shape, self.data.chunks, self.data.dtype
         inner = list(zip(shape[1:], chunks[1:], strict=True))
         n = rows.stop - rows.start
-        out = np.moveaxis(np.empty((*shape[-1:], n, *shape[1:-1]) if inner else n, dtype), 0, -1 if inner else 0)
+        out = np.moveaxis(
+            np.empty((*shape[-1:], n, *shape[1:-1]) if inner else n, dtype), 0, -1 if inner else 0
+        )
         for first in range(rows.start // chunks[0] * chunks[0], rows.stop, chunks[0]):
             low, high = max(rows.start, first), min(rows.stop, first + chunks[0])
             for corner in itertools.product(*(range(0, size, step) for size, step in inner)):
-                into = (slice(low - rows.start, high - rows.start),
-                        *(slice(c, c + step) for c, (_, step) in zip(corner, inner, strict=True)))
+                into = (
+                    slice(low - rows.start, high - rows.start),
+                    *(slice(c, c + step) for c, (_, step) in zip(corner, inner, strict=True)),
+                )
                 if self.written is not None and (first, *corner) not in self.written:
                     out[into] = self.data.fillvalue
                     continue
                 chunk = self._chunk((first, *corner))
                 if not self.by_hdf5:
                     inside = (slice(size - c) for c, (size, _) in zip(corner, inner, strict=True))
-                    out[into] = np.frombuffer(chunk, dtype).reshape(chunks)[low - first:high - first, *inside]
+                    out[into] = np.frombuffer(chunk, dtype).reshape(chunks)[
+                        low - first : high - first, *inside
+                    ]
         return self.data[rows] if self.by_hdf5 else out
 
     def _chunk(self, corner: tuple[int, ...]):
         """The bytes of a chunk, as many as it should have; of a chunk of blosc nothing but this is known."""
-        if self.room is None:  # what is longer, h5py refuses: no filter makes a chunk much longer than it was
+        if (
+            self.room is None
+        ):  # what is longer, h5py refuses: no filter makes a chunk much longer than it was
             self.room = np.empty(self.n_bytes + self.n_bytes // 16 + 4096, np.uint8)
         try:
             skipped, packed = self.data.id.read_direct_chunk(corner, out=self.room)
         except ValueError:
-            raise ValueError(f"a chunk of {self.n_bytes} bytes takes more than {self.room.size} in the file") from None
+            raise ValueError(
+                f"a chunk of {self.n_bytes} bytes takes more than {self.room.size} in the file"
+            ) from None
         for i, code in reversed(list(enumerate(self.filters))):
             if skipped >> i & 1:
                 continue
@@ -187,13 +250,15 @@ class Rows:
                 packed = stream.decompress(packed, self.n_bytes + 1 + 4 * len(self.filters))
             elif code == LZF:
                 out = np.empty(self.n_bytes, np.uint8)
-                packed = out[:_unpack_lzf()(np.frombuffer(packed, np.uint8), out)]
+                packed = out[: _unpack_lzf()(np.frombuffer(packed, np.uint8), out)]
             elif code == ZSTD:  # an error unless it has just this length
                 packed = pyarrow.Codec("zstd").decompress(bytes(packed), self.n_bytes, asbytes=True)
             elif code == SHUFFLE and (size := self.data.dtype.itemsize) > 1:
                 packed = np.frombuffer(packed, np.uint8)
                 whole = len(packed) // size * size
-                packed = np.concatenate([packed[:whole].reshape(size, -1).T.ravel(), packed[whole:]])
+                packed = np.concatenate(
+                    [packed[:whole].reshape(size, -1).T.ravel(), packed[whole:]]
+                )
             elif code == BLOSC:
                 n_bytes = int.from_bytes(bytes(packed[4:8]), "little") if len(packed) >= 16 else -1
                 self._right_length(n_bytes)
@@ -203,7 +268,9 @@ class Rows:
 
     def _right_length(self, n_bytes: int) -> None:
         if n_bytes != self.n_bytes:
-            raise ValueError(f"a chunk of {self.n_bytes} bytes has {'more' if n_bytes > self.n_bytes else n_bytes}")
+            raise ValueError(
+                f"a chunk of {self.n_bytes} bytes has {'more' if n_bytes > self.n_bytes else n_bytes}"
+            )
 
 
 def _checked(packed) -> memoryview:
@@ -234,7 +301,7 @@ def _unpack_lzf():
                 n = control + 1
                 if i + n > len(packed) or o + n > len(out):
                     return -1
-                out[o:o + n] = packed[i:i + n]
+                out[o : o + n] = packed[i : i + n]
                 i += n
             else:  # values that were there before
                 n = control >> 5
@@ -256,7 +323,9 @@ def _unpack_lzf():
     return unpack
 
 
-def momenta(px, py, pz, energy, tally: MutableMapping[str, int]) -> tuple[dict, np.ndarray, np.ndarray]:
+def momenta(
+    px, py, pz, energy, tally: MutableMapping[str, int]
+) -> tuple[dict, np.ndarray, np.ndarray]:
     """Four-momenta of the slots that hold a constituent, jet after jet by falling pt.
 
     px, py, pz, energy: (N, P), zero where padded. Returns (pt, eta, phi, energy by name (T,); the slot of each
@@ -273,18 +342,21 @@ def momenta(px, py, pz, energy, tally: MutableMapping[str, int]) -> tuple[dict, 
     if not good.all():
         slot, pt, x, y, z, e = (v[good] for v in (slot, pt, x, y, z, e))
     jet = slot // p
-    fields = {"pt": pt.astype(np.float32), "eta": np.arcsinh(z / pt), "phi": wrap_phi(np.arctan2(y, x)), "energy": e}
+    fields = {
+        "pt": pt.astype(np.float32),
+        "eta": np.arcsinh(z / pt),
+        "phi": wrap_phi(np.arctan2(y, x)),
+        "energy": e,
+    }
     sort_by_pt(fields | {"slot": slot}, jet, tally)
     return fields, slot, np.bincount(jet, minlength=n)
 
 
 def total(px, py, pz, energy, counts) -> dict[str, np.ndarray]:
     """pt, eta, phi, mass (N,) of the sum of the constituents (T,) of each jet, added up in double precision."""
-    jet = np.repeat(np.arange(len(counts)), counts)
-    px, py, pz, energy = (np.bincount(jet, weights=v, minlength=len(counts)) for v in (px, py, pz, energy))
-    pt = np.hypot(px, py)
-    return {"pt": pt, "eta": np.arcsinh(pz / np.where(pt > 0, pt, 1)), "phi": wrap_phi(np.arctan2(py, px)),
-            "mass": np.sqrt(np.maximum(energy**2 - pt**2 - pz**2, 0))}
+    jet = packed.jet_of(counts)
+    found = kinematics.total(px, py, pz, energy, jet, len(counts))
+    return found | {"phi": wrap_phi(found["phi"])}
 
 
 def wrap_phi(phi: np.ndarray) -> np.ndarray:
@@ -302,11 +374,19 @@ def wrap_phi(phi: np.ndarray) -> np.ndarray:
     return np.minimum(inside, np.float32(PI))
 
 
-def keep_good(columns: Mapping, fields: Mapping, counts: np.ndarray, needs: tuple[str, ...]) -> tuple:
+def keep_good(
+    columns: Mapping, fields: Mapping, counts: np.ndarray, needs: tuple[str, ...]
+) -> tuple:
     """Leave out jets with pt <= 0 or a value of `needs` that is not finite: (columns, fields, counts, dropped)."""
-    good = np.logical_and.reduce([np.isfinite(columns[name]) for name in needs] + [columns["pt"] > 0])
+    good = np.logical_and.reduce(
+        [np.isfinite(columns[name]) for name in needs] + [columns["pt"] > 0]
+    )
     if good.all():
         return columns, fields, counts, 0
     inside = np.repeat(good, counts)
-    return ({name: v[good] for name, v in columns.items()}, {name: v[inside] for name, v in fields.items()},
-            counts[good], int((~good).sum()))
+    return (
+        {name: v[good] for name, v in columns.items()},
+        {name: v[inside] for name, v in fields.items()},
+        counts[good],
+        int((~good).sum()),
+    )

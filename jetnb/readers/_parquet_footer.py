@@ -16,7 +16,10 @@ from jetnb.readers._common import BLOCK
 LONGEST = 64 << 20  # bytes of a footer
 HEADER = 1 << 14  # bytes in which the header of a page must fit
 DICTIONARY = 2  # type of a page
-VALUES, MEAN = 8_000_000, 256  # of a column in a row group at most: so many, or so many for each row if that is more
+VALUES, MEAN = (
+    8_000_000,
+    256,
+)  # of a column in a row group at most: so many, or so many for each row if that is more
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
 
@@ -58,7 +61,10 @@ def groups(path) -> list[Group]:
         raise ValueError(f"it claims {n_rows} rows, its row groups {total}")
     for group in found:
         for column in group.columns:
-            if not (0 <= column.start <= column.start + column.packed <= size - 8 - length and column.unpacked >= 0):
+            if not (
+                0 <= column.start <= column.start + column.packed <= size - 8 - length
+                and column.unpacked >= 0
+            ):
                 raise ValueError(f"column {column.name!r} is said to lie outside of the file")
     return found
 
@@ -82,8 +88,16 @@ def pages(path, column: Column) -> list[tuple[int, int, int]]:
             stream.seek(at)
             header, length = _struct(stream.read(min(HEADER, end - at)), 0, 0)
             about = header.get(5) or header.get(7) or header.get(8) or {}
-            kind, unpacked, packed, n_values = header.get(1), header.get(2), header.get(3), about.get(1)
-            if not all(isinstance(value, int) and value >= 0 for value in (kind, unpacked, packed, n_values)):
+            kind, unpacked, packed, n_values = (
+                header.get(1),
+                header.get(2),
+                header.get(3),
+                about.get(1),
+            )
+            if not all(
+                isinstance(value, int) and value >= 0
+                for value in (kind, unpacked, packed, n_values)
+            ):
                 raise ValueError(f"a page of column {column.name!r} is damaged")
             found.append((kind, n_values, unpacked))
             at += length + packed
@@ -98,21 +112,30 @@ def check(path, names: Container[str], *, lists: str) -> None:
     lists: how the names of columns start that have a list of values for each row, not one value.
     """
     found = groups(path)  # all are looked at before the first page is
-    columns = [(f"column {column.name!r:.80} of row group {i}", group.n_rows, column) for i, group in enumerate(found)
-               if group.n_rows for column in group.columns if column.name.partition(".")[0] in names]
+    columns = [
+        (f"column {column.name!r:.80} of row group {i}", group.n_rows, column)
+        for i, group in enumerate(found)
+        if group.n_rows
+        for column in group.columns
+        if column.name.partition(".")[0] in names
+    ]
     for what, n_rows, column in columns:
         n = column.n_values
         if n < n_rows or n != n_rows and not column.name.startswith(lists):
             raise ValueError(f"{what} has {n:,} values for {n_rows:,} rows")
         if n > (most := max(VALUES, MEAN * n_rows)) or column.unpacked > BLOCK:
-            raise ValueError(f"{what} claims {n:,} values of {column.unpacked:,} bytes for {n_rows:,} rows; more than "
-                             f"{most:,} values or {BLOCK:,} bytes are not read")
+            raise ValueError(
+                f"{what} claims {n:,} values of {column.unpacked:,} bytes for {n_rows:,} rows; more than "
+                f"{most:,} values or {BLOCK:,} bytes are not read"
+            )
     for what, _, column in columns:
         held = pages(path, column)
         n = sum(n for kind, n, _ in held if kind != DICTIONARY)
         if n != column.n_values or sum(unpacked for *_, unpacked in held) > column.unpacked:
-            raise ValueError(f"the pages of {what} hold {n:,} values, where {column.n_values:,} are claimed, or more "
-                             "bytes than that")
+            raise ValueError(
+                f"the pages of {what} hold {n:,} values, where {column.n_values:,} are claimed, or more "
+                "bytes than that"
+            )
 
 
 def _struct(data: bytes, at: int, depth: int) -> tuple[dict, int]:
@@ -139,14 +162,14 @@ def _value(data: bytes, at: int, kind: int, depth: int):
     if kind < DOUBLE:
         return _number(data, at)
     if kind == DOUBLE:
-        return data[at:at + 8], at + 8
+        return data[at : at + 8], at + 8
     if kind == STRUCT:
         return _struct(data, at, depth + 1)
     if kind == BINARY:
         length, at = _varint(data, at)
         if length > len(data) - at:
             raise IndexError
-        return data[at:at + length], at + length
+        return data[at : at + length], at + length
     if kind not in (LIST, SET, MAP):
         raise IndexError
     if kind == MAP:
@@ -163,7 +186,11 @@ def _value(data: bytes, at: int, kind: int, depth: int):
     found = []
     for i in range(n):
         each = kinds[i % len(kinds)]
-        value, at = (data[at] == TRUE, at + 1) if each in (TRUE, FALSE) else _value(data, at, each, depth + 1)
+        value, at = (
+            (data[at] == TRUE, at + 1)
+            if each in (TRUE, FALSE)
+            else _value(data, at, each, depth + 1)
+        )
         found.append(value)
     return found, at
 

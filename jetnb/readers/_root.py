@@ -92,8 +92,12 @@ def _own_classes() -> dict[str, type]:
     """
     import uproot
 
-    return {name: type(kind.__name__, (kind,), {"known_versions": dict(kind.known_versions)})
-            if issubclass(kind, uproot.model.DispatchByVersion) else kind for name, kind in uproot.classes.items()}
+    return {
+        name: type(kind.__name__, (kind,), {"known_versions": dict(kind.known_versions)})
+        if issubclass(kind, uproot.model.DispatchByVersion)
+        else kind
+        for name, kind in uproot.classes.items()
+    }
 
 
 class _File:
@@ -103,13 +107,19 @@ class _File:
         import uproot  # here, because it takes a second
 
         self.path, self._trees = path, {}
-        self._directory = uproot.open(path, object_cache=None, array_cache=None, custom_classes=_own_classes())
+        self._directory = uproot.open(
+            path, object_cache=None, array_cache=None, custom_classes=_own_classes()
+        )
 
     def found(self) -> list[str]:
         """What lies at the top of the file, and in folders there."""
         names = []
         for name, kind in self._directory.classnames(recursive=False, cycle=False).items():
-            inside = (self._directory[name].keys(recursive=False, cycle=False) if kind.startswith("TDirectory") else ())
+            inside = (
+                self._directory[name].keys(recursive=False, cycle=False)
+                if kind.startswith("TDirectory")
+                else ()
+            )
             names += [f"{name}/{one}" for one in inside] or [name]
         return names
 
@@ -172,13 +182,17 @@ def open_tree(path, name: str | tuple[str, ...], what: str) -> Iterator[Tree]:
     about = path.stat()
     names = (name,) if isinstance(name, str) else name
     with explained(path):
-        file = _opened(path, (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino, start))
+        file = _opened(
+            path, (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino, start)
+        )
         trees = [tree for one in names if (tree := file.tree(one)) is not None]
         found = [] if trees and isinstance(trees[0], Tree) else file.found()
     if not trees or isinstance(trees[0], str):
         here = f"a {trees[0]}" if trees else "nothing"
-        raise ValueError(f"{path}: {what} has a tree {' or '.join(map(repr, names))}, here is {here}; the file has "
-                         f"{', '.join(found[:8]) or 'nothing'}: use the reader of its own format")
+        raise ValueError(
+            f"{path}: {what} has a tree {' or '.join(map(repr, names))}, here is {here}; the file has "
+            f"{', '.join(found[:8]) or 'nothing'}: use the reader of its own format"
+        )
     yield trees[0]
 
 
@@ -196,12 +210,23 @@ def contents(path) -> dict[str, Tree | str]:
 def need(path, tree: Tree, names: Iterable[str], what: str) -> None:
     """Raise `ValueError` unless `tree` has all the columns `names` of the format `what`."""
     if missing := [name for name in names if name not in tree.names]:
-        raise ValueError(f"{path} has no branch {', '.join(missing[:5])}, so it is not {what}, or a part of it; it has "
-                         f"{', '.join(sorted(tree.names)[:8])} ...: use the reader of its own format")
+        raise ValueError(
+            f"{path} has no branch {', '.join(missing[:5])}, so it is not {what}, or a part of it; it has "
+            f"{', '.join(sorted(tree.names)[:8])} ...: use the reader of its own format"
+        )
 
 
-def blocks(path, tree: Tree, names: list[str], *, block_size: int, start: int = 0, stop: int | None = None,
-           whole: bool = False, first_only: Iterable[str] = ()) -> Iterator[tuple[int, ak.Array]]:
+def blocks(
+    path,
+    tree: Tree,
+    names: list[str],
+    *,
+    block_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    whole: bool = False,
+    first_only: Iterable[str] = (),
+) -> Iterator[tuple[int, ak.Array]]:
     """First row and columns `names` of one block of rows after the other, as an awkward record array.
 
     `whole`: blocks end where baskets or clusters end, if that can be. `first_only`: columns of the first block alone.
@@ -209,11 +234,17 @@ def blocks(path, tree: Tree, names: list[str], *, block_size: int, start: int = 
     stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
     if start >= stop:
         return
-    ends = tree.edges(names, start, stop, block_size) if whole else [*range(start, stop, block_size), stop]
+    ends = (
+        tree.edges(names, start, stop, block_size)
+        if whole
+        else [*range(start, stop, block_size), stop]
+    )
     with Path(path).open("rb") as stream:
         columns, extra = tree.columns(stream, names), tree.columns(stream, first_only)
         for low, high in itertools.pairwise(ends):
             with explained(path):
                 found = columns.read(low, high) | (extra.read(low, high) if low == start else {})
-                block = ak.Array(ak.contents.RecordArray(list(found.values()), list(found), length=high - low))
+                block = ak.Array(
+                    ak.contents.RecordArray(list(found.values()), list(found), length=high - low)
+                )
             yield low, block

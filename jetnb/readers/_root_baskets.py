@@ -17,12 +17,15 @@ import numba
 import numpy as np
 import uproot
 
+from jetnb import _compiled, packed
 from jetnb.readers._root_unpack import LIMIT, Budget, unpack
 
-from jetnb import _compiled
-
-KEY = struct.Struct(">ihiIhh")  # TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle
-BASKET = struct.Struct(">HiiiiB")  # end of the key: version, buffer, size of an offset, rows, end of values, flag
+KEY = struct.Struct(
+    ">ihiIhh"
+)  # TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle
+BASKET = struct.Struct(
+    ">HiiiiB"
+)  # end of the key: version, buffer, size of an offset, rows, end of values, flag
 
 
 class Unexpected(Exception):
@@ -33,11 +36,23 @@ def check(branch, size: int, num_entries: int) -> None:
     """Raise `ValueError` where the baskets of a branch do not hold `num_entries` rows, or not within `size` bytes."""
     ends = np.asarray(branch.entry_offsets, np.int64)
     if ends[0] != 0 or ends[-1] != num_entries or (np.diff(ends) < 0).any():
-        raise ValueError(f"{num_entries} rows are claimed, but the baskets of {branch.name} hold {ends[-1]}")
+        raise ValueError(
+            f"{num_entries} rows are claimed, but the baskets of {branch.name} hold {ends[-1]}"
+        )
     n = int(branch.member("fWriteBasket"))
-    seek, n_bytes = (np.asarray(branch.member(name)[:n], np.int64) for name in ("fBasketSeek", "fBasketBytes"))
-    if len(seek) != n or len(n_bytes) != n or (seek < 0).any() or (n_bytes < 0).any() or (seek > size - n_bytes).any():
-        raise ValueError(f"the baskets of {branch.name} are not all within the {size} bytes of the file")
+    seek, n_bytes = (
+        np.asarray(branch.member(name)[:n], np.int64) for name in ("fBasketSeek", "fBasketBytes")
+    )
+    if (
+        len(seek) != n
+        or len(n_bytes) != n
+        or (seek < 0).any()
+        or (n_bytes < 0).any()
+        or (seek > size - n_bytes).any()
+    ):
+        raise ValueError(
+            f"the baskets of {branch.name} are not all within the {size} bytes of the file"
+        )
 
 
 def type_of(branch) -> str:
@@ -58,7 +73,9 @@ class Columns:
     def read(self, start: int, stop: int) -> dict[str, ak.contents.Content]:
         """Name -> the rows `start` to `stop - 1`."""
         self._budget = Budget()
-        return {name: self._column(name, branch, start, stop) for name, branch in self._branches.items()}
+        return {
+            name: self._column(name, branch, start, stop) for name, branch in self._branches.items()
+        }
 
     def _column(self, name: str, branch, start: int, stop: int) -> ak.contents.Content:
         try:
@@ -67,11 +84,13 @@ class Columns:
             for number in self._numbers(np.asarray(branch.entry_offsets), start, stop):
                 if number < branch.member("fWriteBasket"):
                     self._raw(branch, number)
-            return branch.array(entry_start=start, entry_stop=stop, library="ak", array_cache=None).layout
+            return branch.array(
+                entry_start=start, entry_stop=stop, library="ak", array_cache=None
+            ).layout
         values = ak.contents.NumpyArray(values)
         if counts is None:
             return values
-        return ak.contents.ListOffsetArray(ak.index.Index64(np.append(0, np.cumsum(counts))), values)
+        return ak.contents.ListOffsetArray(ak.index.Index64(packed.starts(counts)), values)
 
     @staticmethod
     def _numbers(ends: np.ndarray, start: int, stop: int) -> range:
@@ -79,22 +98,34 @@ class Columns:
         first, last = np.searchsorted(ends, [start + 1, stop])
         return range(int(first) - 1, int(last))
 
-    def _flat(self, name: str, branch, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _flat(
+        self, name: str, branch, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Values of the rows, and how many there are in each row or None where always one."""
         ends = np.asarray(branch.entry_offsets)
         how = branch.interpretation
         if type(how) not in (uproot.AsDtype, uproot.AsJagged):
             raise Unexpected
         jagged = isinstance(how, uproot.AsJagged)
-        dtype, header = (how.content.from_dtype, how.header_bytes) if jagged else (how.from_dtype, None)
-        if (dtype.names or dtype.subdtype or branch.member("fWriteBasket") != len(ends) - 1
-                or header not in (None, 0, 10) or (header and dtype.itemsize not in (1, 4))):
+        dtype, header = (
+            (how.content.from_dtype, how.header_bytes) if jagged else (how.from_dtype, None)
+        )
+        if (
+            dtype.names
+            or dtype.subdtype
+            or branch.member("fWriteBasket") != len(ends) - 1
+            or header not in (None, 0, 10)
+            or (header and dtype.itemsize not in (1, 4))
+        ):
             raise Unexpected
         values, counts = [], []
         for number in self._numbers(ends, start, stop) if start < stop else ():
             first, last = int(ends[number]), int(ends[number + 1])
             if self._last.get(name, (None,))[0] != number:
-                self._last[name] = number, *self._basket(branch, number, last - first, dtype, header)
+                self._last[name] = (
+                    number,
+                    *self._basket(branch, number, last - first, dtype, header),
+                )
             _, found, n = self._last[name]
             low, high = max(start - first, 0), min(stop, last) - first
             if n is None:
@@ -102,11 +133,13 @@ class Columns:
             else:
                 at = int(n[:low].sum())
                 counts.append(n[low:high])
-                values.append(found[at:at + int(counts[-1].sum())])
+                values.append(found[at : at + int(counts[-1].sum())])
         native = dtype.newbyteorder("=")
         flat = values[0] if len(values) == 1 else np.concatenate(values or [np.empty(0, native)])
         if jagged:
-            counts = counts[0] if len(counts) == 1 else np.concatenate(counts or [np.empty(0, np.int64)])
+            counts = (
+                counts[0] if len(counts) == 1 else np.concatenate(counts or [np.empty(0, np.int64)])
+            )
         return flat.astype(native, copy=False), counts if jagged else None
 
     def _raw(self, branch, number: int) -> tuple[np.ndarray, int, int, int]:
@@ -115,20 +148,28 @@ class Columns:
         self._stream.seek(int(branch.member("fBasketSeek")[number]))
         raw = self._stream.read(n) if 0 <= n <= LIMIT else b""
         if len(raw) != n or n < KEY.size + BASKET.size:
-            raise ValueError(f"basket {number} of {branch.name} claims {n} bytes, which are not there")
+            raise ValueError(
+                f"basket {number} of {branch.name} claims {n} bytes, which are not there"
+            )
         n_bytes, _, n_unpacked, _, n_key, _ = KEY.unpack_from(raw)
         if n_bytes != n or not KEY.size + BASKET.size <= n_key <= n:
-            raise ValueError(f"basket {number} of {branch.name} claims {n_bytes} bytes with a key of {n_key}, but its "
-                             f"tree {n}")
+            raise ValueError(
+                f"basket {number} of {branch.name} claims {n_bytes} bytes with a key of {n_key}, but its "
+                f"tree {n}"
+            )
         _, _, _, rows, last, _ = BASKET.unpack_from(raw, n_key - BASKET.size)
         self._budget.spend(n_unpacked)
         return unpack(memoryview(raw)[n_key:], n_unpacked), rows, last - n_key, n_key
 
-    def _basket(self, branch, number: int, n_rows: int, dtype: np.dtype, header: int | None) -> tuple:
+    def _basket(
+        self, branch, number: int, n_rows: int, dtype: np.dtype, header: int | None
+    ) -> tuple:
         """Values and counts of all rows of a basket."""
         data, rows, end, n_key = self._raw(branch, number)
         if rows != n_rows or not 0 <= end <= len(data):
-            raise ValueError(f"basket {number} of {branch.name} has {rows} rows, but its tree says {n_rows}")
+            raise ValueError(
+                f"basket {number} of {branch.name} has {rows} rows, but its tree says {n_rows}"
+            )
         if header is None:
             if end != rows * dtype.itemsize:
                 raise Unexpected
@@ -142,7 +183,9 @@ class Columns:
             return values.view(dtype.newbyteorder("=")), counts
         if (len(data) - end) % 4:
             raise Unexpected
-        offsets = data[end:].view(">i4")[1:].astype(np.int64) - n_key  # a number of offsets comes before them
+        offsets = (
+            data[end:].view(">i4")[1:].astype(np.int64) - n_key
+        )  # a number of offsets comes before them
         if len(offsets) != rows + 1:
             raise Unexpected
         offsets[-1] = end
@@ -173,7 +216,11 @@ def _without_headers(data, counts, values):
 
     data: bytes. values: of 1 or 4 bytes each, turned from big-endian into the order of this machine.
     """
-    at, to, four = numba.uint64(0), numba.uint64(0), values.itemsize == 4  # unsigned indices: five times as fast
+    at, to, four = (
+        numba.uint64(0),
+        numba.uint64(0),
+        values.itemsize == 4,
+    )  # unsigned indices: five times as fast
     for row in range(len(counts)):
         if at + 10 > len(data):
             return False
@@ -182,7 +229,9 @@ def _without_headers(data, counts, values):
         if n > len(values) - to or n * values.itemsize > len(data) - at:
             return False
         for i in range(n):
-            values[to + numba.uint64(i)] = _word(data, at + numba.uint64(4 * i)) if four else data[at + numba.uint64(i)]
+            values[to + numba.uint64(i)] = (
+                _word(data, at + numba.uint64(4 * i)) if four else data[at + numba.uint64(i)]
+            )
         counts[row] = n
         at += numba.uint64(n * values.itemsize)
         to += numba.uint64(n)

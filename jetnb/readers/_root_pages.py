@@ -18,10 +18,23 @@ from jetnb.readers._root_unpack import LIMIT, Budget, unpack
 
 LEAF, COLLECTION, RECORD = 0, 1, 2
 BIT, INDEX32, INDEX64 = 0x00, (0x0E, 0x1A), (0x0F, 0x1B)
-PLAIN = dict(zip(range(0x01, 0x0E), ("u1", "u1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"),
-                 strict=True))
-SPLIT = dict(zip(range(0x11, 0x1A), ("i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"), strict=True))
-DTYPES = {BIT: "bool", **PLAIN, **SPLIT, **dict.fromkeys(INDEX32, "u4"), **dict.fromkeys(INDEX64, "u8")}
+PLAIN = dict(
+    zip(
+        range(0x01, 0x0E),
+        ("u1", "u1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"),
+        strict=True,
+    )
+)
+SPLIT = dict(
+    zip(range(0x11, 0x1A), ("i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"), strict=True)
+)
+DTYPES = {
+    BIT: "bool",
+    **PLAIN,
+    **SPLIT,
+    **dict.fromkeys(INDEX32, "u4"),
+    **dict.fromkeys(INDEX64, "u8"),
+}
 MEMBER = re.compile(":_[0-9]+")  # a base class: its members are those of the struct
 
 
@@ -32,7 +45,9 @@ class Fields:
         self._records, self._columns = ntuple.field_records, {}
         for column in ntuple.column_records:
             self._columns.setdefault(column.field_id, []).append(column)
-        self.clusters = [(int(one.num_first_entry), int(one.num_entries)) for one in ntuple.cluster_summaries]
+        self.clusters = [
+            (int(one.num_first_entry), int(one.num_entries)) for one in ntuple.cluster_summaries
+        ]
         self._pages = ntuple.page_link_list
         self._children, self.names = {}, {}
         for i, record in enumerate(self._records):
@@ -41,15 +56,21 @@ class Fields:
         for i, record in enumerate(self._records):
             if record.parent_field_id == i:
                 self.names[record.field_name] = (i,)
-        for name, (i,) in list(self.names.items()):  # a list of structs is what a TTree has as branches `list_member`
-            if self._records[i].struct_role == COLLECTION and self._records[inner := self._children[i][0]
-                                                                            ].struct_role == RECORD:
+        for name, (i,) in list(
+            self.names.items()
+        ):  # a list of structs is what a TTree has as branches `list_member`
+            if (
+                self._records[i].struct_role == COLLECTION
+                and self._records[inner := self._children[i][0]].struct_role == RECORD
+            ):
                 for child in self._children.get(inner, ()):
                     self.names.setdefault(f"{name}_{self._records[child].field_name}", (i, child))
         rows = 0
         for first, n in self.clusters:
             if first != rows or n < 0:
-                raise ValueError(f"a cluster starts at row {first}, but the one before ends at {rows}")
+                raise ValueError(
+                    f"a cluster starts at row {first}, but the one before ends at {rows}"
+                )
             rows += n
         self.num_entries = rows
 
@@ -67,7 +88,9 @@ class Fields:
 
     def _how(self, i: int, *, deeper: bool = True) -> tuple:
         record, children = self._records[i], self._children.get(i, [])
-        columns = self._columns.get(i if record.source_field_id is None else record.source_field_id, [])
+        columns = self._columns.get(
+            i if record.source_field_id is None else record.source_field_id, []
+        )
         other = "other", record.type_name or f"a field of role {int(record.struct_role)}"
         if any(column.first_element_index for column in columns):
             return "other", f"{other[1]}, from a later row on"
@@ -75,11 +98,19 @@ class Fields:
             return other
         if record.struct_role == LEAF and not columns and len(children) == 1:  # std::atomic
             return self._how(children[0])
-        if record.struct_role == LEAF and columns and {c.type for c in columns} <= {BIT, *PLAIN, *SPLIT}:
+        if (
+            record.struct_role == LEAF
+            and columns
+            and {c.type for c in columns} <= {BIT, *PLAIN, *SPLIT}
+        ):
             return "number", columns
-        if (record.struct_role == COLLECTION and len(children) == 1 and columns
-                and {c.type for c in columns} <= {*INDEX32, *INDEX64}
-                and not record.type_name.startswith(("std::optional", "std::unique_ptr"))):
+        if (
+            record.struct_role == COLLECTION
+            and len(children) == 1
+            and columns
+            and {c.type for c in columns} <= {*INDEX32, *INDEX64}
+            and not record.type_name.startswith(("std::optional", "std::unique_ptr"))
+        ):
             return "list", columns, self._how(children[0]) if deeper else None
         if record.struct_role == RECORD:
             return "struct", self._members(i)
@@ -98,7 +129,11 @@ class Fields:
         if how[0] == "list":
             return "var * " + self._type(how[2])
         if how[0] == "struct":
-            return "{" + ", ".join(f"{name}: {self._type(inner)}" for name, inner in how[1].items()) + "}"
+            return (
+                "{"
+                + ", ".join(f"{name}: {self._type(inner)}" for name, inner in how[1].items())
+                + "}"
+            )
         return how[1]
 
     def check(self, name: str) -> None:
@@ -130,11 +165,20 @@ class Columns:
     def read(self, start: int, stop: int) -> dict[str, ak.contents.Content]:
         """Name -> the rows `start` to `stop - 1`."""
         self._budget = Budget()
-        parts = [self._cluster(k, max(start - first, 0), min(stop - first, n))
-                 for k, (first, n) in enumerate(self._fields.clusters) if first < stop and first + n > start]
+        parts = [
+            self._cluster(k, max(start - first, 0), min(stop - first, n))
+            for k, (first, n) in enumerate(self._fields.clusters)
+            if first < stop and first + n > start
+        ]
         parts = parts or [{name: empty(how) for name, how in self._how.items()}]
-        return parts[0] if len(parts) == 1 else {
-            name: ak.concatenate([ak.Array(part[name]) for part in parts]).layout for name in self._how}
+        return (
+            parts[0]
+            if len(parts) == 1
+            else {
+                name: ak.concatenate([ak.Array(part[name]) for part in parts]).layout
+                for name in self._how
+            }
+        )
 
     def _cluster(self, cluster: int, low: int, high: int) -> dict[str, ak.contents.Content]:
         return {name: self._content(cluster, how, low, high) for name, how in self._how.items()}
@@ -164,11 +208,17 @@ class Columns:
                 if self._last.get(column.idx, (None,))[0] != (cluster, number):
                     self._last[column.idx] = (cluster, number), self._page(page, column.type)
                 values = self._last[column.idx][1]
-                parts.append(values[max(low - first, 0):high - first])
+                parts.append(values[max(low - first, 0) : high - first])
             first = last
-        found = np.concatenate([np.empty(0, dtype), *parts]) if len(parts) != 1 else parts[0].astype(dtype, copy=False)
+        found = (
+            np.concatenate([np.empty(0, dtype), *parts])
+            if len(parts) != 1
+            else parts[0].astype(dtype, copy=False)
+        )
         if len(found) != high - low:
-            raise ValueError(f"{high - low} values of a column are claimed, but its pages hold {len(found)}")
+            raise ValueError(
+                f"{high - low} values of a column are claimed, but its pages hold {len(found)}"
+            )
         return found
 
     def _page(self, page, kind: int) -> np.ndarray:
@@ -200,16 +250,22 @@ def read_at(stream: io.BufferedReader, locator, more: int = 0) -> memoryview:
     stream.seek(int(locator.offset))
     data = stream.read(n)
     if len(data) != n:
-        raise ValueError(f"{n} bytes are claimed at byte {locator.offset}, beyond the end of the file")
+        raise ValueError(
+            f"{n} bytes are claimed at byte {locator.offset}, beyond the end of the file"
+        )
     return memoryview(data)
 
 
 def empty(how: tuple) -> ak.contents.Content:
     """No row of a field."""
     if how[0] == "number":
-        return ak.contents.NumpyArray(np.empty(0, np.result_type(*(DTYPES[column.type] for column in how[1]))))
+        return ak.contents.NumpyArray(
+            np.empty(0, np.result_type(*(DTYPES[column.type] for column in how[1])))
+        )
     if how[0] == "struct":
-        return ak.contents.RecordArray([empty(one) for one in how[1].values()], list(how[1]), length=0)
+        return ak.contents.RecordArray(
+            [empty(one) for one in how[1].values()], list(how[1]), length=0
+        )
     return ak.contents.ListOffsetArray(ak.index.Index64(np.zeros(1, np.int64)), empty(how[2]))
 
 
@@ -218,17 +274,22 @@ def whole(stream: io.BufferedReader, ntuple) -> None:
 
     uproot unpacks without limit, and compares checksums only after it has walked through what it read.
     """
+
     class Place:
         def __init__(self, offset, num_bytes):
             self.offset, self.num_bytes = offset, num_bytes
 
     def check(place, n_bytes):
         data = unpack(read_at(stream, place), int(n_bytes))
-        if len(data) < 8 or xxhash.xxh3_64_intdigest(data[:-8]) != int.from_bytes(data[-8:].tobytes(), "little"):
+        if len(data) < 8 or xxhash.xxh3_64_intdigest(data[:-8]) != int.from_bytes(
+            data[-8:].tobytes(), "little"
+        ):
             raise ValueError("a header of the RNTuple is not that of its checksum")
 
     for part in ("Header", "Footer"):
-        where, packed, n_bytes = (ntuple.member(f"f{name}{part}") for name in ("Seek", "NBytes", "Len"))
+        where, packed, n_bytes = (
+            ntuple.member(f"f{name}{part}") for name in ("Seek", "NBytes", "Len")
+        )
         check(Place(where, packed), n_bytes)
     for group in ntuple.footer.cluster_group_records:
         check(group.page_list_link.locator, group.page_list_link.env_uncomp_size)

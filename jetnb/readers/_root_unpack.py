@@ -16,7 +16,9 @@ from zlib_ng import zlib_ng
 
 LIMIT = 1 << 28  # bytes of one basket, page or header: the largest real ones have a tenth of it
 BLOCK = 1 << 30  # bytes of all columns of a block of rows: a usual one has a thirtieth of it
-HEADER = 9  # bytes before each block: two letters, method, sizes packed and unpacked of three bytes each
+HEADER = (
+    9  # bytes before each block: two letters, method, sizes packed and unpacked of three bytes each
+)
 ERRORS = (cramjam.DecompressionError, zlib_ng.error, lzma.LZMAError)
 
 
@@ -26,17 +28,21 @@ def unpack(packed: memoryview, n_bytes: int) -> np.ndarray:
     As many bytes as `packed` has are not compressed.
     """
     if not 0 <= n_bytes <= LIMIT:
-        raise ValueError(f"{n_bytes} bytes are claimed for one basket, page or header, but {LIMIT} is the most")
+        raise ValueError(
+            f"{n_bytes} bytes are claimed for one basket, page or header, but {LIMIT} is the most"
+        )
     if len(packed) == n_bytes:
         return np.frombuffer(packed, np.uint8)
     blocks, claimed = [], 0
     while len(packed) > 0:
-        n_packed, n = (int.from_bytes(packed[i:i + 3], "little") for i in (3, 6))
-        block = packed[HEADER:HEADER + n_packed]
+        n_packed, n = (int.from_bytes(packed[i : i + 3], "little") for i in (3, 6))
+        block = packed[HEADER : HEADER + n_packed]
         if len(block) != n_packed or n == 0:
-            raise ValueError(f"a compressed block claims {n_packed} bytes for {n}, where {len(packed)} bytes are left")
+            raise ValueError(
+                f"a compressed block claims {n_packed} bytes for {n}, where {len(packed)} bytes are left"
+            )
         blocks.append((bytes(packed[:2]), block, claimed, claimed := claimed + n))
-        packed = packed[HEADER + n_packed:]
+        packed = packed[HEADER + n_packed :]
         if claimed > n_bytes:
             break
     if claimed != n_bytes:
@@ -63,7 +69,7 @@ def _fill(kind: bytes, block: memoryview, out: np.ndarray) -> int:
     if kind in (b"ZL", b"XZ"):
         stream = zlib_ng.decompressobj() if kind == b"ZL" else lzma.LZMADecompressor(memlimit=LIMIT)
         data = stream.decompress(block, len(out))
-        out[:len(data)] = np.frombuffer(data, np.uint8)
+        out[: len(data)] = np.frombuffer(data, np.uint8)
         more = b"" if stream.eof else stream.decompress(getattr(stream, "unconsumed_tail", b""), 1)
         if not stream.eof and not more:
             raise ValueError("a compressed block ends too early")
@@ -80,5 +86,7 @@ class Budget:
     def spend(self, n_bytes: int) -> None:
         self._spent += n_bytes
         if self._spent > BLOCK:
-            raise ValueError(f"a block of rows claims more than {BLOCK} bytes: take a smaller block_size, if the file "
-                             "is not damaged")
+            raise ValueError(
+                f"a block of rows claims more than {BLOCK} bytes: take a smaller block_size, if the file "
+                "is not damaged"
+            )

@@ -35,16 +35,20 @@ import awkward as ak
 import h5py
 import numpy as np
 
-from jetnb import atomic
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import atomic, kinematics, packed
 from jetnb.readers import _padded
 from jetnb.readers._common import CACHE, accepts, ahead, counter, explaining, open_hdf5
 
 WHAT = "Aspen Open Jets"
 SLOTS = 150
 CM = 10.0  # mm
-LAYOUT = {"event_info": ((3,), "iu"), "jet_kinematics": ((4,), "f"), "PFCands": ((None, 11), "f"),
-          "jet_tagging": ((13,), "f")}
+LAYOUT = {
+    "event_info": ((3,), "iu"),
+    "jet_kinematics": ((4,), "f"),
+    "PFCands": ((None, 11), "f"),
+    "jet_tagging": ((13,), "f"),
+}
 KINEMATICS = ("pt", "eta", "phi", "softdrop_mass")
 TAUS = ("tau1", "tau2", "tau3", "tau4")
 TRACK = ("d0", "d0_error", "dz", "dz_error")  # in the order of the file
@@ -56,29 +60,42 @@ PROVENANCE = {
     "classes": ["QCD", "TTBar"],
     "description": "jets of CMS 2016 data (JetHT, runs G and H, 13 TeV) with PUPPI weights, unlabelled",
     "selection": "anti-kT R=0.8, corrected pt > 300 GeV, |eta| < 2.5, jetId 6, any of 85 JetHT triggers; "
-                 "at most 150 constituents",
+    "at most 150 constituents",
     "units": "d0, dz and errors cm -> mm, sign of d0 as CMS (opposite to Delphes); GeV as in the file",
     "licence": "CC-BY-4.0",
     "citation": "arXiv:2412.10504, doi:10.1088/2632-2153/ade58f, doi:10.25592/uhhfdm.16505",
 }
 SIMULATED = PROVENANCE | {
-    "sample": "aspen layout, run 1", "source": "simulation",
+    "sample": "aspen layout, run 1",
+    "source": "simulation",
     "description": "simulated jets in the layout of Aspen Open Jets (run number 1), unlabelled",
     "selection": "of whoever made the file; at most 150 constituents",
     "units": "d0, dz and errors cm -> mm, sign of d0 as in the file; GeV as in the file",
-    "licence": "of whoever made the file", "citation": "whoever made the file; layout: arXiv:2412.10504"}
+    "licence": "of whoever made the file",
+    "citation": "whoever made the file; layout: arXiv:2412.10504",
+}
 UNKNOWN = SIMULATED | {
-    "sample": "aspen layout", "source": "unknown", "stamp": "Aspen layout, origin unknown",
-    "description": "jets in the layout of Aspen Open Jets, but of runs other than those of 2016 G and H, unlabelled"}
+    "sample": "aspen layout",
+    "source": "unknown",
+    "stamp": "Aspen layout, origin unknown",
+    "description": "jets in the layout of Aspen Open Jets, but of runs other than those of 2016 G and H, unlabelled",
+}
 REWRITTEN = PROVENANCE | {
     "description": f"{PROVENANCE['description']}, written again by jetnb (run number 0)",
-    "units": "d0, dz and errors cm -> mm, sign of d0 as in the file; GeV as in the file"}
+    "units": "d0, dz and errors cm -> mm, sign of d0 as in the file; GeV as in the file",
+}
 RUNS = (278_820, 284_044)  # first and last of 2016 G and H, arXiv:2412.10504
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a file in the Aspen Open Jets layout, as `jetnb.readers` says. Taught in notebook 01."""
     with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)["PFCands"], block_size, start, stop)
@@ -120,9 +137,11 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
     """
     path = Path(path)
     pieces = [jets_or_blocks] if isinstance(jets_or_blocks, ak.Array) else jets_or_blocks
-    pieces = (block[i:i + PIECE] for block in pieces for i in range(0, len(block), PIECE))
-    with (atomic.new_file(path, replace=overwrite) as hidden,
-          h5py.File(hidden, "w", rdcc_nbytes=CACHE, rdcc_nslots=10_007) as file):
+    pieces = (block[i : i + PIECE] for block in pieces for i in range(0, len(block), PIECE))
+    with (
+        atomic.new_file(path, replace=overwrite) as hidden,
+        h5py.File(hidden, "w", rdcc_nbytes=CACHE, rdcc_nslots=10_007) as file,
+    ):
         for piece in pieces:
             append(file, _encode(path, piece))
         if not len(file):
@@ -135,18 +154,25 @@ def append(file: h5py.File, table: dict[str, np.ndarray]) -> None:
     for name, values in table.items():
         if name not in file:
             gzip = {} if name == "event_info" else {"compression": "gzip", "compression_opts": 4}
-            file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=True, **gzip)
+            file.create_dataset(
+                name, data=values, maxshape=(None, *values.shape[1:]), chunks=True, **gzip
+            )
         else:
             file[name].resize(len(file[name]) + len(values), axis=0)
-            file[name][-len(values):] = values
+            file[name][-len(values) :] = values
 
 
 def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
-    found = {name: _padded.need(path, file, name, tail, kind, WHAT) for name, (tail, kind) in LAYOUT.items()}
+    found = {
+        name: _padded.need(path, file, name, tail, kind, WHAT)
+        for name, (tail, kind) in LAYOUT.items()
+    }
     if len({len(data) for data in found.values()}) > 1:
         lengths = ", ".join(f"{name} {len(data)}" for name, data in found.items())
-        raise ValueError(f"{path}: the datasets differ in number of jets ({lengths}): the file was cut while it was "
-                         "written, make or download it again")
+        raise ValueError(
+            f"{path}: the datasets differ in number of jets ({lengths}): the file was cut while it was "
+            "written, make or download it again"
+        )
     return found
 
 
@@ -181,47 +207,73 @@ def _decode(block: dict, about: dict, tally: MutableMapping[str, int]) -> ak.Arr
     finite = np.logical_and.reduce([np.isfinite(values) for values in track.values()])
     has_track = finite & (track["d0_error"] >= 0) & (track["dz_error"] >= 0)
     inside |= {name: np.where(has_track, values, 0) for name, values in track.items()}
-    weighted = [values.ravel().take(slot).astype(np.float64) * weight for values in (px, py, pz, energy)]
+    weighted = [
+        values.ravel().take(slot).astype(np.float64) * weight for values in (px, py, pz, energy)
+    ]
     inside |= {"charge": charge, "pdg_id": code, "has_track": has_track, "puppi_weight": weight}
     columns = {name: block["jet_kinematics"][:, i] for i, name in enumerate(KINEMATICS)}
     columns["phi"] = _padded.wrap_phi(columns["phi"])
     columns |= {name: block["jet_tagging"][:, 1 + i] for i, name in enumerate(TAUS)}
-    columns |= {"mass": _padded.total(*weighted, counts)["mass"], "label": np.full(len(counts), -1),
-                "event": event_number(*block["event_info"].T)}
+    columns |= {
+        "mass": _padded.total(*weighted, counts)["mass"],
+        "label": np.full(len(counts), -1),
+        "event": event_number(*block["event_info"].T),
+    }
     columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, (*KINEMATICS, *TAUS))
-    tally.update(rows=tally["rows"] + len(px), jets=tally["jets"] + lost,
-                 tracks=tally["tracks"] + int((~finite).sum()))
-    return J.build(columns, inside, counts, provenance=about)
+    tally.update(
+        rows=tally["rows"] + len(px),
+        jets=tally["jets"] + lost,
+        tracks=tally["tracks"] + int((~finite).sum()),
+    )
+    return jetnb.jets.build(columns, inside, counts, provenance=about)
 
 
 def _refuse_swapped(track: list[np.ndarray]) -> None:
     """An uncertainty is -1 (no track) or positive; d0 and dz have both signs, so a mix-up of columns shows."""
     for name, values in zip(TRACK, track, strict=True):
         if name.endswith("error") and (wrong := (values < 0) & (values != -1)).any():
-            raise ValueError(f"column {name} of PFCands has {values[np.argmax(wrong)]}, but an uncertainty is positive "
-                             f"or -1 without a track ({wrong.sum()} of {len(wrong)} are like this): the columns are "
-                             "in another order; that of the format is px, py, pz, E, d0, d0Err, dz, dzErr, ...")
+            raise ValueError(
+                f"column {name} of PFCands has {values[np.argmax(wrong)]}, but an uncertainty is positive "
+                f"or -1 without a track ({wrong.sum()} of {len(wrong)} are like this): the columns are "
+                "in another order; that of the format is px, py, pz, E, d0, d0Err, dz, dzErr, ..."
+            )
 
 
 def _encode(path: Path, jets: ak.Array) -> dict[str, np.ndarray]:
-    J.check(jets)
-    columns, inside, counts = J.to_columns(jets)
+    jetnb.jets.check(jets)
+    columns, inside, counts = jetnb.jets.to_columns(jets)
     lacking = [n for n in (*KINEMATICS, *TAUS, "event") if n not in columns]
     lacking += [f"constituents.{name}" for name in INSIDE if name not in inside]
     if lacking:
-        raise ValueError(f"cannot write {path}: {WHAT} needs {', '.join(lacking)}, which these jets lack")
-    jet = np.repeat(np.arange(len(counts)), counts)
-    rank = np.arange(len(jet)) - np.repeat(np.cumsum(counts) - counts, counts)
+        raise ValueError(
+            f"cannot write {path}: {WHAT} needs {', '.join(lacking)}, which these jets lack"
+        )
+    jet = packed.jet_of(counts)
+    rank = packed.ranks(counts)
     pt, eta, phi = (inside[name].astype(np.float64) for name in ("pt", "eta", "phi"))
     track = [np.where(inside["has_track"], inside[name] / CM, -1) for name in TRACK]
-    values = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), inside["energy"], *track,
-                       inside["charge"], inside["pdg_id"], inside["puppi_weight"]], axis=1)
+    values = np.stack(
+        [
+            *kinematics.to_cartesian(pt, eta, phi),
+            inside["energy"],
+            *track,
+            inside["charge"],
+            inside["pdg_id"],
+            inside["puppi_weight"],
+        ],
+        axis=1,
+    )
     cands = np.zeros((len(counts), SLOTS, 11), np.float32)
     cands[jet[rank < SLOTS], rank[rank < SLOTS]] = values[rank < SLOTS]
     ones = np.ones(len(counts), np.int64)
     tagging = np.full((len(counts), 13), np.nan, np.float32)
     tagging[:, :5] = np.stack([counts, *(columns[name] for name in TAUS)], axis=1)
-    runs = ones * (J.provenance(jets).get("source") != "open data")
-    return {"event_info": np.stack([runs, ones, columns["event"]], axis=1),
-            "jet_kinematics": np.stack([columns[name] for name in KINEMATICS], axis=1, dtype=np.float32),
-            "PFCands": cands, "jet_tagging": tagging}
+    runs = ones * (jetnb.jets.provenance(jets).get("source") != "open data")
+    return {
+        "event_info": np.stack([runs, ones, columns["event"]], axis=1),
+        "jet_kinematics": np.stack(
+            [columns[name] for name in KINEMATICS], axis=1, dtype=np.float32
+        ),
+        "PFCands": cands,
+        "jet_tagging": tagging,
+    }

@@ -44,7 +44,8 @@ import awkward as ak
 import h5py
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import kinematics
 from jetnb.names import PARTICLES
 from jetnb.readers import _padded
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown, sort_by_pt
@@ -53,13 +54,25 @@ from jetnb.readers.aspen import event_number
 WHAT = "the training-dataset-dumper of ATLAS"
 TRACKS = ("tracks", "tracks_loose")
 # what is taken -> alternatives, each a set of fields that are needed together; the first that is complete counts
-JET_FIELDS = {"pt": (("pt",), ("pt_btagJes",)), "eta": (("eta",), ("eta_btagJes",)), "phi": (("phi",),),
-              "mass": (("mass",),), "event": (("eventNumber",),), "hs": (("isJvtHS",),), "pu": (("isJvtPU",),)}
+JET_FIELDS = {
+    "pt": (("pt",), ("pt_btagJes",)),
+    "eta": (("eta",), ("eta_btagJes",)),
+    "phi": (("phi",),),
+    "mass": (("mass",),),
+    "event": (("eventNumber",),),
+    "hs": (("isJvtHS",),),
+    "pu": (("isJvtPU",),),
+}
 TRACK_FIELDS = {
-    "valid": (("valid",),), "charge": (("qOverP",),), "pt": (("pt",), ("theta", "qOverP")),
-    "eta": (("eta",), ("theta",), ("deta",)), "phi": (("phi",), ("dphi",)),
+    "valid": (("valid",),),
+    "charge": (("qOverP",),),
+    "pt": (("pt",), ("theta", "qOverP")),
+    "eta": (("eta",), ("theta",), ("deta",)),
+    "phi": (("phi",), ("dphi",)),
     "d0": (("d0RelativeToBeamspot", "d0RelativeToBeamspotUncertainty"), ("d0", "d0Uncertainty")),
-    "dz": (("z0SinTheta",),), "dz_error": (("z0RelativeToBeamspotUncertainty",), ("z0SinThetaUncertainty",))}
+    "dz": (("z0SinTheta",),),
+    "dz_error": (("z0RelativeToBeamspotUncertainty",), ("z0SinThetaUncertainty",)),
+}
 ORIGIN = ("ftagTruthOriginLabel", "truthOriginLabel")
 GEV = 1e-3
 PION = PARTICLES["charged_hadron"].mass
@@ -68,7 +81,7 @@ PROVENANCE = {
     "source": "simulation",
     "classes": ["pile_up", "hard_scatter"],
     "description": "ATLAS full simulation of top quark pairs at 13.6 TeV with pile-up: tracks of jets, hard-scatter "
-                   "and pile-up labels; or another file in the layout of the training-dataset-dumper",
+    "and pile-up labels; or another file in the layout of the training-dataset-dumper",
     "selection": "anti-kT R=0.4, particle flow; at most 40 tracks, those of smallest significance of d0 dropped",
     "units": "MeV -> GeV; mm as in the file, sign of d0 as CMS (opposite to Delphes)",
     "licence": "CC0-1.0",
@@ -77,8 +90,14 @@ PROVENANCE = {
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a file in the layout of the training-dataset-dumper, as `jetnb.readers` says.
 
     Fields: pt, eta, phi, mass, n_vertices (if stored), n_constituents, label (0 pile_up, 1 hard_scatter, -1 neither),
@@ -110,15 +129,22 @@ def _datasets(path, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
     for data, wanted in ((jets, JET_FIELDS), (tracks, TRACK_FIELDS)):
         for what in wanted:
             _fields(path, data, wanted[what])
-    for field, data in (("nPrimaryVertices", jets), *((field, tracks) for field in ("z0RelativeToBeamspot", *ORIGIN))):
+    for field, data in (
+        ("nPrimaryVertices", jets),
+        *((field, tracks) for field in ("z0RelativeToBeamspot", *ORIGIN)),
+    ):
         if field in data.dtype.names:
             _number(path, data, field)
     if jets.dtype["eventNumber"].kind not in "iu":
-        raise ValueError(f"{path}: field 'eventNumber' of 'jets' is {jets.dtype['eventNumber']}, but an integer in "
-                         f"{WHAT}: a number that was rounded mixes up events, make the file again")
+        raise ValueError(
+            f"{path}: field 'eventNumber' of 'jets' is {jets.dtype['eventNumber']}, but an integer in "
+            f"{WHAT}: a number that was rounded mixes up events, make the file again"
+        )
     if len(jets) != len(tracks):
-        raise ValueError(f"{path}: 'jets' has {len(jets)} rows, but {name!r} {len(tracks)}: the file was cut while it "
-                         "was written, make or download it again")
+        raise ValueError(
+            f"{path}: 'jets' has {len(jets)} rows, but {name!r} {len(tracks)}: the file was cut while it "
+            "was written, make or download it again"
+        )
     return jets, tracks
 
 
@@ -128,8 +154,10 @@ def _fields(path, data: h5py.Dataset, alternatives: tuple[tuple[str, ...], ...])
     chosen = next((fields for fields in alternatives if set(fields) <= set(found)), None)
     if chosen is None:
         wanted = " or ".join(" with ".join(map(repr, fields)) for fields in alternatives)
-        raise ValueError(f"{path}: dataset {name!r} has no field {wanted}, as {WHAT} has, but "
-                         f"{shown(', '.join(found))}: choose the reader of its format, or dump the file again with it")
+        raise ValueError(
+            f"{path}: dataset {name!r} has no field {wanted}, as {WHAT} has, but "
+            f"{shown(', '.join(found))}: choose the reader of its format, or dump the file again with it"
+        )
     for field in chosen:
         _number(path, data, field)
     return chosen
@@ -137,8 +165,10 @@ def _fields(path, data: h5py.Dataset, alternatives: tuple[tuple[str, ...], ...])
 
 def _number(path, data: h5py.Dataset, field: str) -> None:
     if data.dtype[field].kind not in "fiub" or data.dtype[field].shape:
-        raise ValueError(f"{path}: field {field!r} of {data.name.lstrip('/')!r} is {data.dtype[field]}, but a number "
-                         f"in {WHAT}: download the published file")
+        raise ValueError(
+            f"{path}: field {field!r} of {data.name.lstrip('/')!r} is {data.dtype[field]}, but a number "
+            f"in {WHAT}: download the published file"
+        )
 
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
@@ -150,7 +180,7 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
                 inside, counts = _tracks(tracks, jets, tally)
                 needs = tuple(name for name in columns if name != "event")
                 columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, needs)
-                block = J.build(columns, inside, counts, provenance=PROVENANCE)
+                block = jetnb.jets.build(columns, inside, counts, provenance=PROVENANCE)
             except ValueError as error:
                 raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             tally.update(rows=tally["rows"] + len(jets), jets=tally["jets"] + lost)
@@ -163,22 +193,33 @@ def _take(raw: np.ndarray, alternatives: tuple[tuple[str, ...], ...]) -> tuple[s
 
 def _jets(raw: np.ndarray, first: int) -> dict[str, np.ndarray]:
     """Columns (N,) of the rows from `first` on."""
-    pt, eta, phi, mass, event, hs, pu = (raw[_take(raw, fields)[0]] for fields in JET_FIELDS.values())
+    pt, eta, phi, mass, event, hs, pu = (
+        raw[_take(raw, fields)[0]] for fields in JET_FIELDS.values()
+    )
     _refuse(~np.isin(hs, (0, 1)), first, "isJvtHS", hs, "neither 0 nor 1")
     _refuse(~np.isin(pu, (0, 1)), first, "isJvtPU", pu, "neither 0 nor 1")
     is_hs, is_pu = hs == 1, pu == 1
     _refuse(is_hs & is_pu, first, "isJvtPU", pu, "and isJvtHS as well, but no jet is both")
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out
-        columns = {"pt": (pt.astype(float) * GEV).astype(np.float32), "eta": eta.astype(np.float32),
-                   "phi": _padded.wrap_phi(phi), "mass": np.maximum(mass.astype(float) * GEV, 0).astype(np.float32)}
+        columns = {
+            "pt": (pt.astype(float) * GEV).astype(np.float32),
+            "eta": eta.astype(np.float32),
+            "phi": _padded.wrap_phi(phi),
+            "mass": np.maximum(mass.astype(float) * GEV, 0).astype(np.float32),
+        }
     nothing = np.zeros(len(raw), int)
-    columns |= {"label": np.where(is_hs, 1, np.where(is_pu, 0, -1)), "event": event_number(nothing, nothing, event)}
+    columns |= {
+        "label": np.where(is_hs, 1, np.where(is_pu, 0, -1)),
+        "event": event_number(nothing, nothing, event),
+    }
     if "nPrimaryVertices" in raw.dtype.names:
         columns["n_vertices"] = raw["nPrimaryVertices"]
     return columns
 
 
-def _tracks(raw: np.ndarray, jets: np.ndarray, tally: MutableMapping[str, int]) -> tuple[dict, np.ndarray]:
+def _tracks(
+    raw: np.ndarray, jets: np.ndarray, tally: MutableMapping[str, int]
+) -> tuple[dict, np.ndarray]:
     """Fields (T,) and numbers (N,) of the tracks (N, P) that are valid, by falling pt."""
     jet, slot = np.nonzero(raw["valid"] == 1)
 
@@ -198,12 +239,21 @@ def _tracks(raw: np.ndarray, jets: np.ndarray, tally: MutableMapping[str, int]) 
         d0, d0_error = (of(name) for name in names["d0"])
         (error,) = names["dz_error"]
         dz_error = of(error) if error.startswith("z0Rel") else of(error) / sin_theta
-        measured = {"d0": d0, "d0_error": d0_error, "dz": of("z0SinTheta") / sin_theta, "dz_error": dz_error}
+        measured = {
+            "d0": d0,
+            "d0_error": d0_error,
+            "dz": of("z0SinTheta") / sin_theta,
+            "dz_error": dz_error,
+        }
         if "z0RelativeToBeamspot" in raw.dtype.names:
             measured["z0"] = of("z0RelativeToBeamspot")
         measured = {name: values.astype(np.float32) for name, values in measured.items()}
-        inside = {"pt": pt.astype(np.float32), "eta": eta.astype(np.float32), "phi": _padded.wrap_phi(phi),
-                  "energy": np.hypot(pt * np.cosh(eta), PION).astype(np.float32)}
+        inside = {
+            "pt": pt.astype(np.float32),
+            "eta": eta.astype(np.float32),
+            "phi": _padded.wrap_phi(phi),
+            "energy": kinematics.energy(pt, eta, PION).astype(np.float32),
+        }
     good = np.isfinite([*inside.values(), q_over_p]).all(axis=0) & (inside["pt"] > 0)
     tally["constituents"] += int((~good).sum())
     has_track = np.isfinite(list(measured.values())).all(axis=0)
@@ -221,5 +271,7 @@ def _tracks(raw: np.ndarray, jets: np.ndarray, tally: MutableMapping[str, int]) 
 def _refuse(wrong: np.ndarray, first: int, field: str, values: np.ndarray, what: str) -> None:
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"row {first + at} of 'jets' has {field} = {values[at]}, {what} ({wrong.sum()} of "
-                         f"{len(wrong)} rows are like this): download the published file")
+        raise ValueError(
+            f"row {first + at} of 'jets' has {field} = {values[at]}, {what} ({wrong.sum()} of "
+            f"{len(wrong)} rows are like this): download the published file"
+        )

@@ -41,24 +41,38 @@ from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 WHAT = "X -> HH -> 4b (arXiv:2401.13536)"
 JET = ("pt", "eta", "double_b", "phi", "mass", "softdrop_mass")
 SLOT = (*PART[:8], "deltaR", *PART[8:])
-LAYOUT = {"X_jet": ((None, len(JET)), "f"), "X_pfo": ((None, None, len(SLOT)), "f"),
-          "X_label": ((None, len(LABELS)), "iufb"), "jet_mask": ((None,), "iufb"), "labels": ((), "iufb"),
-          "mass_param": ((), "iuf")}
+LAYOUT = {
+    "X_jet": ((None, len(JET)), "f"),
+    "X_pfo": ((None, None, len(SLOT)), "f"),
+    "X_label": ((None, len(LABELS)), "iufb"),
+    "jet_mask": ((None,), "iufb"),
+    "labels": ((), "iufb"),
+    "mass_param": ((), "iuf"),
+}
 EVENTS = 1_000  # at most read at a time from HDF5: 60 MB
 PROVENANCE = {
-    "sample": "hh4b", "source": "simulation", "classes": list(LABELS.values()),
+    "sample": "hh4b",
+    "source": "simulation",
+    "classes": list(LABELS.values()),
     "description": "CMS full simulation, 13 TeV, 2016 pile-up: events of X -> HH -> 4b and of QCD multijets",
     "selection": "jets anti-kT R=0.8 with charged-hadron subtraction, pt > 200 GeV, |eta| < 2.4; constituents with "
-                 "pt > 0.95 GeV; in HDF5 events of two to five jets with at most 100 constituents",
+    "pt > 0.95 GeV; in HDF5 events of two to five jets with at most 100 constituents",
     "units": "pt, eta, phi, energy of constituents from values relative to the jet; d0, dz and errors cm -> mm, sign "
-             "of d0 as CMS (opposite to Delphes)",
+    "of d0 as CMS (opposite to Delphes)",
     "licence": "CC0-1.0 (record 12102, of which it is a reshape)",
-    "citation": "arXiv:2401.13536, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"}
+    "citation": "arXiv:2401.13536, doi:10.7483/OPENDATA.CMS.JGJX.MS7Q",
+}
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a file of X -> HH -> 4b events, as `jetnb.readers` says; rows are events. Taught in notebook 15."""
     count(path)
     raw = _raw_root if _deepntuple.is_root(path) else _raw_hdf5
@@ -91,20 +105,27 @@ def _nested(path, tree) -> dict[str, int]:
 
 
 def _datasets(path, file) -> dict:
-    found = {name: _padded.need(path, file, name, tail, kind, WHAT) for name, (tail, kind) in LAYOUT.items()}
+    found = {
+        name: _padded.need(path, file, name, tail, kind, WHAT)
+        for name, (tail, kind) in LAYOUT.items()
+    }
     n, slots = found["X_jet"].shape[:2]
     for name, data in found.items():
         if len(data) != n or (data.ndim > 1 and data.shape[1] != slots):
-            raise ValueError(f"{path}: dataset {name!r} has shape {data.shape}, but 'X_jet' "
-                             f"{found['X_jet'].shape}, so events or jets are missing: the file was cut while it "
-                             "was written, make it again")
+            raise ValueError(
+                f"{path}: dataset {name!r} has shape {data.shape}, but 'X_jet' "
+                f"{found['X_jet'].shape}, so events or jets are missing: the file was cut while it "
+                "was written, make it again"
+            )
     return found
 
 
 def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
     with _root.open_tree(path, TREE, WHAT) as tree:
         nested = _nested(path, tree)
-        for first, block in _root.blocks(path, tree, list(nested), block_size=block_size, start=start, stop=stop):
+        for first, block in _root.blocks(
+            path, tree, list(nested), block_size=block_size, start=start, stop=stop
+        ):
             rows = slice(first, first + len(block))
             yield rows, _from_root, (block, nested)
 
@@ -130,26 +151,37 @@ def _from_root(rows: slice, block: ak.Array, nested: dict[str, int]) -> tuple:
 def _from_hdf5(rows: slice, raw: dict) -> tuple:
     event = np.arange(rows.start, rows.stop)
     n_slots = raw["jet_mask"].shape[1]
-    mask = _deepntuple.flags(raw["jet_mask"].ravel(), "jet_mask", np.repeat(event, n_slots)).reshape(-1, n_slots)
+    mask = _deepntuple.flags(
+        raw["jet_mask"].ravel(), "jet_mask", np.repeat(event, n_slots)
+    ).reshape(-1, n_slots)
     is_signal = _deepntuple.flags(raw["labels"], "labels", event)
     n_jets = mask.sum(axis=1)
     row = np.repeat(event, n_jets)
     one_hot = raw["X_label"][mask]
-    one_hot = np.stack([_deepntuple.flags(one_hot[:, i], name, row) for i, name in enumerate(LABELS)], axis=1)
+    one_hot = np.stack(
+        [_deepntuple.flags(one_hot[:, i], name, row) for i, name in enumerate(LABELS)], axis=1
+    )
     label = _deepntuple.label_of(one_hot, np.repeat(~is_signal, n_jets), row)
     unlike = (raw["X_label"] != raw["X_label"][:, :1]).any(axis=2) & mask
     label = np.where(np.repeat(unlike.any(axis=1), n_jets), -1, label)
     columns = dict(zip(JET, raw["X_jet"][mask].T, strict=True))
-    columns |= {"label": label, "event_label": np.repeat(is_signal, n_jets),
-                "resonance_mass": np.repeat(raw["mass_param"], n_jets)}
+    columns |= {
+        "label": label,
+        "event_label": np.repeat(is_signal, n_jets),
+        "resonance_mass": np.repeat(raw["mass_param"], n_jets),
+    }
     slots = raw["X_pfo"][mask]  # (jets, constituents, 15)
-    slot = np.flatnonzero((slots[:, :, SLOT.index("ptrel")] != 0) | (slots[:, :, SLOT.index("erel")] != 0))
+    slot = np.flatnonzero(
+        (slots[:, :, SLOT.index("ptrel")] != 0) | (slots[:, :, SLOT.index("erel")] != 0)
+    )
     found = slots.reshape(-1, len(SLOT)).take(slot, axis=0)
     part = {name: found[:, SLOT.index(name)] for name in PART}
     return columns, part, np.bincount(slot // max(slots.shape[1], 1), minlength=len(slots)), row
 
 
-def _blocks(path: Path, raw: Iterator[tuple], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
+def _blocks(
+    path: Path, raw: Iterator[tuple], tally: MutableMapping[str, int]
+) -> Iterator[ak.Array]:
     for rows, unpack, block in ahead(raw):
         try:
             columns, part, counts, row = unpack(rows, *block)

@@ -39,19 +39,29 @@ COLUMNS = (*AXIS, "event_no", "sample_isQCD")
 PARTS = tuple(PREFIX + name for name in PART)
 WEIGHT = PREFIX + "puppiw"
 PROVENANCE = {
-    "sample": "higgstobb", "source": "simulation", "classes": list(LABELS.values()),
+    "sample": "higgstobb",
+    "source": "simulation",
+    "classes": list(LABELS.values()),
     "description": "CMS full simulation, 13 TeV, 2016 pile-up: jets of X -> HH -> 4b with m_X 0.6 to 4.5 TeV, and of "
-                   "QCD multijets",
+    "QCD multijets",
     "selection": "anti-kT R=0.8 with charged-hadron subtraction, pt > 200 GeV, |eta| < 2.4; constituents with "
-                 "pt > 0.95 GeV, at most 100 in HDF5",
+    "pt > 0.95 GeV, at most 100 in HDF5",
     "units": "pt, eta, phi, energy of constituents from values relative to the jet; d0, dz and errors cm -> mm, sign "
-             "of d0 as CMS (opposite to Delphes)",
-    "licence": "CC0-1.0", "citation": "doi:10.7483/OPENDATA.CMS.JGJX.MS7Q"}
+    "of d0 as CMS (opposite to Delphes)",
+    "licence": "CC0-1.0",
+    "citation": "doi:10.7483/OPENDATA.CMS.JGJX.MS7Q",
+}
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a ROOT or HDF5 file of record 12102, as `jetnb.readers` says. Taught in notebook 15."""
     count(path)
     raw = _raw_root if _deepntuple.is_root(path) else _raw_hdf5
@@ -82,25 +92,35 @@ def _wanted(found) -> list[str]:
 
 def _nested(path, tree) -> dict[str, int]:
     names = _wanted(tree.names)
-    return _deepntuple.depths(path, tree, {name: (int(name.startswith(PREFIX)),) for name in names}, WHAT)
+    return _deepntuple.depths(
+        path, tree, {name: (int(name.startswith(PREFIX)),) for name in names}, WHAT
+    )
 
 
 def _datasets(path, file) -> dict:
-    found = {name: _padded.need(path, file, name, (None,) if name.startswith(PREFIX) else (), "fiub", WHAT)
-             for name in _wanted(_padded.keys(path, file))}
+    found = {
+        name: _padded.need(
+            path, file, name, (None,) if name.startswith(PREFIX) else (), "fiub", WHAT
+        )
+        for name in _wanted(_padded.keys(path, file))
+    }
     for name, data in found.items():
         like = found[PARTS[0] if name.startswith(PREFIX) else "fj_pt"]
         if data.shape != like.shape or len(data) != len(found["fj_pt"]):
-            raise ValueError(f"{path}: dataset {name!r} has shape {data.shape}, but {like.name.lstrip('/')!r} has "
-                             f"{like.shape} and 'fj_pt' {found['fj_pt'].shape}: the file was cut while it was "
-                             "written, download it again")
+            raise ValueError(
+                f"{path}: dataset {name!r} has shape {data.shape}, but {like.name.lstrip('/')!r} has "
+                f"{like.shape} and 'fj_pt' {found['fj_pt'].shape}: the file was cut while it was "
+                "written, download it again"
+            )
     return found
 
 
 def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
     with _root.open_tree(path, TREE, WHAT) as tree:
         nested = _nested(path, tree)
-        for first, block in _root.blocks(path, tree, list(nested), block_size=block_size, start=start, stop=stop):
+        for first, block in _root.blocks(
+            path, tree, list(nested), block_size=block_size, start=start, stop=stop
+        ):
             columns, part, counts, row = _deepntuple.unpack(block, nested)
             yield columns, part, counts, first + row
 
@@ -113,15 +133,27 @@ def _raw_hdf5(path, block_size: int, start: int, stop: int | None) -> Iterator[t
             raw = {name: values(here) for name, values in read.items()}
             n, slots = raw[PARTS[0]].shape
             slot = np.flatnonzero((raw[PREFIX + "ptrel"] != 0) | (raw[PREFIX + "erel"] != 0))
-            part = {name.removeprefix(PREFIX): raw.pop(name).ravel().take(slot) for name in list(raw)
-                    if name.startswith(PREFIX)}
-            yield raw, part, np.bincount(slot // max(slots, 1), minlength=n), np.arange(here.start, here.stop)
+            part = {
+                name.removeprefix(PREFIX): raw.pop(name).ravel().take(slot)
+                for name in list(raw)
+                if name.startswith(PREFIX)
+            }
+            yield (
+                raw,
+                part,
+                np.bincount(slot // max(slots, 1), minlength=n),
+                np.arange(here.start, here.stop),
+            )
 
 
-def _blocks(path: Path, raw: Iterator[tuple], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
+def _blocks(
+    path: Path, raw: Iterator[tuple], tally: MutableMapping[str, int]
+) -> Iterator[ak.Array]:
     for columns, part, counts, rows in ahead(raw):
         try:
-            jets = _deepntuple.build(_columns(columns, rows), part, counts, rows, tally=tally, provenance=PROVENANCE)
+            jets = _deepntuple.build(
+                _columns(columns, rows), part, counts, rows, tally=tally, provenance=PROVENANCE
+            )
         except ValueError as error:
             raise ValueError(f"{path}: rows {rows[0]} to {rows[-1]}: {error}") from None
         tally["rows"] += len(rows)

@@ -18,30 +18,67 @@ from types import ModuleType
 from jetnb.readers._common import explained
 
 STARTS = {b"\x89HDF": "HDF5", b"root": "ROOT", b"PAR1": "Parquet", b"PK\x03\x04": "zip"}
-READERS = {"HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet", "dumper", "omnilearn"),
-           "ROOT": ("jetclass", "higgstobb", "hh4b", "pfnano", "physlite"),
-           "Parquet": ("parquet", "jetclass"), "zip": ("energyflow",)}
-OTHER = ((b"\x1f\x8b", "compressed by gzip: unpack it with `gunzip`, or `tar -xf` where its name has .tar or .tgz"),
-         (b"\xfd7zXZ", "compressed by xz: unpack it with `unxz`"),
-         (b"BZh", "compressed by bzip2: unpack it with `bunzip2`"),
-         (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it with `unzstd`"), (b"PK", "an empty zip archive"),
-         (b"\x93NUMPY", "a single array of NumPy, without names of what its columns are: give the published file"),
-         (b"\x80", "a pickle of Python, it seems, which can run code when it is opened: jetnb opens none"),
-         (b"version https://git-lfs", "a pointer of git-lfs, not the file itself: fetch it with `git lfs pull`"))
+READERS = {
+    "HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet", "dumper", "omnilearn"),
+    "ROOT": ("jetclass", "higgstobb", "hh4b", "pfnano", "physlite"),
+    "Parquet": ("parquet", "jetclass"),
+    "zip": ("energyflow",),
+}
+OTHER = (
+    (
+        b"\x1f\x8b",
+        "compressed by gzip: unpack it with `gunzip`, or `tar -xf` where its name has .tar or .tgz",
+    ),
+    (b"\xfd7zXZ", "compressed by xz: unpack it with `unxz`"),
+    (b"BZh", "compressed by bzip2: unpack it with `bunzip2`"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it with `unzstd`"),
+    (b"PK", "an empty zip archive"),
+    (
+        b"\x93NUMPY",
+        "a single array of NumPy, without names of what its columns are: give the published file",
+    ),
+    (
+        b"\x80",
+        "a pickle of Python, it seems, which can run code when it is opened: jetnb opens none",
+    ),
+    (
+        b"version https://git-lfs",
+        "a pointer of git-lfs, not the file itself: fetch it with `git lfs pull`",
+    ),
+)
 # Names at the top of a file, two of which make it likely to be of the format, but with something missing.
 NAMES = {
     "aspen": {"PFCands", "jet_kinematics", "event_info", "jet_tagging"},
     "hh4b": {"X_jet", "X_pfo", "X_label", "jet_mask", "mass_param"},
-    "jetnet": {"particle_features", "jet_features"}, "dumper": {"jets", "tracks", "tracks_loose", "eventwise"},
-    "higgstobb": {"fj_pt", "fj_eta", "fj_phi", "fj_mass", "pfcand_ptrel", "pfcand_erel", "event_no", "sample_isQCD"},
-    "omnilearn": {"data", "pid", "jet", "global"}}
+    "jetnet": {"particle_features", "jet_features"},
+    "dumper": {"jets", "tracks", "tracks_loose", "eventwise"},
+    "higgstobb": {
+        "fj_pt",
+        "fj_eta",
+        "fj_phi",
+        "fj_mass",
+        "pfcand_ptrel",
+        "pfcand_erel",
+        "event_no",
+        "sample_isQCD",
+    },
+    "omnilearn": {"data", "pid", "jet", "global"},
+}
 # Trees, and how at least two of their branches start.
-TREES = (("pfnano", "Events", ("FatJet_", "PFCands_", "PFCand_", "Jet_")), ("jetclass", "tree", ("part_", "jet_")),
-         ("physlite", "CollectionTree", ("AnalysisJetsAux",)), ("physlite", "EventData", ("AnalysisJetsAux",)),
-         ("higgstobb", "deepntuplizer/tree", ("fj_", "pfcand_")))
+TREES = (
+    ("pfnano", "Events", ("FatJet_", "PFCands_", "PFCand_", "Jet_")),
+    ("jetclass", "tree", ("part_", "jet_")),
+    ("physlite", "CollectionTree", ("AnalysisJetsAux",)),
+    ("physlite", "EventData", ("AnalysisJetsAux",)),
+    ("higgstobb", "deepntuplizer/tree", ("fj_", "pfcand_")),
+)
 # Layouts that are known and not read: names, all of which are there, and what they are.
-FOREIGN = (({"jets", "jetConstituentList", "particleFeatureNames"},
-            "the layout of the hls4ml jet files (jetImage_*.h5, doi:10.5281/zenodo.3602260): jetnb does not read it"),)
+FOREIGN = (
+    (
+        {"jets", "jetConstituentList", "particleFeatureNames"},
+        "the layout of the hls4ml jet files (jetImage_*.h5, doi:10.5281/zenodo.3602260): jetnb does not read it",
+    ),
+)
 DELPHES = {"Event", "Particle", "Track", "Tower", "EFlowTrack", "Jet", "FatJet", "MissingET"}
 
 
@@ -64,8 +101,10 @@ def identify(path) -> str:
     if path.is_dir():
         raise ValueError(folder(path))
     if not path.is_file():
-        raise ValueError(f"{path} is neither a file nor a folder, but a pipe or a device: copy what comes out of it "
-                         "into a file")
+        raise ValueError(
+            f"{path} is neither a file nor a folder, but a pipe or a device: copy what comes out of it "
+            "into a file"
+        )
     with path.open("rb") as stream:
         start = stream.read(512)
     kind = STARTS.get(start[:4])
@@ -74,7 +113,9 @@ def identify(path) -> str:
     for name in READERS[kind]:
         if reader(name).recognises(path):
             return name
-    raise ValueError({"HDF5": _why_hdf5, "ROOT": _why_root, "Parquet": _why_parquet, "zip": _why_zip}[kind](path))
+    raise ValueError(
+        {"HDF5": _why_hdf5, "ROOT": _why_root, "Parquet": _why_parquet, "zip": _why_zip}[kind](path)
+    )
 
 
 def no_path(path) -> str:
@@ -82,26 +123,40 @@ def no_path(path) -> str:
     text = str(path)
     if Path(path).exists():
         return ""
-    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", text):  # Path makes one slash of two; C:/ is a disk
-        how = ("copy it with `xrdcp`" if address[1].lower() in ("root", "roots", "xroot", "davs") else
-               "fetch it with `jetnb data download`, where `jetnb data list` has its dataset, or with a browser")
-        return f"{text} is an address, and jetnb reads files of this machine: {how}, and give the file"
+    if address := re.match(
+        r"([a-zA-Z][a-zA-Z0-9+.-]+):/", text
+    ):  # Path makes one slash of two; C:/ is a disk
+        how = (
+            "copy it with `xrdcp`"
+            if address[1].lower() in ("root", "roots", "xroot", "davs")
+            else "fetch it with `jetnb data download`, where `jetnb data list` has its dataset, or with a browser"
+        )
+        return (
+            f"{text} is an address, and jetnb reads files of this machine: {how}, and give the file"
+        )
     if glob.has_magic(text):
         found = len(glob.glob(text))
-        return (f"{text} is a pattern, and no file has this name; it fits {found} files"
-                + (f": give these, sorted(glob.glob({text!r}))" if found else ""))
+        return f"{text} is a pattern, and no file has this name; it fits {found} files" + (
+            f": give these, sorted(glob.glob({text!r}))" if found else ""
+        )
     return ""
 
 
 def folder(path) -> str:
     """What a folder is that is no store."""
     path = Path(path)
-    files = [file for file in itertools.islice(sorted(path.iterdir()), 200) if file.is_file() and _kind(file)]
+    files = [
+        file
+        for file in itertools.islice(sorted(path.iterdir()), 200)
+        if file.is_file() and _kind(file)
+    ]
     if not files:
         return f"{path} is a folder, but not a store of jetnb, which has a meta.json, and no data files are in it"
     some = ", ".join(file.name for file in files[:3]) + (" ..." if len(files) > 3 else "")
-    return (f"{path} is a folder of data files ({some}), not a store of jetnb, which has a meta.json: give the files, "
-            f"or make a store of them with `jetnb data convert {path}/*{files[0].suffix} --out STORE`")
+    return (
+        f"{path} is a folder of data files ({some}), not a store of jetnb, which has a meta.json: give the files, "
+        f"or make a store of them with `jetnb data convert {path}/*{files[0].suffix} --out STORE`"
+    )
 
 
 def _kind(file: Path) -> str | None:
@@ -116,8 +171,10 @@ def _foreign(start: bytes) -> str:
     if not start:
         return "it is empty: download it again"
     if start.lstrip()[:1] == b"<":
-        return ("it is a web page, saved under this name, perhaps the error page of a server; open it in a browser to "
-                "see what it says, and download the file itself")
+        return (
+            "it is a web page, saved under this name, perhaps the error page of a server; open it in a browser to "
+            "see what it says, and download the file itself"
+        )
     if start[257:262] == b"ustar":
         return "it is a tar archive: unpack it with `tar -xf` and give the files inside"
     for magic, what in OTHER:
@@ -138,8 +195,15 @@ def _why_hdf5(path: Path) -> str:
 
     from jetnb.readers import _padded
 
-    with _padded.open_file(path) as file, explained(path):  # the first raises for a file that was cut
-        found = {name: getattr(file[name], "shape", None) for name in _padded.keys(path, file) if name in file}
+    with (
+        _padded.open_file(path) as file,
+        explained(path),
+    ):  # the first raises for a file that was cut
+        found = {
+            name: getattr(file[name], "shape", None)
+            for name in _padded.keys(path, file)
+            if name in file
+        }
         tables = {name: _pandas(file[name]) for name in found if isinstance(file[name], h5py.Group)}
     for names, what in FOREIGN:
         if names <= set(found):
@@ -150,40 +214,67 @@ def _why_hdf5(path: Path) -> str:
         if what and key == "table":
             return _complaint(path, "toptagging")
         if what:
-            again = ("; these are the columns of Top Quark Tagging Reference, which jetnb reads under the key 'table': "
-                     "write it again with pandas, to_hdf(NEW, key='table', format='table')"
-                     if all(part in what for part in ("(804,)", "(2,)")) else "; of no dataset that jetnb reads")
+            again = (
+                "; these are the columns of Top Quark Tagging Reference, which jetnb reads under the key 'table': "
+                "write it again with pandas, to_hdf(NEW, key='table', format='table')"
+                if all(part in what for part in ("(804,)", "(2,)"))
+                else "; of no dataset that jetnb reads"
+            )
             return f"{path} is a table that pandas wrote under the key {key!r}, with {what}{again}"
-    inside = ", ".join(f"{name} {shape or ''}".strip() for name, shape in list(found.items())[:8]) or "nothing"
+    inside = (
+        ", ".join(f"{name} {shape or ''}".strip() for name, shape in list(found.items())[:8])
+        or "nothing"
+    )
     return f"{path} is HDF5, but of no dataset that jetnb reads: at the top it has {inside}"
 
 
 def _pandas(group) -> str:
     """The columns of a table as pandas writes it, in either of its two ways; "" for another group."""
     table = group.get("table")
-    if table is not None and getattr(table, "dtype", None) is not None and "index" in (table.dtype.names or ()):
-        return ", ".join(f"{name} {table.dtype[name].base} {table.dtype[name].shape or ''}".strip()
-                         for name in table.dtype.names[:8])
-    return ", ".join(f"{name} {group[name].shape}" for name in ("axis0", "axis1", "block0_values")
-                     if "axis0" in group and name in group)
+    if (
+        table is not None
+        and getattr(table, "dtype", None) is not None
+        and "index" in (table.dtype.names or ())
+    ):
+        return ", ".join(
+            f"{name} {table.dtype[name].base} {table.dtype[name].shape or ''}".strip()
+            for name in table.dtype.names[:8]
+        )
+    return ", ".join(
+        f"{name} {group[name].shape}"
+        for name in ("axis0", "axis1", "block0_values")
+        if "axis0" in group and name in group
+    )
 
 
 def _why_root(path: Path) -> str:
     from jetnb.readers import _root
 
     found = _root.contents(path)
-    branches = {name: list(tree.names) for name, tree in found.items() if isinstance(tree, _root.Tree)}
+    branches = {
+        name: list(tree.names) for name, tree in found.items() if isinstance(tree, _root.Tree)
+    }
     for name, tree, starts in TREES:
         if sum(branch.startswith(starts) for branch in branches.get(tree, ())) > 1:
             return _complaint(path, name)
     if len(DELPHES & set(branches.get("Delphes", ()))) > 1:
-        return (f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
-                "their constituents, so write those as JetClass does (see jetnb.readers.jetclass)")
-    if found and all(str(kind).startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in found.values()):
-        return (f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, "
-                f"{', '.join(list(found)[:8])}")
-    inside = [f"{name} ({tree.num_entries:,} rows: {', '.join(branches[name][:5])}{' ...' * (len(branches[name]) > 5)})"
-              if name in branches else f"{name} ({tree})" for name, tree in list(found.items())[:8]]
+        return (
+            f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
+            "their constituents, so write those as JetClass does (see jetnb.readers.jetclass)"
+        )
+    if found and all(
+        str(kind).startswith(("TH1", "TH2", "TH3", "TProfile")) for kind in found.values()
+    ):
+        return (
+            f"{path} is ROOT, but of no dataset that jetnb reads: it has histograms alone, "
+            f"{', '.join(list(found)[:8])}"
+        )
+    inside = [
+        f"{name} ({tree.num_entries:,} rows: {', '.join(branches[name][:5])}{' ...' * (len(branches[name]) > 5)})"
+        if name in branches
+        else f"{name} ({tree})"
+        for name, tree in list(found.items())[:8]
+    ]
     return f"{path} is ROOT, but of no dataset that jetnb reads: it has {', '.join(inside) or 'nothing'}"
 
 
@@ -194,8 +285,10 @@ def _why_parquet(path: Path) -> str:
         found = pq.read_schema(path).names
     if sum(name.startswith("part_") for name in found) > 1:
         return _complaint(path, "jetclass")
-    return (f"{path} is Parquet, but of no dataset that jetnb reads: it has the columns {', '.join(found[:8])}"
-            f"{' ...' if len(found) > 8 else ''}")
+    return (
+        f"{path} is Parquet, but of no dataset that jetnb reads: it has the columns {', '.join(found[:8])}"
+        f"{' ...' if len(found) > 8 else ''}"
+    )
 
 
 def _why_zip(path: Path) -> str:
@@ -208,8 +301,10 @@ def _why_zip(path: Path) -> str:
     if found and all(name.endswith(".npy") for name in found):
         return f"{path} is a NumPy archive (.npz), but of no dataset that jetnb reads: it has the arrays {some}"
     if any(name.endswith("/data.pkl") for name in found):
-        return (f"{path} is what torch.save writes, such as weights, and holds no jets: weights of a public Particle "
-                "Transformer are read by jetnb.models.particle_transformer.load_public")
+        return (
+            f"{path} is what torch.save writes, such as weights, and holds no jets: weights of a public Particle "
+            "Transformer are read by jetnb.models.particle_transformer.load_public"
+        )
     return f"{path} is a zip archive of {some or 'nothing'}: unpack it with `unzip` and give the files inside"
 
 

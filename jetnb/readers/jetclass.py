@@ -39,21 +39,59 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import kinematics, packed
 from jetnb.readers import _parquet_footer
 from jetnb.readers._common import (
-    AGAIN, accepts, ahead, counter, explained, explaining, first_event, row_range, sort_by_pt, start_of)
+    AGAIN,
+    accepts,
+    ahead,
+    counter,
+    explained,
+    explaining,
+    first_event,
+    row_range,
+    sort_by_pt,
+    start_of,
+)
 from jetnb.readers._root import blocks, open_tree
 
-LABELS = {"label_QCD": "QCD", "label_Hbb": "HToBB", "label_Hcc": "HToCC", "label_Hgg": "HToGG",
-          "label_H4q": "HToWW4Q", "label_Hqql": "HToWW2Q1L", "label_Zqq": "ZToQQ", "label_Wqq": "WToQQ",
-          "label_Tbqq": "TTBar", "label_Tbl": "TTBarLep"}
+LABELS = {
+    "label_QCD": "QCD",
+    "label_Hbb": "HToBB",
+    "label_Hcc": "HToCC",
+    "label_Hgg": "HToGG",
+    "label_H4q": "HToWW4Q",
+    "label_Hqql": "HToWW2Q1L",
+    "label_Zqq": "ZToQQ",
+    "label_Wqq": "WToQQ",
+    "label_Tbqq": "TTBar",
+    "label_Tbl": "TTBarLep",
+}
 N_CLASSES_2, FIRST_QCD_2 = 188, 161
-FLAGS = {"part_isChargedHadron": 211, "part_isNeutralHadron": 130, "part_isPhoton": 22,
-         "part_isElectron": -11, "part_isMuon": -13}  # times the charge, if there is one
-TRACK = dict(zip(J.TRACK_FIELDS, ("part_d0val", "part_d0err", "part_dzval", "part_dzerr"), strict=True))
+FLAGS = {
+    "part_isChargedHadron": 211,
+    "part_isNeutralHadron": 130,
+    "part_isPhoton": 22,
+    "part_isElectron": -11,
+    "part_isMuon": -13,
+}  # times the charge, if there is one
+TRACK = dict(
+    zip(
+        jetnb.jets.TRACK_FIELDS,
+        ("part_d0val", "part_d0err", "part_dzval", "part_dzerr"),
+        strict=True,
+    )
+)
 PART = ["part_px", "part_py", "part_pz", "part_energy", "part_charge", *TRACK.values(), *FLAGS]
-JET = ["jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", *(f"jet_tau{i}" for i in range(1, 5))]
+JET = [
+    "jet_pt",
+    "jet_eta",
+    "jet_phi",
+    "jet_energy",
+    "jet_sdmass",
+    *(f"jet_tau{i}" for i in range(1, 5)),
+]
 AXIS = ["part_deta", "part_dphi"]
 WHAT, TREE = "JetClass", "tree"
 NUMBER = r"(bool|u?int\d+|float\d*|halffloat|double)"
@@ -61,16 +99,23 @@ LIST = rf"var \* {NUMBER}|(large_)?list<\w+: {NUMBER}( not null)?>"
 AGREE = 1e-3  # constituents must be where deta and dphi say, to this
 
 PROVENANCE = {
-    "sample": "JetClass", "source": "simulation", "classes": list(LABELS.values()),
+    "sample": "JetClass",
+    "source": "simulation",
+    "classes": list(LABELS.values()),
     "description": "jets of ten classes, MadGraph, Pythia and Delphes with a CMS-like detector, no pile-up",
-    "selection": "anti-kT R=0.8, pt 500 to 1000 GeV, |eta| < 2", "units": "GeV, mm, rad, as in the file",
+    "selection": "anti-kT R=0.8, pt 500 to 1000 GeV, |eta| < 2",
+    "units": "GeV, mm, rad, as in the file",
     "licence": "MIT (Hugging Face card); see doi:10.5281/zenodo.6619768",
-    "citation": "arXiv:2202.03772, doi:10.5281/zenodo.6619768"}
+    "citation": "arXiv:2202.03772, doi:10.5281/zenodo.6619768",
+}
 PROVENANCE_2 = PROVENANCE | {
     "sample": "JetClass-II",
     "description": "jets of 188 classes, of which only QCD is labelled here; MadGraph, Pythia and Delphes, 50 "
-                   "pile-up interactions removed with PUPPI",
-    "selection": "R=0.8, none beyond that of the file", "licence": "MIT", "citation": "arXiv:2405.12972"}
+    "pile-up interactions removed with PUPPI",
+    "selection": "R=0.8, none beyond that of the file",
+    "licence": "MIT",
+    "citation": "arXiv:2405.12972",
+}
 
 
 def recognises(path) -> bool:
@@ -79,8 +124,14 @@ def recognises(path) -> bool:
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a JetClass or JetClass-II file, as `jetnb.readers` says. Taught in notebook 01."""
     path = Path(path)
     is_root, labels, _ = _check_layout(path)
@@ -101,23 +152,33 @@ def _check_layout(path: Path) -> tuple:
     return _layout(path, start, (about.st_mtime_ns, about.st_size))
 
 
-@functools.lru_cache(maxsize=256)  # recognises, count and read ask in turn, and the header of ROOT takes 15 ms
+@functools.lru_cache(
+    maxsize=256
+)  # recognises, count and read ask in turn, and the header of ROOT takes 15 ms
 def _layout(path: Path, start: bytes, stamp: tuple) -> tuple:
     if start[:4] not in (b"root", b"PAR1"):
-        remedy = "it looks like a web page: " + AGAIN if start.lstrip()[:1] == b"<" else "is it another format?"
+        remedy = (
+            "it looks like a web page: " + AGAIN
+            if start.lstrip()[:1] == b"<"
+            else "is it another format?"
+        )
         raise ValueError(f"{path} is neither ROOT nor Parquet, it starts with {start!r}; {remedy}")
     is_root = start[:4] == b"root"
     types, n_jets = (_header_root if is_root else _header_parquet)(path)
     labels = ["jet_label"] if "jet_label" in types else list(LABELS)
     needed = [*PART, *AXIS, *JET, *labels]
     if missing := [name for name in needed if name not in types]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}, so it is not JetClass or JetClass-II, or a "
-                         f"part of it; it has {', '.join(list(types)[:8])} ...: use the reader of its own format")
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}, so it is not JetClass or JetClass-II, or a "
+            f"part of it; it has {', '.join(list(types)[:8])} ...: use the reader of its own format"
+        )
     for name in needed:
         kind, pattern = ("a list", LIST) if name.startswith("part_") else ("a number", NUMBER)
         if not re.fullmatch(pattern, types[name]):
-            raise ValueError(f"{path}: column {name} is {types[name]}, but should be {kind} for each jet; was the "
-                             "file converted? Use the published one")
+            raise ValueError(
+                f"{path}: column {name} is {types[name]}, but should be {kind} for each jet; was the "
+                "file converted? Use the published one"
+            )
     if not is_root:
         with explained(path):
             _parquet_footer.check(path, needed, lists="part_")
@@ -138,26 +199,45 @@ def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
         return str(pa.list_(of.value_type) if pa.types.is_fixed_size_list(of) else of)
 
     with explained(path):
-        _parquet_footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
+        _parquet_footer.groups(
+            path
+        )  # first, as Arrow ends the process at some footers that are damaged
     with explained(path), pq.ParquetFile(path) as file:
         return {field.name: kind(field.type) for field in file.schema_arrow}, file.metadata.num_rows
 
 
-def _raw_root(path: Path, names: list[str], also: list[str], block_size: int, start: int,
-              stop: int | None) -> Iterator[tuple]:
+def _raw_root(
+    path: Path, names: list[str], also: list[str], block_size: int, start: int, stop: int | None
+) -> Iterator[tuple]:
     """First row, and name -> (values, counts): counts are None for one number per jet, values None if some miss.
 
     The columns `also` are read for the first block only.
     """
     with open_tree(path, TREE, WHAT) as tree:
-        for low, block in blocks(path, tree, names, block_size=block_size, start=start, stop=stop, whole=True,
-                                 first_only=also):
-            yield low, {name: (ak.to_numpy(ak.flatten(block[name])), ak.to_numpy(ak.num(block[name])))
-                        if block[name].ndim > 1 else (ak.to_numpy(block[name]), None) for name in block.fields}
+        for low, block in blocks(
+            path,
+            tree,
+            names,
+            block_size=block_size,
+            start=start,
+            stop=stop,
+            whole=True,
+            first_only=also,
+        ):
+            yield (
+                low,
+                {
+                    name: (ak.to_numpy(ak.flatten(block[name])), ak.to_numpy(ak.num(block[name])))
+                    if block[name].ndim > 1
+                    else (ak.to_numpy(block[name]), None)
+                    for name in block.fields
+                },
+            )
 
 
-def _raw_parquet(path: Path, names: list[str], also: list[str], block_size: int, start: int,
-                 stop: int | None) -> Iterator[tuple]:
+def _raw_parquet(
+    path: Path, names: list[str], also: list[str], block_size: int, start: int, stop: int | None
+) -> Iterator[tuple]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -167,14 +247,30 @@ def _raw_parquet(path: Path, names: list[str], also: list[str], block_size: int,
     with explained(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
         extra = next(row_range(file, also, block_size, start, stop), None)
         for low, batch in row_range(file, names, block_size, start, stop):
-            columns = {name: batch[name] for name in names} | ({name: extra[1][name] for name in also} if extra else {})
+            columns = {name: batch[name] for name in names} | (
+                {name: extra[1][name] for name in also} if extra else {}
+            )
             extra = None
-            yield low, {name: (plain(values.flatten()), plain(pc.list_value_length(values)))
-                        if name.startswith("part_") else (plain(values), None) for name, values in columns.items()}
+            yield (
+                low,
+                {
+                    name: (plain(values.flatten()), plain(pc.list_value_length(values)))
+                    if name.startswith("part_")
+                    else (plain(values), None)
+                    for name, values in columns.items()
+                },
+            )
 
 
-def _blocks(path: Path, raw, labels: list[str], block_size: int, start: int, stop: int | None,
-            tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
+def _blocks(
+    path: Path,
+    raw,
+    labels: list[str],
+    block_size: int,
+    start: int,
+    stop: int | None,
+    tally: MutableMapping[str, int],
+) -> Iterator[ak.Array]:
     provenance = (PROVENANCE_2 if labels == ["jet_label"] else PROVENANCE) | {"file": path.name}
     for row, block in ahead(raw(path, [*PART, *JET, *labels], AXIS, block_size, start, stop)):
         try:
@@ -199,13 +295,17 @@ def _complete(block: Mapping) -> tuple[dict, np.ndarray]:
 def _momentum(v: Mapping) -> tuple[np.ndarray, ...]:
     px, py, pz = (v[name].astype(float) for name in PART[:3])
     pt = np.sqrt(px * px + py * py)
-    with np.errstate(divide="ignore", invalid="ignore"):  # constituents with pt = 0 are left out later
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # constituents with pt = 0 are left out later
         return pt, pz, np.arcsinh(pz / pt).astype(np.float32), np.arctan2(py, px).astype(np.float32)
 
 
-def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping, tally: MutableMapping) -> ak.Array:
+def _jets(
+    block: dict, labels: list[str], first_event: int, provenance: Mapping, tally: MutableMapping
+) -> ak.Array:
     v, counts = _complete(block)
-    jet = np.repeat(np.arange(len(counts)), counts)
+    jet = packed.jet_of(counts)
     pt, pz, eta, phi = _momentum(v)
     if AXIS[0] in v:
         _check_axis(v, jet, pt, eta, phi)
@@ -216,28 +316,51 @@ def _jets(block: dict, labels: list[str], first_event: int, provenance: Mapping,
         code += flag * np.int16(value)
     _refuse(n_flags != 1, jet, "constituent with not exactly one of " + ", ".join(FLAGS))
     charge, neutral = v["part_charge"], (code == 130) | (code == 22)
-    _refuse((charge == 0) != neutral, jet, "constituent whose part_charge contradicts its part_is...")
+    _refuse(
+        (charge == 0) != neutral, jet, "constituent whose part_charge contradicts its part_is..."
+    )
     momentum, energy = np.sqrt(pt * pt + pz * pz).astype(np.float32), v["part_energy"]
-    _refuse(energy < np.float32(0.99) * momentum, jet, "constituent with part_energy below |p|: wrong column?")
+    _refuse(
+        energy < np.float32(0.99) * momentum,
+        jet,
+        "constituent with part_energy below |p|: wrong column?",
+    )
     track = charge != 0
     finite = np.logical_and.reduce([np.isfinite(v[name]) for name in TRACK.values()])
     measured = track & finite
-    inside = {"pt": pt.astype(np.float32), "eta": eta, "phi": phi,
-              "energy": np.maximum(energy, momentum), "charge": np.array(charge),
-              "pdg_id": code * (charge.astype(np.int16) + neutral), "has_track": measured,
-              **{name: _only(measured, v[column], finite) for name, column in TRACK.items()}}
+    inside = {
+        "pt": pt.astype(np.float32),
+        "eta": eta,
+        "phi": phi,
+        "energy": np.maximum(energy, momentum),
+        "charge": np.array(charge),
+        "pdg_id": code * (charge.astype(np.int16) + neutral),
+        "has_track": measured,
+        **{name: _only(measured, v[column], finite) for name, column in TRACK.items()},
+    }
     tally["rows"] += len(counts)
     tally["tracks"] += int((track & ~finite).sum())
     if (none := inside["pt"] <= 0).any():  # NaN stays, and is refused
         tally["constituents"] += int(none.sum())
         inside, jet = {name: values[~none] for name, values in inside.items()}, jet[~none]
     sort_by_pt(inside, jet, tally)
-    jet_energy, size = v["jet_energy"].astype(float), v["jet_pt"].astype(float) * np.cosh(v["jet_eta"].astype(float))
-    columns = {"pt": v["jet_pt"], "eta": v["jet_eta"], "phi": v["jet_phi"],
-               "mass": np.sqrt(np.maximum((jet_energy - size) * (jet_energy + size), 0)),
-               "softdrop_mass": v["jet_sdmass"], **{f"tau{i}": v[f"jet_tau{i}"] for i in range(1, 5)},
-               "label": _label(v, labels), "event": first_event + np.arange(len(counts))}
-    return J.build(columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance)
+    jet_energy, size = (
+        v["jet_energy"].astype(float),
+        v["jet_pt"].astype(float) * np.cosh(v["jet_eta"].astype(float)),
+    )
+    columns = {
+        "pt": v["jet_pt"],
+        "eta": v["jet_eta"],
+        "phi": v["jet_phi"],
+        "mass": np.sqrt(np.maximum((jet_energy - size) * (jet_energy + size), 0)),
+        "softdrop_mass": v["jet_sdmass"],
+        **{f"tau{i}": v[f"jet_tau{i}"] for i in range(1, 5)},
+        "label": _label(v, labels),
+        "event": first_event + np.arange(len(counts)),
+    }
+    return jetnb.jets.build(
+        columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance
+    )
 
 
 def _only(where: np.ndarray, values: np.ndarray, finite: np.ndarray) -> np.ndarray:
@@ -253,20 +376,32 @@ def _label(v: Mapping, labels: list[str]) -> np.ndarray:
     table = np.stack([v[name] for name in labels]).astype(float)
     wrong = ((table != 0).sum(axis=0) != 1) | ((table == 1).sum(axis=0) != 1)
     at = int(np.argmax(wrong))
-    _refuse(wrong, np.arange(len(wrong)), f"label_* that are {table[:, at].tolist()}, not one 1 and nine 0")
+    _refuse(
+        wrong,
+        np.arange(len(wrong)),
+        f"label_* that are {table[:, at].tolist()}, not one 1 and nine 0",
+    )
     return np.argmax(table, axis=0)
 
 
-def _check_axis(v: Mapping, jet: np.ndarray, pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> None:
+def _check_axis(
+    v: Mapping, jet: np.ndarray, pt: np.ndarray, eta: np.ndarray, phi: np.ndarray
+) -> None:
     sign = np.where(v["jet_eta"] > 0, 1, -1)
     deta = sign[jet] * (eta - v["jet_eta"][jet])
-    dphi = np.mod(phi - v["jet_phi"][jet] - v["part_dphi"] + np.pi, 2 * np.pi) - np.pi
+    dphi = kinematics.wrap(phi - v["jet_phi"][jet] - v["part_dphi"])
     for name, off in (("part_deta", deta - v["part_deta"]), ("part_dphi", dphi)):
-        _refuse((np.abs(off) > AGREE) & (pt > 0), jet, f"constituent whose px, py, pz contradict {name}: are the "
-                "columns swapped, or was the sign of part_deta at negative jet_eta 'corrected'?")
+        _refuse(
+            (np.abs(off) > AGREE) & (pt > 0),
+            jet,
+            f"constituent whose px, py, pz contradict {name}: are the "
+            "columns swapped, or was the sign of part_deta at negative jet_eta 'corrected'?",
+        )
 
 
 def _refuse(wrong: np.ndarray, jet: np.ndarray, what: str) -> None:
     if wrong.any():
-        raise ValueError(f"jet {jet[np.argmax(wrong)]} of the block has {what} ({wrong.sum()} of {len(wrong)} are "
-                         "like this)")
+        raise ValueError(
+            f"jet {jet[np.argmax(wrong)]} of the block has {what} ({wrong.sum()} of {len(wrong)} are "
+            "like this)"
+        )

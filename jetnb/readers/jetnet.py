@@ -28,10 +28,17 @@ import awkward as ak
 import h5py
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
 from jetnb.readers import _padded
 from jetnb.readers._common import (
-    accepts, ahead, counter, explaining, first_event, open_hdf5, sort_by_pt)
+    accepts,
+    ahead,
+    counter,
+    explaining,
+    first_event,
+    open_hdf5,
+    sort_by_pt,
+)
 
 WHAT = "JetNet"
 SLOTS = (30, 150)
@@ -42,7 +49,7 @@ PROVENANCE = {
     "source": "simulation",
     "classes": list(CLASSES.values()),
     "description": "jets of gluons, light quarks, top quarks, W and Z bosons, 13 TeV, MadGraph, Pythia 8 and a simple "
-                   "detector; particles relative to the jet, whose phi is set to 0",
+    "detector; particles relative to the jet, whose phi is set to 0",
     "selection": "anti-kT, pt about 1 TeV; the 30 or 150 particles of highest pt",
     "units": "GeV as in the file; relative coordinates made absolute, phi of the jet 0",
     "licence": "see doi:10.5281/zenodo.6975118",
@@ -51,8 +58,14 @@ PROVENANCE = {
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a JetNet file, as `jetnb.readers` says.
 
     Fields: pt, eta, phi (0), mass, n_constituents, label (from the name of the file), event; constituents pt, eta, phi,
@@ -79,11 +92,15 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
     found = {name: _padded.need(path, file, name, tail, "f", WHAT) for name, tail in LAYOUT.items()}
     particles, jets = found.values()
     if particles.shape[1] not in SLOTS:
-        raise ValueError(f"{path}: 'particle_features' has room for {particles.shape[1]} particles, but for "
-                         f"{' or '.join(map(str, SLOTS))} in {WHAT}: download the published file")
+        raise ValueError(
+            f"{path}: 'particle_features' has room for {particles.shape[1]} particles, but for "
+            f"{' or '.join(map(str, SLOTS))} in {WHAT}: download the published file"
+        )
     if len(particles) != len(jets):
-        raise ValueError(f"{path}: 'particle_features' has {len(particles)} jets, but 'jet_features' {len(jets)}: the "
-                         "file was cut while it was written, make or download it again")
+        raise ValueError(
+            f"{path}: 'particle_features' has {len(particles)} jets, but 'jet_features' {len(jets)}: the "
+            "file was cut while it was written, make or download it again"
+        )
     return found
 
 
@@ -96,26 +113,41 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
         for here, block in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns, inside, counts = _decode(*block, here.start, tally)
-                columns |= {"label": np.full(len(counts), label), "event": event + np.arange(here.start, here.stop)}
-                columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, J.JETS_NEED)
-                jets = J.build(columns, inside, counts, provenance=PROVENANCE)
+                columns |= {
+                    "label": np.full(len(counts), label),
+                    "event": event + np.arange(here.start, here.stop),
+                }
+                columns, inside, counts, lost = _padded.keep_good(
+                    columns, inside, counts, jetnb.jets.JETS_NEED
+                )
+                jets = jetnb.jets.build(columns, inside, counts, provenance=PROVENANCE)
             except ValueError as error:
                 raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             tally.update(rows=tally["rows"] + len(block[0]), jets=tally["jets"] + lost)
             yield jets
 
 
-def _decode(particles: np.ndarray, jets: np.ndarray, first: int, tally: MutableMapping[str, int]) -> tuple:
+def _decode(
+    particles: np.ndarray, jets: np.ndarray, first: int, tally: MutableMapping[str, int]
+) -> tuple:
     """Columns (N,), fields (T,) and counts (N,) of the particles (N, P, 4) and jets (N, 4) from row `first` on."""
     eta_rel, phi_rel, pt_rel, mask = np.moveaxis(particles, -1, 0)  # (N, P) each
     jet_pt, jet_eta, mass, number = jets.T.astype(float)
-    _refuse(~np.isin(mask, (0, 1)).all(axis=1), first, "a mask (particle_features[:, :, 3]) other than 0 and 1: are "
-            "the columns in the published order, and not yet normalised for training?")
+    _refuse(
+        ~np.isin(mask, (0, 1)).all(axis=1),
+        first,
+        "a mask (particle_features[:, :, 3]) other than 0 and 1: are "
+        "the columns in the published order, and not yet normalised for training?",
+    )
     stored = np.count_nonzero(mask, axis=1)
     wrong = np.minimum(number, mask.shape[1]) != stored
     at = int(np.argmax(wrong))  # a block has at least one row
-    _refuse(wrong, first, f"num_particles = {number[at]:g}, but a mask of {stored[at]} particles: are the columns "
-            "in the published order?")
+    _refuse(
+        wrong,
+        first,
+        f"num_particles = {number[at]:g}, but a mask of {stored[at]} particles: are the columns "
+        "in the published order?",
+    )
     jet, slot = np.nonzero(mask)
     with np.errstate(all="ignore"):  # what is not finite is left out
         pt = (pt_rel[jet, slot] * jet_pt[jet]).astype(np.float32)
@@ -132,5 +164,7 @@ def _decode(particles: np.ndarray, jets: np.ndarray, first: int, tally: MutableM
 
 def _refuse(wrong: np.ndarray, first: int, what: str) -> None:
     if wrong.any():
-        raise ValueError(f"row {first + int(np.argmax(wrong))} has {what} Download the published file ({wrong.sum()} "
-                         f"of {len(wrong)} rows are like this)")
+        raise ValueError(
+            f"row {first + int(np.argmax(wrong))} has {what} Download the published file ({wrong.sum()} "
+            f"of {len(wrong)} rows are like this)"
+        )

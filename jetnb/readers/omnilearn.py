@@ -35,7 +35,7 @@ import awkward as ak
 import h5py
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
 from jetnb.readers import _padded
 from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, sort_by_pt
 
@@ -43,16 +43,29 @@ WHAT = "a file prepared for OmniLearn"
 SLOTS = 1_000  # the most particles of a jet; files have 30 to 150
 BLOCK = 64 << 20  # bytes of `data` at a time
 KINEMATIC, WITH_TYPES = 7, 13
-JETCLASS = ["QCD", "HToBB", "HToCC", "HToGG", "HToWW4Q", "HToWW2Q1L", "ZToQQ", "WToQQ", "TTBar", "TTBarLep"]
+JETCLASS = [
+    "QCD",
+    "HToBB",
+    "HToCC",
+    "HToGG",
+    "HToWW4Q",
+    "HToWW2Q1L",
+    "ZToQQ",
+    "WToQQ",
+    "TTBar",
+    "TTBarLep",
+]
 JETNET = ["gluon", "light_quark", "TTBar", "WToQQ", "ZToQQ"]
 ONE_HOT = {len(names): names for names in (JETCLASS, JETNET)}
-BY_NAME = ((re.compile(r"(^|[_-])qg|qg($|[_-])"), ["gluon", "quark"]),
-           (re.compile(r"top|ttbar|atlas"), ["QCD", "TTBar"]))
+BY_NAME = (
+    (re.compile(r"(^|[_-])qg|qg($|[_-])"), ["gluon", "quark"]),
+    (re.compile(r"top|ttbar|atlas"), ["QCD", "TTBar"]),
+)
 PROVENANCE = {
     "sample": "OmniLearn layout",
     "source": "simulation",
     "description": "a data set as OmniLearn is trained with it: constituents relative to the jet, whose phi is set "
-                   "to 0",
+    "to 0",
     "selection": "as in the data set that it was made from; the first constituents of each jet",
     "units": "GeV as in the file; logarithms undone, relative coordinates made absolute, phi of the jet 0",
     "licence": "that of the data set it was made from",
@@ -61,8 +74,14 @@ PROVENANCE = {
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a file prepared for OmniLearn, as `jetnb.readers` says.
 
     Fields: pt, eta, phi (0), mass, n_constituents, label, event; constituents pt, eta, phi, energy, and charge and
@@ -90,24 +109,32 @@ def recognises(path) -> bool:
 def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
     found = set(_padded.keys(path, file))
     if {"data", "pid"} <= found and "jet" not in found:
-        raise ValueError(f"{path} has 'data' and 'pid' but no 'jet', as files for OmniLearned: neither the momentum "
-                         "nor the direction of a jet is in it, so it cannot be turned into jets; read the data set "
-                         "that it was made from")
+        raise ValueError(
+            f"{path} has 'data' and 'pid' but no 'jet', as files for OmniLearned: neither the momentum "
+            "nor the direction of a jet is in it, so it cannot be turned into jets; read the data set "
+            "that it was made from"
+        )
     data = _padded.need(path, file, "data", (None, None), "f", WHAT)
     if data.shape[2] not in (KINEMATIC, WITH_TYPES) or data.shape[1] > SLOTS:
-        raise ValueError(f"{path}: 'data' is of shape {data.shape}, but (N, P, {KINEMATIC} or {WITH_TYPES}) in {WHAT}, "
-                         f"with P at most {SLOTS}: other columns may mean anything; read the data set that it was made "
-                         "from")
+        raise ValueError(
+            f"{path}: 'data' is of shape {data.shape}, but (N, P, {KINEMATIC} or {WITH_TYPES}) in {WHAT}, "
+            f"with P at most {SLOTS}: other columns may mean anything; read the data set that it was made "
+            "from"
+        )
     jet = _padded.need(path, file, "jet", (4,), "f", WHAT)
     pid = file.get("pid")
     one_hot = isinstance(pid, h5py.Dataset) and pid.ndim == 2
     pid = _padded.need(path, file, "pid", (None,) if one_hot else (), "iufb", WHAT)
     if one_hot and pid.shape[1] not in ONE_HOT:
-        raise ValueError(f"{path}: 'pid' has {pid.shape[1]} columns, but {' or '.join(map(str, ONE_HOT))} in {WHAT}: "
-                         "what they mean is not known")
+        raise ValueError(
+            f"{path}: 'pid' has {pid.shape[1]} columns, but {' or '.join(map(str, ONE_HOT))} in {WHAT}: "
+            "what they mean is not known"
+        )
     if len({len(data), len(jet), len(pid)}) > 1:
-        raise ValueError(f"{path}: 'data', 'jet' and 'pid' have {len(data)}, {len(jet)} and {len(pid)} jets: the file "
-                         "was cut while it was written, make it again")
+        raise ValueError(
+            f"{path}: 'data', 'jet' and 'pid' have {len(data)}, {len(jet)} and {len(pid)} jets: the file "
+            "was cut while it was written, make it again"
+        )
     return {"data": data, "jet": jet, "pid": pid}
 
 
@@ -116,19 +143,29 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
     with _padded.open_file(path) as file:
         found = _datasets(path, file)
         wide = found["pid"].shape[1] if found["pid"].ndim == 2 else 0
-        classes = ONE_HOT.get(wide) or next((names for name, names in BY_NAME if name.search(path.stem.lower())), None)
+        classes = ONE_HOT.get(wide) or next(
+            (names for name, names in BY_NAME if name.search(path.stem.lower())), None
+        )
         provenance = PROVENANCE | {"classes": classes or []}
         if not classes:
-            provenance["description"] += ("; what its pid means, neither the file nor its name says, so the label is "
-                                          "-1: name it train_qg.h5 or train_top.h5 if it is of quarks and gluons or "
-                                          "of top quarks")
-        for here, block in ahead((here, [_padded.rows_of(path, one, here) for one in found.values()]) for here in rows):
+            provenance["description"] += (
+                "; what its pid means, neither the file nor its name says, so the label is "
+                "-1: name it train_qg.h5 or train_top.h5 if it is of quarks and gluons or "
+                "of top quarks"
+            )
+        for here, block in ahead(
+            (here, [_padded.rows_of(path, one, here) for one in found.values()]) for here in rows
+        ):
             try:
                 columns, inside, counts = _decode(*block[:2], here.start, bool(wide), tally)
-                columns |= {"label": _label(block[2], here.start, classes),
-                            "event": event + np.arange(here.start, here.stop)}
-                columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, J.JETS_NEED)
-                jets = J.build(columns, inside, counts, provenance=provenance)
+                columns |= {
+                    "label": _label(block[2], here.start, classes),
+                    "event": event + np.arange(here.start, here.stop),
+                }
+                columns, inside, counts, lost = _padded.keep_good(
+                    columns, inside, counts, jetnb.jets.JETS_NEED
+                )
+                jets = jetnb.jets.build(columns, inside, counts, provenance=provenance)
             except ValueError as error:
                 raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             tally.update(rows=tally["rows"] + len(block[0]), jets=tally["jets"] + lost)
@@ -137,46 +174,86 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
 
 def _label(pid: np.ndarray, first: int, classes: list[str] | None) -> np.ndarray:
     if pid.ndim == 2:
-        _refuse(~np.isin(pid, (0, 1)).all(axis=1) | (pid.sum(axis=1) != 1), first, "a pid that is not 1 in one column "
-                "and 0 in the others")
+        _refuse(
+            ~np.isin(pid, (0, 1)).all(axis=1) | (pid.sum(axis=1) != 1),
+            first,
+            "a pid that is not 1 in one column and 0 in the others",
+        )
         return pid.argmax(axis=1)
     if not classes:
         return np.full(len(pid), -1)
-    _refuse(~np.isin(pid, (0, 1)), first, f"a pid other than 0 ({classes[0]}) and 1 ({classes[1]}), as the name of the "
-            "file says: rename it if it is of another data set")
+    _refuse(
+        ~np.isin(pid, (0, 1)),
+        first,
+        f"a pid other than 0 ({classes[0]}) and 1 ({classes[1]}), as the name of the "
+        "file says: rename it if it is of another data set",
+    )
     return pid
 
 
-def _decode(data: np.ndarray, jet: np.ndarray, first: int, one_hot: bool, tally: MutableMapping[str, int]) -> tuple:
+def _decode(
+    data: np.ndarray, jet: np.ndarray, first: int, one_hot: bool, tally: MutableMapping[str, int]
+) -> tuple:
     """Columns (N,), fields (T,) and counts (N,) of data (N, P, F) and jet (N, 4) from row `first` on."""
     jet_pt, jet_eta, mass, number = jet.T.astype(float)
-    real = (data[:, :, 2:6] != 0).any(axis=2)  # a distance of 0 is possible, all logarithms 0 are not
+    real = (data[:, :, 2:6] != 0).any(
+        axis=2
+    )  # a distance of 0 is possible, all logarithms 0 are not
     stored = np.count_nonzero(real, axis=1)
     wrong = np.minimum(number, data.shape[1]) != stored
     at = int(np.argmax(wrong))  # a block has at least one row
-    _refuse(wrong, first, f"{number[at]:g} particles in jet[:, 3], but {stored[at]} in 'data': are the columns in the "
-            "published order?")
+    _refuse(
+        wrong,
+        first,
+        f"{number[at]:g} particles in jet[:, 3], but {stored[at]} in 'data': are the columns in the "
+        "published order?",
+    )
     row, slot = np.nonzero(real)
     deta, dphi, rest, log_pt, _, log_energy, distance, *types = data[row, slot].T.astype(float)
     with np.errstate(all="ignore"):  # what is not finite is left out
         pt, energy = np.exp(log_pt).astype(np.float32), np.exp(log_energy).astype(np.float32)
         share = pt / jet_pt[row]
         off = (np.abs(1 - np.exp(rest) - share) > 0.01) & (rest != 0) | (
-            np.abs(np.hypot(deta, dphi) - distance) > 1e-3 * (1 + distance))
-    inside = {"pt": pt, "eta": (jet_eta[row] + deta).astype(np.float32), "phi": _padded.wrap_phi(dphi),
-              "energy": energy}
+            np.abs(np.hypot(deta, dphi) - distance) > 1e-3 * (1 + distance)
+        )
+    inside = {
+        "pt": pt,
+        "eta": (jet_eta[row] + deta).astype(np.float32),
+        "phi": _padded.wrap_phi(dphi),
+        "energy": energy,
+    }
     if types:
         charge, hadron, neutral, photon, electron, muon = types
-        _refuse(~np.isin([hadron, neutral, photon, electron, muon], (0, 1)).all(axis=0) | ~np.isin(charge, (-1, 0, 1)),
-                first, "flags or a charge in 'data' other than -1, 0 and 1: are the columns in the published order, "
-                "and not yet normalised for training?", row)
+        _refuse(
+            ~np.isin([hadron, neutral, photon, electron, muon], (0, 1)).all(axis=0)
+            | ~np.isin(charge, (-1, 0, 1)),
+            first,
+            "flags or a charge in 'data' other than -1, 0 and 1: are the columns in the published order, "
+            "and not yet normalised for training?",
+            row,
+        )
         lepton = (electron + muon) > 0
         charge = np.where(lepton, charge if one_hot else -charge, np.where(hadron > 0, charge, 0))
-        inside |= {"charge": charge, "pdg_id": np.where(hadron > 0, 211 * charge, np.where(photon > 0, 22, np.where(
-            lepton, -charge * np.where(electron > 0, 11, 13), 130)))}
-    good = np.isfinite([inside[name] for name in J.CONSTITUENTS_NEED]).all(axis=0) & (pt > 0)
-    _refuse(off & good & np.isfinite(share), first, "a constituent whose columns 2 or 6 in 'data' disagree with its pt "
-            "and direction: are the columns in the published order, and not yet normalised for training?", row)
+        inside |= {
+            "charge": charge,
+            "pdg_id": np.where(
+                hadron > 0,
+                211 * charge,
+                np.where(
+                    photon > 0, 22, np.where(lepton, -charge * np.where(electron > 0, 11, 13), 130)
+                ),
+            ),
+        }
+    good = np.isfinite([inside[name] for name in jetnb.jets.CONSTITUENTS_NEED]).all(axis=0) & (
+        pt > 0
+    )
+    _refuse(
+        off & good & np.isfinite(share),
+        first,
+        "a constituent whose columns 2 or 6 in 'data' disagree with its pt "
+        "and direction: are the columns in the published order, and not yet normalised for training?",
+        row,
+    )
     tally["constituents"] += int((~good).sum())
     inside, row = {name: values[good] for name, values in inside.items()}, row[good]
     sort_by_pt(inside, row, tally)

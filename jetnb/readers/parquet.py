@@ -17,11 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jetnb import _json, atomic
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import _json, atomic, packed
 from jetnb.names import PARTICLES
 from jetnb.readers import _parquet_footer
-from jetnb.readers._common import accepts, counter, explained, explaining, row_range, shown, start_of
+from jetnb.readers._common import (
+    accepts,
+    counter,
+    explained,
+    explaining,
+    row_range,
+    shown,
+    start_of,
+)
 
 AGAIN = "fetch or make it again"
 FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new version
@@ -33,21 +41,32 @@ MANTISSA = {"pt": 12, "d0": 12, "dz": 12, "d0_error": 8, "dz_error": 8, "puppi_w
 OTHER_MANTISSA = 16  # bits kept of any other float
 PDG_IDS = [code for particle in PARTICLES.values() for code in particle.pdg_ids]
 MASSES = np.array([particle.mass for particle in PARTICLES.values() for _ in particle.pdg_ids])
-CHARGES = np.array([(code > 0) - (code < 0) if abs(code) == 211 else (code < 0) - (code > 0)
-                    if abs(code) in (11, 13) else 0 for code in PDG_IDS])
+CHARGES = np.array(
+    [
+        (code > 0) - (code < 0)
+        if abs(code) == 211
+        else (code < 0) - (code > 0)
+        if abs(code) in (11, 13)
+        else 0
+        for code in PDG_IDS
+    ]
+)
 PION_MASS = PARTICLES["charged_hadron"].mass
 SAME_ENERGY = 2.0**-12  # an energy this close to that of a mass hypothesis (relative) is not stored
 MASSLESS_OR_PDG, PION = 0.0, -1.0  # stored in place of such an energy
 
 # The most that writing and reading back changes a value: ("relative" or "absolute", amount).
-LOSS = {f"constituents.{name}": ("relative", 2.0 ** -(bits + 1)) for name, bits in MANTISSA.items()} | {
+LOSS = {
+    f"constituents.{name}": ("relative", 2.0 ** -(bits + 1)) for name, bits in MANTISSA.items()
+} | {
     "constituents.energy": ("relative", 2.0**-11),
     "constituents.eta": ("absolute", 2.0 ** -(GRID + 1)),
     "constituents.phi": ("absolute", np.pi * 2.0 ** -(GRID + 3)),
     "eta": ("absolute", 2.0 ** -(GRID + FINE + 1)),
     "phi": ("absolute", np.pi * 2.0 ** -(GRID + FINE + 3)),
     "any other float": ("relative", 2.0 ** -(OTHER_MANTISSA + 1)),
-    "any other": ("absolute", 0.0)}
+    "any other": ("absolute", 0.0),
+}
 
 
 def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: bool = False) -> Path:
@@ -61,21 +80,36 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
     writer = None
     with atomic.new_file(path, replace=overwrite) as hidden:
         try:
-            for piece in (block[i:i + ROWS] for block in blocks for i in range(0, len(block), ROWS)):
-                J.check(piece)
+            for piece in (
+                block[i : i + ROWS] for block in blocks for i in range(0, len(block), ROWS)
+            ):
+                jetnb.jets.check(piece)
                 table = _encode(piece)
                 if writer is None:
-                    about = {"format": FORMAT, "version": VERSION, "provenance": J.provenance(piece),
-                             "loss": LOSS}
+                    about = {
+                        "format": FORMAT,
+                        "version": VERSION,
+                        "provenance": jetnb.jets.provenance(piece),
+                        "loss": LOSS,
+                    }
                     schema = table.schema.with_metadata({"jetnb": json.dumps(about)})
-                    writer = pq.ParquetWriter(hidden, schema, compression="zstd", compression_level=15,
-                                              use_dictionary=False, use_byte_stream_split=True,
-                                              write_statistics=False, write_page_checksum=True,
-                                              data_page_size=1 << 24)
+                    writer = pq.ParquetWriter(
+                        hidden,
+                        schema,
+                        compression="zstd",
+                        compression_level=15,
+                        use_dictionary=False,
+                        use_byte_stream_split=True,
+                        write_statistics=False,
+                        write_page_checksum=True,
+                        data_page_size=1 << 24,
+                    )
                 classes = about["provenance"]["classes"]
-                if (table.schema.names, J.classes(piece)) != (schema.names, classes):
-                    raise ValueError(f"cannot write {path}: blocks differ: {schema.names} of {classes}, then "
-                                     f"{table.schema.names} of {J.classes(piece)}")
+                if (table.schema.names, jetnb.jets.classes(piece)) != (schema.names, classes):
+                    raise ValueError(
+                        f"cannot write {path}: blocks differ: {schema.names} of {classes}, then "
+                        f"{table.schema.names} of {jetnb.jets.classes(piece)}"
+                    )
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
         finally:
             if writer is not None:
@@ -86,8 +120,14 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
 
 
 @explaining
-def read(path, *, block_size: int = ROWS, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = ROWS,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a file made by `write`, as `jetnb.readers` says; nothing is ever left out, so `tally` has rows only."""
     return _blocks(Path(path), *_opened(path), block_size, max(start, 0), stop, counter(tally))
 
@@ -107,9 +147,11 @@ def recognises(path) -> bool:
 def _opened(path) -> tuple[pq.ParquetFile, Mapping]:
     """The file, which claims no more than it can hold, and the provenance of its jets."""
     file, text = _about(path)
-    about = _json.parse(text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN)
+    about = _json.parse(
+        text, {"provenance": dict}, source=path, what="Parquet file of jets", remedy=AGAIN
+    )
     with explained(path):
-        J.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
+        jetnb.jets.provenance(ak.Array([], attrs={"jetnb": about["provenance"]}))
         if wrong := _wrong(file.schema_arrow):
             raise ValueError(wrong)
         _parquet_footer.check(path, file.schema_arrow.names, lists="constituent_")
@@ -121,25 +163,41 @@ def _about(path) -> tuple[pq.ParquetFile, bytes]:
     if start_of(path, 4) != b"PAR1":
         raise ValueError(f"{path} is not Parquet, by its start: {AGAIN}")
     with explained(path):
-        _parquet_footer.groups(path)  # first, as Arrow ends the process at some footers that are damaged
+        _parquet_footer.groups(
+            path
+        )  # first, as Arrow ends the process at some footers that are damaged
         file = pq.ParquetFile(path, page_checksum_verification=True)
         schema, text = file.schema_arrow, (file.schema_arrow.metadata or {}).get(b"jetnb", b"{}")
     if b'"format"' not in text:
-        raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write; its columns are "
-                         f"{shown(', '.join(schema.names[:8]))} ...")
-    about = _json.parse(text, {"format": str, "version": int}, source=path, what="Parquet file of jets", remedy=AGAIN)
+        raise ValueError(
+            f"{path} is Parquet, but not of jetnb.readers.parquet.write; its columns are "
+            f"{shown(', '.join(schema.names[:8]))} ..."
+        )
+    about = _json.parse(
+        text,
+        {"format": str, "version": int},
+        source=path,
+        what="Parquet file of jets",
+        remedy=AGAIN,
+    )
     if about["format"] != FORMAT or about["version"] < 1:
-        raise ValueError(f"{path} is Parquet, but not of jetnb.readers.parquet.write: its format is "
-                         f"{about['format']!r:.80}, version {about['version']}")
+        raise ValueError(
+            f"{path} is Parquet, but not of jetnb.readers.parquet.write: its format is "
+            f"{about['format']!r:.80}, version {about['version']}"
+        )
     if about["version"] > VERSION:
-        raise ValueError(f"{path} is of version {about['version']}, this jetnb reads up to {VERSION}: "
-                         "update jetnb")
+        raise ValueError(
+            f"{path} is of version {about['version']}, this jetnb reads up to {VERSION}: "
+            "update jetnb"
+        )
     return file, text
 
 
 def _wrong(schema: pa.Schema) -> str:
     """What is wrong with the columns, in words; "" if nothing is."""
-    needed = [f"jet_{name}" for name in J.JETS_NEED] + [f"constituent_{name}" for name in J.CONSTITUENTS_NEED]
+    needed = [f"jet_{name}" for name in jetnb.jets.JETS_NEED] + [
+        f"constituent_{name}" for name in jetnb.jets.CONSTITUENTS_NEED
+    ]
     if missing := [name for name in needed if name not in schema.names]:
         return f"it has no column {missing[0]!r}"
     if len(set(schema.names)) < len(schema.names):
@@ -156,9 +214,18 @@ def _wrong(schema: pa.Schema) -> str:
     return ""
 
 
-def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: int, start: int, stop: int | None,
-            tally: MutableMapping[str, int]) -> Iterator:
-    wanted = max(0, min(file.metadata.num_rows if stop is None else stop, file.metadata.num_rows) - start)
+def _blocks(
+    path: Path,
+    file: pq.ParquetFile,
+    provenance: Mapping,
+    block_size: int,
+    start: int,
+    stop: int | None,
+    tally: MutableMapping[str, int],
+) -> Iterator:
+    wanted = max(
+        0, min(file.metadata.num_rows if stop is None else stop, file.metadata.num_rows) - start
+    )
     for _, batch in row_range(file, None, block_size, start, stop):
         tally["rows"] += len(batch)
         with np.errstate(all="ignore"):  # what comes of wild numbers is refused by jets.build
@@ -168,12 +235,14 @@ def _blocks(path: Path, file: pq.ParquetFile, provenance: Mapping, block_size: i
 
 
 def _encode(jets: ak.Array) -> pa.Table:
-    columns, inside, counts = J.to_columns(jets)
+    columns, inside, counts = jetnb.jets.to_columns(jets)
     columns.pop("n_constituents", None)
     out, track = {}, inside.get("has_track")
     codes = {name: _angle_code(name, columns[name], GRID + FINE) for name in ("eta", "phi")}
     for name, values in columns.items():
-        out[f"jet_{name}"] = pa.array(codes[name] if name in codes else _stored(values, OTHER_MANTISSA))
+        out[f"jet_{name}"] = pa.array(
+            codes[name] if name in codes else _stored(values, OTHER_MANTISSA)
+        )
     index = None
     if "pdg_id" in inside:
         index = np.argsort(PDG_IDS)[np.searchsorted(np.sort(PDG_IDS), inside["pdg_id"])]
@@ -187,7 +256,9 @@ def _encode(jets: ak.Array) -> pa.Table:
         elif name in codes:
             values = _angle_code(name, values, GRID) - np.repeat(codes[name] >> FINE, counts)
             values = _wrap(values, 1 << (GRID + 2)) if name == "phi" else values
-            values = (values << 1) ^ (values >> 31)  # zigzag: small numbers of either sign have small codes
+            values = (values << 1) ^ (
+                values >> 31
+            )  # zigzag: small numbers of either sign have small codes
         elif name == "energy":
             momentum = inside["pt"].astype(float) * np.cosh(inside["eta"].astype(float))
             as_pion, as_pdg = _energy(momentum, PION_MASS), _energy(momentum, _masses(index))
@@ -200,12 +271,12 @@ def _encode(jets: ak.Array) -> pa.Table:
             values = values - _charges(index)
         elif name == "has_track" and "charge" in inside:
             values = values ^ (inside["charge"] != 0)
-        elif name in J.TRACK_FIELDS and track is not None:
-            jet = np.repeat(np.arange(len(counts)), counts)
+        elif name in jetnb.jets.TRACK_FIELDS and track is not None:
+            jet = packed.jet_of(counts)
             number = np.bincount(jet[track], minlength=len(counts))
             values = values[track]
         values = pa.array(_stored(values, MANTISSA.get(name, OTHER_MANTISSA)))
-        offsets = pa.array(np.concatenate([[0], np.cumsum(number)]), pa.int32())
+        offsets = pa.array(packed.starts(number), pa.int32())
         out[f"constituent_{name}"] = pa.ListArray.from_arrays(offsets, values)
     return pa.table(out)
 
@@ -216,16 +287,24 @@ def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
         if values.null_count or (name.startswith("constituent_") and values.flatten().null_count):
             raise ValueError(f"column {name!r} has values that are missing; {AGAIN}")
     counts = raw["constituent_pt"].value_lengths().to_numpy().astype(np.int64)
-    of_tracks = J.TRACK_FIELDS if "constituent_has_track" in raw else ()
+    of_tracks = jetnb.jets.TRACK_FIELDS if "constituent_has_track" in raw else ()
     for name, values in raw.items():
         if not name.startswith("constituent_") or name.removeprefix("constituent_") in of_tracks:
             continue
         if not np.array_equal(values.value_lengths().to_numpy(), counts):
-            raise ValueError(f"column {name!r} has other numbers of constituents than 'constituent_pt'; {AGAIN}")
-    columns = {name.removeprefix("jet_"): values.to_numpy(zero_copy_only=False)
-               for name, values in raw.items() if name.startswith("jet_")}
-    inside = {name.removeprefix("constituent_"): values.flatten().to_numpy(zero_copy_only=False)
-              for name, values in raw.items() if name.startswith("constituent_")}
+            raise ValueError(
+                f"column {name!r} has other numbers of constituents than 'constituent_pt'; {AGAIN}"
+            )
+    columns = {
+        name.removeprefix("jet_"): values.to_numpy(zero_copy_only=False)
+        for name, values in raw.items()
+        if name.startswith("jet_")
+    }
+    inside = {
+        name.removeprefix("constituent_"): values.flatten().to_numpy(zero_copy_only=False)
+        for name, values in raw.items()
+        if name.startswith("constituent_")
+    }
     first = _first(counts)
     signed = np.where(first, inside["pt"], -inside["pt"]).astype(np.int64)
     sums = np.cumsum(signed)
@@ -250,11 +329,13 @@ def _decode(batch: pa.RecordBatch, provenance: Mapping) -> ak.Array:
     if "charge" in inside:
         inside["charge"] = inside["charge"] + _charges(index)
     if "has_track" in inside:
-        inside["has_track"] = track = inside["has_track"].astype(bool) ^ (inside.get("charge", 0) != 0)
-        for name in set(J.TRACK_FIELDS) & inside.keys():
+        inside["has_track"] = track = inside["has_track"].astype(bool) ^ (
+            inside.get("charge", 0) != 0
+        )
+        for name in set(jetnb.jets.TRACK_FIELDS) & inside.keys():
             measured, inside[name] = inside[name], np.zeros(len(track), np.float32)
             inside[name][track] = measured
-    return J.build(columns, inside, counts, provenance=provenance)
+    return jetnb.jets.build(columns, inside, counts, provenance=provenance)
 
 
 def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
@@ -278,7 +359,9 @@ def _stored(values: np.ndarray, bits: int) -> np.ndarray:
 def _angle_code(name: str, values: np.ndarray, bits: int) -> np.ndarray:
     if name == "eta":
         return np.rint(values.astype(float) * 2**bits).astype(np.int32)
-    return _wrap(np.rint(values.astype(float) / np.pi * 2 ** (bits + 2)).astype(np.int32), 1 << (bits + 2))
+    return _wrap(
+        np.rint(values.astype(float) / np.pi * 2 ** (bits + 2)).astype(np.int32), 1 << (bits + 2)
+    )
 
 
 def _angle(name: str, code: np.ndarray, bits: int) -> np.ndarray:

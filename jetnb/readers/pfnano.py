@@ -35,19 +35,28 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import clustering, packed
 from jetnb.readers import _padded, _pfnano, _root
 from jetnb.readers._common import accepts, ahead, counter, explaining, sort_by_pt
 from jetnb.readers._pfnano import CAND, CANDS, EVENT, EVENTS, INDICES, JETS, TRACK, TREE, WHAT
 from jetnb.readers.aspen import CM, event_number
 
 NEED = (*EVENT, *(f"FatJet_{name}" for name in ("pt", "eta", "phi", "mass")))
-MORE = {"FatJet_msoftdrop": "softdrop_mass", **{f"FatJet_tau{i}": f"tau{i}" for i in range(1, 5)},
-        "FatJet_rawFactor": "raw_pt", "FatJet_jetId": "jet_id", "FatJet_nBHadrons": "n_b_hadrons",
-        "FatJet_nCHadrons": "n_c_hadrons", "PV_npvs": "n_vertices"}
+MORE = {
+    "FatJet_msoftdrop": "softdrop_mass",
+    **{f"FatJet_tau{i}": f"tau{i}" for i in range(1, 5)},
+    "FatJet_rawFactor": "raw_pt",
+    "FatJet_jetId": "jet_id",
+    "FatJet_nBHadrons": "n_b_hadrons",
+    "FatJet_nCHadrons": "n_c_hadrons",
+    "PV_npvs": "n_vertices",
+}
 SIMULATED = ("genWeight", "FatJet_nBHadrons")  # in simulation only
 RADIUS, MATCH = 0.8, 0.4
-PT_MIN = 20.0  # GeV: far below any jet that CMS stores, so that the nearest jet is looked for among all
+PT_MIN = (
+    20.0  # GeV: far below any jet that CMS stores, so that the nearest jet is looked for among all
+)
 PROVENANCE = {
     "sample": "CMS PFNano",
     "source": "open data",
@@ -61,19 +70,28 @@ PROVENANCE = {
 WEIGHTED = {
     "sample": "CMS NanoAOD",
     "description": "AK8 jets of CMS, constituents multiplied by their PUPPI weights, unlabelled",
-    "units": "GeV as in the file", "licence": "that of the file", "citation": "CMS collaboration"}
+    "units": "GeV as in the file",
+    "licence": "that of the file",
+    "citation": "CMS collaboration",
+}
 CLUSTERED = "anti-kT R=0.8 of the PUPPI-weighted candidates, clustered again and matched within 0.4"
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """AK8 jets of the events of a PFNano file, as `jetnb.readers` says; the docstring of this module has the fields.
 
     Raises `ModuleNotFoundError` too, for a file without FatJetPFCands where FastJet is not installed.
     """
     if INDICES[0] not in _columns(path)[0]:
-        _reconstruction()
+        _need_fastjet()
     return _blocks(Path(path), min(block_size, EVENTS), max(start, 0), stop, counter(tally))
 
 
@@ -95,35 +113,47 @@ def _columns(path) -> tuple[dict[str, str], int, bool]:
         return names, int(tree.num_entries), any(name in tree.names for name in SIMULATED)
 
 
-def _reconstruction():
+def _need_fastjet() -> None:
     try:
         import fastjet  # noqa: F401
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("this file does not say which candidate is in which jet, so jets must be clustered, "
-                                  "which needs FastJet: pip install fastjet", name="fastjet") from None
-    from jetnb.simulation import reconstruction  # here, because FastJet is optional
+        raise ModuleNotFoundError(
+            "this file does not say which candidate is in which jet, so jets must be clustered, "
+            "which needs FastJet: pip install fastjet",
+            name="fastjet",
+        ) from None
 
-    return reconstruction
 
-
-def _blocks(path: Path, block_size: int, start: int, stop: int | None,
-            tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
+def _blocks(
+    path: Path, block_size: int, start: int, stop: int | None, tally: MutableMapping[str, int]
+) -> Iterator[ak.Array]:
     names, _, simulated = _columns(path)
     how = "as listed in the file" if INDICES[0] in names else CLUSTERED
-    about = PROVENANCE | ({} if "PFCands_puppiWeight" in names else WEIGHTED) | {
-        "constituents": how, "file": path.name} | ({"source": "simulation"} if simulated else {})
+    about = (
+        PROVENANCE
+        | ({} if "PFCands_puppiWeight" in names else WEIGHTED)
+        | {"constituents": how, "file": path.name}
+        | ({"source": "simulation"} if simulated else {})
+    )
     with _root.open_tree(path, TREE, WHAT) as tree:
-        for first, block in ahead(_root.blocks(path, tree, list(names.values()), block_size=block_size,
-                                               start=start, stop=stop)):
+        for first, block in ahead(
+            _root.blocks(
+                path, tree, list(names.values()), block_size=block_size, start=start, stop=stop
+            )
+        ):
             try:
                 columns, inside, counts = _decode(block, names, first, tally)
                 tally["rows"] += len(block)
-                yield J.build(columns, inside, counts, provenance=about)
+                yield jetnb.jets.build(columns, inside, counts, provenance=about)
             except ValueError as error:
-                raise ValueError(f"{path}: events {first} to {first + len(block) - 1}: {error}") from None
+                raise ValueError(
+                    f"{path}: events {first} to {first + len(block) - 1}: {error}"
+                ) from None
 
 
-def _decode(block: ak.Array, names: Mapping[str, str], first: int, tally: MutableMapping[str, int]) -> tuple:
+def _decode(
+    block: ak.Array, names: Mapping[str, str], first: int, tally: MutableMapping[str, int]
+) -> tuple:
     v, numbers = _pfnano.flat(block, names, first)
     at = np.repeat(np.arange(len(block)), numbers[JETS])  # (N,) the event of each jet
     columns = {name: v[f"FatJet_{name}"] for name in ("pt", "eta", "phi", "mass")}
@@ -139,56 +169,81 @@ def _decode(block: ak.Array, names: Mapping[str, str], first: int, tally: Mutabl
         columns["pt"] = np.where(found, columns["pt"], np.nan)  # and so left out below
     inside, counts = _constituents(v, candidate, counts, tally)
     needs = tuple(name for name, values in columns.items() if values.dtype.kind == "f")
-    columns |= {"phi": _padded.wrap_phi(columns["phi"]), "label": np.full(len(at), -1),
-                "event": event_number(*(v[name] for name in EVENT))[at]}
+    columns |= {
+        "phi": _padded.wrap_phi(columns["phi"]),
+        "label": np.full(len(at), -1),
+        "event": event_number(*(v[name] for name in EVENT))[at],
+    }
     columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, needs)
     tally["jets"] += lost
     return columns, inside, counts
 
 
-def _clustered(v: Mapping, numbers: Mapping, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _clustered(
+    v: Mapping, numbers: Mapping, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidates of each jet by clustering: rows of PFCands (T,), jet after jet; how many (N,); whether found (N,)."""
-    R = _reconstruction()
+    _need_fastjet()
     with np.errstate(over="ignore", invalid="ignore"):
         table = {name: v[f"PFCands_{name}"].astype(float) for name in ("pt", "eta", "phi", "mass")}
-        p = R.four_momentum(table, v["PFCands_puppiWeight"])
+        p = clustering.four_momentum(table, v["PFCands_puppiWeight"])
         good = np.isfinite(list(p.values())).all(axis=0) & (np.hypot(p["px"], p["py"]) > 0)
         rows = np.flatnonzero(good & (table["pt"] > 0) & (v["PFCands_puppiWeight"] > 0))
         event = np.repeat(np.arange(len(numbers[CANDS])), numbers[CANDS])[rows]
-        jets = R.cluster(event, {name: values[rows] for name, values in p.items()}, n_events=len(numbers[CANDS]),
-                         radius=RADIUS, pt_min=PT_MIN)
-        axes = {"event": at, "eta": v["FatJet_eta"].astype(float), "phi": v["FatJet_phi"].astype(float)}
-        nearest = R.best(len(at), *R.pairs(axes, jets.jets, radius=MATCH))
+        jets = clustering.cluster(
+            event,
+            {name: values[rows] for name, values in p.items()},
+            n_events=len(numbers[CANDS]),
+            radius=RADIUS,
+            pt_min=PT_MIN,
+        )
+        axes = {
+            "event": at,
+            "eta": v["FatJet_eta"].astype(float),
+            "phi": v["FatJet_phi"].astype(float),
+        }
+        nearest = clustering.best(len(at), *clustering.pairs(axes, jets.jets, radius=MATCH))
     found, counts = nearest >= 0, np.zeros(len(at), int)
-    chosen = R.select(jets, nearest[found])
+    chosen = clustering.select(jets, nearest[found])
     counts[found] = chosen.counts
     return rows[chosen.rows], counts, found
 
 
-def _constituents(v: Mapping, candidate: np.ndarray, counts: np.ndarray, tally: MutableMapping[str, int]) -> tuple:
+def _constituents(
+    v: Mapping, candidate: np.ndarray, counts: np.ndarray, tally: MutableMapping[str, int]
+) -> tuple:
     """Fields (T,) and numbers (N,) of the constituents, by falling pt."""
     pt, eta, phi, mass, *track, charge, code, weight = (
-        v[name][candidate] if name in v else None for name in CAND)
+        v[name][candidate] if name in v else None for name in CAND
+    )
     lost = 0
     with np.errstate(over="ignore", invalid="ignore"):
         energy = np.hypot(pt * np.cosh(eta, dtype=float), np.maximum(mass, 0))
-        inside = {name: np.asarray(values, np.float32) for name, values in
-                  (("pt", pt), ("eta", eta), ("energy", energy))}
+        inside = {
+            name: np.asarray(values, np.float32)
+            for name, values in (("pt", pt), ("eta", eta), ("energy", energy))
+        }
         if track[0] is not None:
-            inside |= {name: np.asarray(values * np.float32(CM), np.float32)
-                       for name, values in zip(TRACK, track, strict=True)}
+            inside |= {
+                name: np.asarray(values * np.float32(CM), np.float32)
+                for name, values in zip(TRACK, track, strict=True)
+            }
     if track[0] is not None:
         finite = np.isfinite([inside[name] for name in TRACK]).all(axis=0)
         has_track = finite & (inside["d0_error"] >= 0) & (inside["dz_error"] >= 0)
-        inside |= {name: np.where(has_track, inside[name], np.float32(0)) for name in TRACK} | {"has_track": has_track}
+        inside |= {name: np.where(has_track, inside[name], np.float32(0)) for name in TRACK} | {
+            "has_track": has_track
+        }
         lost = ~finite
     inside |= {"phi": _padded.wrap_phi(phi), "charge": charge, "pdg_id": code}
     if weight is not None:
         inside["puppi_weight"] = weight
-    good = np.isfinite([inside[name] for name in ("pt", "eta", "phi", "energy")]).all(axis=0) & (inside["pt"] > 0)
+    good = np.isfinite([inside[name] for name in ("pt", "eta", "phi", "energy")]).all(axis=0) & (
+        inside["pt"] > 0
+    )
     tally["constituents"] += int((~good).sum())
     tally["tracks"] += int((good & lost).sum())
-    jet = np.repeat(np.arange(len(counts)), counts)[good]
+    jet = packed.jet_of(counts)[good]
     inside = {name: values[good] for name, values in inside.items()}
     sort_by_pt(inside, jet, tally)
     return inside, np.bincount(jet, minlength=len(counts))

@@ -51,7 +51,8 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
+from jetnb import packed
 from jetnb.names import PARTICLES
 from jetnb.readers import _padded, _root
 from jetnb.readers._common import AGAIN, accepts, ahead, counter, explaining, sort_by_pt
@@ -61,26 +62,50 @@ from jetnb.readers.aspen import event_number
 WHAT = "ATLAS PHYSLITE"
 TREES = ("CollectionTree", "EventData")
 SPELLINGS = ("{0}AuxDyn.{1}", "{0}Aux./{0}Aux.{1}", "{0}AuxDyn:{1}")
-JETS, TRACKS, VERTICES, EVENT = "AnalysisJets", "InDetTrackParticles", "PrimaryVertices", "EventInfo"
+JETS, TRACKS, VERTICES, EVENT = (
+    "AnalysisJets",
+    "InDetTrackParticles",
+    "PrimaryVertices",
+    "EventInfo",
+)
 ELECTRONS, TRUTH = "AnalysisElectrons", "TruthElectrons"
 # column -> (container, number of nested lists, whether every file has it)
 COLUMNS = {
     **dict.fromkeys(("pt", "eta", "phi", "m", "JVFCorr", "DFCommonJets_fJvt"), (JETS, 1, True)),
     **dict.fromkeys(("NNJvtPass", "isJvtHS", "Jvt", "JvtRpt"), (JETS, 1, False)),
-    **dict.fromkeys(("NumTrkPt500", "SumPtTrkPt500", "TrackWidthPt1000", "GhostTrack"), (JETS, 2, True)),
-    **dict.fromkeys(("d0", "track_phi", "theta", "qOverP", "z0"), (TRACKS, 1, True)), "vz": (TRACKS, 1, False),
+    **dict.fromkeys(
+        ("NumTrkPt500", "SumPtTrkPt500", "TrackWidthPt1000", "GhostTrack"), (JETS, 2, True)
+    ),
+    **dict.fromkeys(("d0", "track_phi", "theta", "qOverP", "z0"), (TRACKS, 1, True)),
+    "vz": (TRACKS, 1, False),
     "definingParametersCovMatrixDiag": (TRACKS, 2, False),
     **dict.fromkeys(("z", "vertexType"), (VERTICES, 1, True)),
     **dict.fromkeys(("electron_pt", "electron_eta", "electron_phi"), (ELECTRONS, 1, False)),
     **dict.fromkeys(("truth_px", "truth_py", "truth_pz"), (TRUTH, 1, False)),
-    **dict.fromkeys(("runNumber", "eventNumber"), (EVENT, 0, True)), "eventTypeBitmask": (EVENT, 0, False)}
-PREFIX = re.compile("^(track|electron|truth)_")  # of columns whose name in the file is that of another container, too
-FIRST = {JETS: "pt", TRACKS: "d0", VERTICES: "z", ELECTRONS: "electron_pt", TRUTH: "truth_px"}  # gives the length
+    **dict.fromkeys(("runNumber", "eventNumber"), (EVENT, 0, True)),
+    "eventTypeBitmask": (EVENT, 0, False),
+}
+PREFIX = re.compile(
+    "^(track|electron|truth)_"
+)  # of columns whose name in the file is that of another container, too
+FIRST = {
+    JETS: "pt",
+    TRACKS: "d0",
+    VERTICES: "z",
+    ELECTRONS: "electron_pt",
+    TRUTH: "truth_px",
+}  # gives the length
 NUMBER, INTEGER = r"(bool|u?int\d+|float\d+)", r"u?int\d+"
 LINK = rf"(struct\[)?\{{m_persKey: {INTEGER}, m_persIndex: {INTEGER}\}}.*"
-KEY, NULL = 490_246_363, 2**32 - 1  # of InDetTrackParticles, the same in all files; of a link to nothing
-PER_VERTEX = {"n_tracks": ("NumTrkPt500", 0), "sum_track_pt": ("SumPtTrkPt500", 0),
-              "track_width": ("TrackWidthPt1000", -1)}  # and the value for a jet without any vertex
+KEY, NULL = (
+    490_246_363,
+    2**32 - 1,
+)  # of InDetTrackParticles, the same in all files; of a link to nothing
+PER_VERTEX = {
+    "n_tracks": ("NumTrkPt500", 0),
+    "sum_track_pt": ("SumPtTrkPt500", 0),
+    "track_width": ("TrackWidthPt1000", -1),
+}  # and the value for a jet without any vertex
 PION = PARTICLES["charged_hadron"].mass
 GEV = 1e-3
 PROVENANCE = {
@@ -96,8 +121,14 @@ PROVENANCE = {
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of the events of a PHYSLITE file, as `jetnb.readers` says; the docstring of this module has the fields.
 
     Fields: pt, eta, phi, mass, corr_jvf, rpt, jvt (older files), fjvt, nn_jvt_pass (newer files), n_tracks,
@@ -138,42 +169,70 @@ def _columns(path, tree) -> dict[str, str]:
         if column == "GhostTrack":
             what, pattern = "link of m_persKey and m_persIndex", LINK
         if not re.fullmatch(rf"(var \* ){{{depth}}}{pattern}", types[name]):
-            raise ValueError(f"{path}: column {name} is {types[name]}, but a {what} in {depth} nested lists in "
-                             f"{WHAT}: was the file converted? Use the published one")
+            raise ValueError(
+                f"{path}: column {name} is {types[name]}, but a {what} in {depth} nested lists in "
+                f"{WHAT}: was the file converted? Use the published one"
+            )
     return names
 
 
-def _blocks(path: Path, block_size: int, start: int, stop: int | None,
-            tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
+def _blocks(
+    path: Path, block_size: int, start: int, stop: int | None, tally: MutableMapping[str, int]
+) -> Iterator[ak.Array]:
     with _root.open_tree(path, TREES, WHAT) as tree:
         names = _columns(path, tree)
-        for first, block in ahead(_root.blocks(path, tree, list(names.values()), block_size=block_size, start=start,
-                                               stop=stop)):
+        for first, block in ahead(
+            _root.blocks(
+                path, tree, list(names.values()), block_size=block_size, start=start, stop=stop
+            )
+        ):
             try:
-                jets = _decode({column: block[name] for column, name in names.items()}, first, tally)
+                jets = _decode(
+                    {column: block[name] for column, name in names.items()}, first, tally
+                )
             except ValueError as error:
-                raise ValueError(f"{path}: events {first} to {first + len(block) - 1}: {error}") from None
+                raise ValueError(
+                    f"{path}: events {first} to {first + len(block) - 1}: {error}"
+                ) from None
             tally["rows"] += len(block)
             yield jets
 
 
 def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Array:
-    numbers = {where: ak.to_numpy(ak.num(block[name])) for where, name in FIRST.items() if name in block}
+    numbers = {
+        where: ak.to_numpy(ak.num(block[name])) for where, name in FIRST.items() if name in block
+    }
     n_jets, n_tracks, n_vertices = (numbers[where] for where in (JETS, TRACKS, VERTICES))
     for column, values in block.items():
         container = COLUMNS[column][0]
         if container in numbers:
-            _refuse(ak.to_numpy(ak.num(values)) != numbers[container], first, f"a length of {PREFIX.sub('', column)} "
-                    f"that is not that of the other columns of {container}")
-    at = np.repeat(np.arange(len(n_jets)), n_jets)  # (N,) the event of each jet
-    v = {column: ak.to_numpy(ak.flatten(block[column])) for column, (container, depth, _) in COLUMNS.items()
-         if depth == 1 and column in block}
+            _refuse(
+                ak.to_numpy(ak.num(values)) != numbers[container],
+                first,
+                f"a length of {PREFIX.sub('', column)} "
+                f"that is not that of the other columns of {container}",
+            )
+    at = packed.jet_of(n_jets)  # (N,) the event of each jet
+    v = {
+        column: ak.to_numpy(ak.flatten(block[column]))
+        for column, (container, depth, _) in COLUMNS.items()
+        if depth == 1 and column in block
+    }
     rank, z = _hard_scatter(v["vertexType"], v["z"], n_vertices)
-    columns = {"pt": v["pt"] * GEV, "eta": v["eta"], "phi": _padded.wrap_phi(v["phi"]),
-               "mass": np.maximum(v["m"] * GEV, 0), "corr_jvf": v["JVFCorr"], "fjvt": v["DFCommonJets_fJvt"],
-               **_track_sums(block, rank[at], n_vertices[at], v["vertexType"], at, first),
-               "event": event_number(ak.to_numpy(block["runNumber"]), np.zeros(len(n_jets), int),
-                                     ak.to_numpy(block["eventNumber"]))[at]}
+    columns = {
+        "pt": v["pt"] * GEV,
+        "eta": v["eta"],
+        "phi": _padded.wrap_phi(v["phi"]),
+        "mass": np.maximum(v["m"] * GEV, 0),
+        "corr_jvf": v["JVFCorr"],
+        "fjvt": v["DFCommonJets_fJvt"],
+        **_track_sums(block, rank[at], n_vertices[at], v["vertexType"], at, first),
+        "event": event_number(
+            ak.to_numpy(block["runNumber"]),
+            np.zeros(len(n_jets), int),
+            ak.to_numpy(block["eventNumber"]),
+        )[at],
+    }
     with np.errstate(divide="ignore", invalid="ignore"):  # pt = 0 is left out below
         columns["rpt"] = v["JvtRpt"] if "JvtRpt" in v else columns["sum_track_pt"] / columns["pt"]
     if "Jvt" in v:
@@ -181,24 +240,37 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
     for name, column in (("nn_jvt_pass", "NNJvtPass"), ("label", "isJvtHS")):
         if column in v:
             _refuse(~np.isin(v[column], (0, 1)), first, f"{column} other than 0 and 1", at)
-            columns[name] = v[column].astype(np.int64)  # -1 does not fit into all types of isJvtHS: 255 as uint8
+            columns[name] = v[column].astype(
+                np.int64
+            )  # -1 does not fit into all types of isJvtHS: 255 as uint8
     columns.setdefault("label", np.full(len(at), -1))
-    columns["label"] = np.where(near_electron(v, n_jets, numbers.get(ELECTRONS), numbers.get(TRUTH)), -1,
-                                columns["label"])
+    columns["label"] = np.where(
+        near_electron(v, n_jets, numbers.get(ELECTRONS), numbers.get(TRUTH)), -1, columns["label"]
+    )
     inside, counts = _tracks(block, v, at, n_tracks, z, first, tally)
     columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, tuple(columns))
     tally["jets"] += lost
-    simulated = "isJvtHS" in v or ("eventTypeBitmask" in block and ak.any(block["eventTypeBitmask"] & 1))
-    return J.build(columns, inside, counts,
-                   provenance=PROVENANCE | ({"source": "simulation"} if simulated else {}))
+    simulated = "isJvtHS" in v or (
+        "eventTypeBitmask" in block and ak.any(block["eventTypeBitmask"] & 1)
+    )
+    return jetnb.jets.build(
+        columns,
+        inside,
+        counts,
+        provenance=PROVENANCE | ({"source": "simulation"} if simulated else {}),
+    )
 
 
-def _hard_scatter(kind: np.ndarray, z: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _hard_scatter(
+    kind: np.ndarray, z: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """For each event the rank of its hard-scatter vertex, 0 if it has none, and its z, NaN if it has none."""
     starts = np.cumsum(number) - number
-    event, where = np.repeat(np.arange(len(number)), number), np.flatnonzero(kind == 1)[::-1]
+    event, where = packed.jet_of(number), np.flatnonzero(kind == 1)[::-1]
     rank, found = np.zeros(len(number), int), np.full(len(number), np.nan)
-    rank[event[where]] = where - starts[event[where]]  # reversed: of several the first is written last, and stays
+    rank[event[where]] = (
+        where - starts[event[where]]
+    )  # reversed: of several the first is written last, and stays
     found[event[where]] = z[where]
     return rank, found
 
@@ -210,45 +282,69 @@ def _track_sums(block: dict, rank, stored, kind, at, first: int) -> dict[str, np
     """
     lengths = ak.to_numpy(ak.num(ak.flatten(block["NumTrkPt500"])))
     _refuse(lengths < stored, first, "NumTrkPt500 of fewer vertices than are stored", at)
-    starts, jet = np.cumsum(lengths) - lengths, np.repeat(np.arange(len(lengths)), lengths)
-    rank = np.where(lengths == stored, rank, 0)  # where vertices were left out, the hard scatter was the first
+    starts, jet = np.cumsum(lengths) - lengths, packed.jet_of(lengths)
+    rank = np.where(
+        lengths == stored, rank, 0
+    )  # where vertices were left out, the hard scatter was the first
     sums = {}
     for name, (column, otherwise) in PER_VERTEX.items():
-        _refuse(ak.to_numpy(ak.num(ak.flatten(block[column]))) != lengths, first,
-                f"{column} of another number of vertices than NumTrkPt500", at)
+        _refuse(
+            ak.to_numpy(ak.num(ak.flatten(block[column]))) != lengths,
+            first,
+            f"{column} of another number of vertices than NumTrkPt500",
+            at,
+        )
         values = ak.to_numpy(ak.flatten(block[column], axis=None))
         sums[name] = np.append(values, otherwise)[np.where(lengths > 0, starts + rank, len(values))]
         if column != "TrackWidthPt1000":
             _refuse(values < 0, first, f"a negative {column}", at[jet])
         if column == "SumPtTrkPt500":
             others = np.where(np.arange(len(values)) == (starts + rank)[jet], 0, values)
-            sums["sum_track_pt_pileup"] = np.bincount(jet, weights=others, minlength=len(lengths)) * GEV
+            sums["sum_track_pt_pileup"] = (
+                np.bincount(jet, weights=others, minlength=len(lengths)) * GEV
+            )
             sums[name] = sums[name] * GEV
     real = np.append(0, np.cumsum(np.isin(kind, (1, 3))))
     ends = np.cumsum(ak.to_numpy(ak.num(block["vertexType"])))[at]
     return sums | {"n_vertices": np.maximum(real[ends] - real[ends - stored], lengths - 1)}
 
 
-def _tracks(block: dict, v: dict, at, n_tracks, z, first: int, tally: MutableMapping[str, int]) -> tuple:
+def _tracks(
+    block: dict, v: dict, at, n_tracks, z, first: int, tally: MutableMapping[str, int]
+) -> tuple:
     """Fields (T,) and numbers (N,) of the tracks in each jet, by falling pt.
 
     v: the flat columns. at: (N,) event of each jet. n_tracks, z: number of tracks and z of the hard-scatter vertex of
     each event.
     """
     links = ak.flatten(block["GhostTrack"])
-    key, index = (ak.to_numpy(ak.flatten(links[part])).astype(np.int64) for part in ("m_persKey", "m_persIndex"))
+    key, index = (
+        ak.to_numpy(ak.flatten(links[part])).astype(np.int64)
+        for part in ("m_persKey", "m_persIndex")
+    )
     jet = np.repeat(np.arange(len(at)), ak.to_numpy(ak.num(links)))
     there = (key == KEY) & (index != NULL) & (index != -1)  # the same number, as an int32
     jet, index = jet[there], index[there]
     event = at[jet]
-    _refuse((index < 0) | (index >= n_tracks[event]), first, "GhostTrack that points beyond the tracks stored", event)
+    _refuse(
+        (index < 0) | (index >= n_tracks[event]),
+        first,
+        "GhostTrack that points beyond the tracks stored",
+        event,
+    )
     track = index + (np.cumsum(n_tracks) - n_tracks)[event]
-    d0, phi, theta, q_over_p = (v[name][track].astype(float) for name in ("d0", "track_phi", "theta", "qOverP"))
+    d0, phi, theta, q_over_p = (
+        v[name][track].astype(float) for name in ("d0", "track_phi", "theta", "qOverP")
+    )
     with np.errstate(all="ignore"):  # what is not finite is left out
         p = GEV / np.abs(q_over_p)
         pt = (p * np.sin(theta)).astype(np.float32)
-        inside = {"pt": pt, "eta": -np.log(np.tan(theta / 2)), "phi": _padded.wrap_phi(phi),
-                  "energy": np.sqrt(p * p + PION**2).astype(np.float32)}
+        inside = {
+            "pt": pt,
+            "eta": -np.log(np.tan(theta / 2)),
+            "phi": _padded.wrap_phi(phi),
+            "energy": np.sqrt(p * p + PION**2).astype(np.float32),
+        }
     charge = np.where(q_over_p < 0, -1, 1)
     inside |= {"charge": charge, "pdg_id": 211 * charge}
     measured = {"d0": d0}
@@ -257,13 +353,23 @@ def _tracks(block: dict, v: dict, at, n_tracks, z, first: int, tally: MutableMap
         measured["dz"] = measured["z0"] - z[event]
     if "definingParametersCovMatrixDiag" in block:
         diagonal = ak.flatten(block["definingParametersCovMatrixDiag"])
-        _refuse(ak.to_numpy(ak.num(diagonal)) != 5, first, "definingParametersCovMatrixDiag that are not 5 numbers",
-                np.repeat(np.arange(len(n_tracks)), n_tracks))
+        _refuse(
+            ak.to_numpy(ak.num(diagonal)) != 5,
+            first,
+            "definingParametersCovMatrixDiag that are not 5 numbers",
+            packed.jet_of(n_tracks),
+        )
         variance = ak.to_numpy(ak.flatten(diagonal)).reshape(-1, 5)[track, :2].astype(float)
         with np.errstate(invalid="ignore"):
             errors = dict(zip(("d0_error", "dz_error"), np.sqrt(variance).T, strict=True))
-        measured |= {name: values for name, values in errors.items() if name.removesuffix("_error") in measured}
-    good = np.isfinite([inside[name] for name in ("pt", "eta", "phi", "energy")]).all(axis=0) & (pt > 0)
+        measured |= {
+            name: values
+            for name, values in errors.items()
+            if name.removesuffix("_error") in measured
+        }
+    good = np.isfinite([inside[name] for name in ("pt", "eta", "phi", "energy")]).all(axis=0) & (
+        pt > 0
+    )
     tally["constituents"] += int((~good).sum())
     finite = np.isfinite([values for name, values in measured.items() if name != "dz"]).all(axis=0)
     tally["tracks"] += int((good & ~finite).sum())
@@ -277,5 +383,7 @@ def _tracks(block: dict, v: dict, at, n_tracks, z, first: int, tally: MutableMap
 def _refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None = None) -> None:
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
-                         f"{len(wrong)} are like this): {AGAIN}")
+        raise ValueError(
+            f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
+            f"{len(wrong)} are like this): {AGAIN}"
+        )

@@ -27,7 +27,7 @@ import awkward as ak
 import h5py
 import numpy as np
 
-from jetnb import jets as J
+import jetnb.jets
 from jetnb.readers import _padded
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown
 
@@ -38,9 +38,9 @@ PROVENANCE = {
     "source": "simulation",
     "classes": ["QCD", "TTBar"],
     "description": "Pythia 8 and Delphes (ATLAS card) jets, 14 TeV, no pile-up: top quarks and light-quark and "
-                   "gluon jets, four-momenta only",
+    "gluon jets, four-momenta only",
     "selection": "anti-kT R=0.8, 550 < pt < 650 GeV, |eta| < 2, top quark and its decay within the jet for TTBar; "
-                 "at most 200 constituents",
+    "at most 200 constituents",
     "units": "GeV as in the file, nothing converted",
     "licence": "CC-BY-4.0",
     "citation": "arXiv:1902.09914, arXiv:1707.08966, doi:10.5281/zenodo.2603256",
@@ -48,8 +48,14 @@ PROVENANCE = {
 
 
 @explaining
-def read(path, *, block_size: int = 10_000, start: int = 0, stop: int | None = None,
-         tally: MutableMapping[str, int] | None = None) -> Iterator[ak.Array]:
+def read(
+    path,
+    *,
+    block_size: int = 10_000,
+    start: int = 0,
+    stop: int | None = None,
+    tally: MutableMapping[str, int] | None = None,
+) -> Iterator[ak.Array]:
     """Jets of a Top Quark Tagging Reference file, as `jetnb.readers` says.
 
     Fields: pt, eta, phi, mass, n_constituents, label (0 QCD, 1 TTBar), event; constituents pt, eta, phi, energy.
@@ -73,14 +79,21 @@ def recognises(path) -> bool:
 
 def _table(path, file: h5py.File) -> h5py.Dataset:
     table = _padded.need(path, file, "table/table", (), "V", WHAT)
-    for name, kind, shape in (("values_block_0", "f", (4 * SLOTS + 4,)), ("values_block_1", "iub", (2,))):
+    for name, kind, shape in (
+        ("values_block_0", "f", (4 * SLOTS + 4,)),
+        ("values_block_1", "iub", (2,)),
+    ):
         if name not in (table.dtype.names or ()):
-            raise ValueError(f"{path}: dataset 'table/table' has no column {name!r} but {shown(table.dtype.names)}, so "
-                             f"it is another pandas table, not {WHAT}; choose the reader of its format")
+            raise ValueError(
+                f"{path}: dataset 'table/table' has no column {name!r} but {shown(table.dtype.names)}, so "
+                f"it is another pandas table, not {WHAT}; choose the reader of its format"
+            )
         base, found = table.dtype[name].base, table.dtype[name].shape
         if base.kind not in kind or found != shape:
-            raise ValueError(f"{path}: column {name!r} of 'table/table' is {base} of shape {found}, but {shape} of "
-                             f"kind {kind!r} in {WHAT}: it is another table; download the published file")
+            raise ValueError(
+                f"{path}: column {name!r} of 'table/table' is {base} of shape {found}, but {shape} of "
+                f"kind {kind!r} in {WHAT}: it is another table; download the published file"
+            )
     return table
 
 
@@ -91,18 +104,22 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
             label = block["values_block_1"][:, 1]
             if (wrong := ~np.isin(label, (0, 1))).any():
                 at = int(np.argmax(wrong))
-                raise ValueError(f"{path}: row {here.start + at} of 'table/table' has is_signal_new "
-                                 f"(values_block_1[:, 1]) = {label[at]}, but it is 0 or 1: the file is damaged or "
-                                 "its columns are in another order; download the published file")
-            slots = block["values_block_0"][:, :4 * SLOTS].reshape(len(block), SLOTS, 4)
+                raise ValueError(
+                    f"{path}: row {here.start + at} of 'table/table' has is_signal_new "
+                    f"(values_block_1[:, 1]) = {label[at]}, but it is 0 or 1: the file is damaged or "
+                    "its columns are in another order; download the published file"
+                )
+            slots = block["values_block_0"][:, : 4 * SLOTS].reshape(len(block), SLOTS, 4)
             energy, *momentum = np.moveaxis(slots, -1, 0)
             inside, slot, counts = _padded.momenta(*momentum, energy, tally)
             columns = _padded.total(*(v.ravel().take(slot) for v in (*momentum, energy)), counts)
             columns |= {"label": label, "event": np.arange(here.start, here.stop)}
-            columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, J.JETS_NEED)
+            columns, inside, counts, lost = _padded.keep_good(
+                columns, inside, counts, jetnb.jets.JETS_NEED
+            )
             tally.update(rows=tally["rows"] + len(block), jets=tally["jets"] + lost)
             try:
-                jets = J.build(columns, inside, counts, provenance=PROVENANCE)
+                jets = jetnb.jets.build(columns, inside, counts, provenance=PROVENANCE)
             except ValueError as error:
                 raise ValueError(f"{path}: rows {here.start} to {here.stop - 1}: {error}") from None
             yield jets

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import names
-from . import geometry
-from .response import Detector
+from jetnb import kinematics, names
+from jetnb.simulation import geometry
+from jetnb.simulation.response import Detector
 
 IMPACT = ("d0", "z0", "d0_error", "dz_error")  # of candidates, in mm
 MASS = {code: p.mass for p in names.PARTICLES.values() for code in map(abs, p.pdg_ids)}
@@ -22,27 +22,34 @@ HADRON_IN_CRYSTALS = 0.25  # electromagnetic share of a hadron: neutral ones lea
 RESIDUAL_SIGNIFICANCE = 2.0
 # Ours, chosen to resemble published maps and tails, not taken from a paper:
 BLUR = 0.15  # spread of a soft cluster around the centre of its cell, in units of the cell
-SOFT = {22: 3.0, 130: 30.0, 1: 100.0, 2: 100.0}  # GeV: well below it a cluster lies at the centre of its cell
+SOFT = {
+    22: 3.0,
+    130: 30.0,
+    1: 100.0,
+    2: 100.0,
+}  # GeV: well below it a cluster lies at the centre of its cell
 TAIL = (0.03, 3.0)  # share of tracks whose impact parameter is that much worse
-TRACKER_DEPTH = 500.0  # mm: the chance of a track falls to zero for particles born that far from the beam
+TRACKER_DEPTH = (
+    500.0  # mm: the chance of a track falls to zero for particles born that far from the beam
+)
 # Chance that a lepton above or below a pt [GeV] is identified: rough plateaus of arXiv:2012.06888 and arXiv:1804.04528,
 # lower inside jets.
 IDENTIFIED = {11: (5.0, 0.85, 0.50), 13: (3.0, 0.95, 0.30)}
 
 
-def kinematics(p: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def polar(p: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """pt [GeV], eta, phi [rad] of a table with px, py, pz."""
-    pt = np.hypot(p["px"], p["py"])
-    return pt, np.arcsinh(p["pz"] / pt), np.arctan2(p["py"], p["px"])
+    return kinematics.to_polar(p["px"], p["py"], p["pz"])
 
 
-def wrap(phi: np.ndarray) -> np.ndarray:
-    """Azimuth folded into (-pi, pi]."""
-    return np.pi - (np.pi - phi) % (2 * np.pi)
-
-
-def reconstruct(particles: dict, vertex_z: np.ndarray, hard_z: np.ndarray, *, detector: Detector,
-                rng: np.random.Generator) -> dict:
+def reconstruct(
+    particles: dict,
+    vertex_z: np.ndarray,
+    hard_z: np.ndarray,
+    *,
+    detector: Detector,
+    rng: np.random.Generator,
+) -> dict:
     """Particle-flow candidates of all events.
 
     particles : table as in processes.Events, with any ``vertex``
@@ -53,16 +60,25 @@ def reconstruct(particles: dict, vertex_z: np.ndarray, hard_z: np.ndarray, *, de
 
     Taught in notebook 02.
     """
-    pt, eta, phi = kinematics(particles)
+    pt, eta, phi = polar(particles)
     code, charge = np.abs(particles["pdg_id"]), particles["charge"]
     is_track = _found(particles, pt, eta, code, detector, rng)
     at_eta, at_phi, reaches = _at_calorimeter(particles, pt, eta, phi, vertex_z, detector)
-    track = _measure_tracks(particles, np.flatnonzero(is_track), pt, eta, phi, vertex_z, detector, rng)
+    track = _measure_tracks(
+        particles, np.flatnonzero(is_track), pt, eta, phi, vertex_z, detector, rng
+    )
 
     tracked_momentum = np.zeros(len(pt))
     tracked_momentum[is_track] = track["pt"] * np.cosh(track["eta"])
-    deposit = {"event": particles["event"], "eta": at_eta, "phi": at_phi, "energy": particles["energy"],
-               "tracked": tracked_momentum, "is_track": is_track, "hard": particles["vertex"] == 0}
+    deposit = {
+        "event": particles["event"],
+        "eta": at_eta,
+        "phi": at_phi,
+        "energy": particles["energy"],
+        "tracked": tracked_momentum,
+        "is_track": is_track,
+        "hard": particles["vertex"] == 0,
+    }
     electromagnetic = (code == 22) | (code == 11)
     hadron = reaches & ~electromagnetic & (code != 13)
     forward = (np.abs(at_eta) >= geometry.FORWARD_START) & (detector.forward_towers is not None)
@@ -70,19 +86,37 @@ def reconstruct(particles: dict, vertex_z: np.ndarray, hard_z: np.ndarray, *, de
 
     # Charged hadrons have their track; splitting their energy would only blur the comparison with it.
     splits = hadron & ((charge == 0) | forward)
-    light = np.where(electromagnetic, 1.0, np.where(splits, HADRON_IN_CRYSTALS, 0.0)) * reaches * covered
+    light = (
+        np.where(electromagnetic, 1.0, np.where(splits, HADRON_IN_CRYSTALS, 0.0))
+        * reaches
+        * covered
+    )
     heavy = np.where(hadron, np.where(splits, 1 - HADRON_IN_CRYSTALS, 1.0), 0.0) * reaches * covered
     central = ~forward
-    threshold, resolutions = detector.thresholds, (detector.electromagnetic_resolution, detector.hadronic_resolution)
-    jobs = [(light * central * detector.crystal_response(at_eta, at_phi), detector.crystals, resolutions[0], 22,
-             threshold["electromagnetic"]),
-            (heavy * central, detector.towers, resolutions[1], 130, threshold["hadronic"])]
+    threshold, resolutions = (
+        detector.thresholds,
+        (detector.electromagnetic_resolution, detector.hadronic_resolution),
+    )
+    jobs = [
+        (
+            light * central * detector.crystal_response(at_eta, at_phi),
+            detector.crystals,
+            resolutions[0],
+            22,
+            threshold["electromagnetic"],
+        ),
+        (heavy * central, detector.towers, resolutions[1], 130, threshold["hadronic"]),
+    ]
     if detector.forward_towers:
-        jobs += [(light * forward, detector.forward_towers, resolutions[0], 2, threshold["forward"]),
-                 (heavy * forward, detector.forward_towers, resolutions[1], 1, threshold["forward"])]
+        jobs += [
+            (light * forward, detector.forward_towers, resolutions[0], 2, threshold["forward"]),
+            (heavy * forward, detector.forward_towers, resolutions[1], 1, threshold["forward"]),
+        ]
     groups = [track]
     for share, cells, resolution, pdg_id, low in jobs:
-        seen = {k: v[share > 0] for k, v in (deposit | {"energy": deposit["energy"] * share}).items()}
+        seen = {
+            k: v[share > 0] for k, v in (deposit | {"energy": deposit["energy"] * share}).items()
+        }
         found = _clusters(seen, cells, resolution, pdg_id, low, rng)
         found["eta"] = _seen_from(found["eta"], hard_z[found["event"]], detector)
         found["pt"] = found.pop("momentum") / np.cosh(found["eta"])
@@ -121,12 +155,18 @@ def _at_calorimeter(p, pt, eta, phi, vertex_z, detector):
     return np.arcsinh((z0 + path * sinh) / r), np.arctan2(y, x), reaches
 
 
-def impact_parameters(p: dict, i: np.ndarray, pt, eta, phi, vertex_z, field: float) -> tuple[np.ndarray, np.ndarray]:
+def impact_parameters(
+    p: dict, i: np.ndarray, pt, eta, phi, vertex_z, field: float
+) -> tuple[np.ndarray, np.ndarray]:
     """True d0 and z0 [mm] of the particles i relative to the beam line, in a field [T]."""
     charge, x, y = p["charge"][i].astype(float), p["x"][i], p["y"][i]
     curl = 1000 * pt[i] / (0.3 * field)  # mm
-    d0 = charge * (np.hypot(x + charge * curl * np.sin(phi[i]), y - charge * curl * np.cos(phi[i])) - curl)
-    back = x * np.cos(phi[i]) + y * np.sin(phi[i])  # transverse path from the point of closest approach
+    d0 = charge * (
+        np.hypot(x + charge * curl * np.sin(phi[i]), y - charge * curl * np.cos(phi[i])) - curl
+    )
+    back = x * np.cos(phi[i]) + y * np.sin(
+        phi[i]
+    )  # transverse path from the point of closest approach
     return d0, vertex_z[i] + p["z"][i] - back * np.sinh(eta[i])
 
 
@@ -137,32 +177,49 @@ def _measure_tracks(p, i, pt, eta, phi, vertex_z, detector, rng):
     resolution = np.where(code == 11, np.maximum(resolution, 0.02), resolution)  # bremsstrahlung
     measured = pt[i] * np.maximum(1 + resolution * rng.normal(size=len(i)), 0.2)
     d0, z0 = impact_parameters(p, i, pt, eta, phi, vertex_z, detector.field)
-    d0_error, dz_error = detector.d0_resolution(pt[i], eta[i]), detector.dz_resolution(pt[i], eta[i])
+    d0_error, dz_error = (
+        detector.d0_resolution(pt[i], eta[i]),
+        detector.dz_resolution(pt[i], eta[i]),
+    )
     worse = np.where(rng.random(len(i)) < TAIL[0], TAIL[1], 1.0)
-    electron, muon = (rng.random(len(i)) < np.where(pt[i] > IDENTIFIED[k][0], *IDENTIFIED[k][1:]) for k in (11, 13))
+    electron, muon = (
+        rng.random(len(i)) < np.where(pt[i] > IDENTIFIED[k][0], *IDENTIFIED[k][1:])
+        for k in (11, 13)
+    )
     identified = np.where(code == 11, electron, (code == 13) & muon)
     kind = np.where(identified, code, 211)
     sign = np.where(kind == 211, 1, -1) * charge  # a positive pdg id is a negative lepton
-    return {"event": p["event"][i], "pt": measured, "eta": eta[i] + 3e-4 * rng.normal(size=len(i)),
-            "phi": wrap(phi[i] + 3e-4 * rng.normal(size=len(i))), "pdg_id": (kind * sign).astype(np.int64),
-            "mass": np.select([kind == 11, kind == 13], [MASS[11], MASS[13]], MASS[211]), "charge": charge.astype(int),
-            "d0": d0 + d0_error * worse * rng.normal(size=len(i)), "z0": z0 + dz_error * worse * rng.normal(size=len(i)),
-            "d0_error": d0_error * np.exp(0.1 * rng.normal(size=len(i))),
-            "dz_error": dz_error * np.exp(0.1 * rng.normal(size=len(i))),
-            "truth_hard": (p["vertex"][i] == 0).astype(float)}
+    return {
+        "event": p["event"][i],
+        "pt": measured,
+        "eta": eta[i] + 3e-4 * rng.normal(size=len(i)),
+        "phi": kinematics.wrap(phi[i] + 3e-4 * rng.normal(size=len(i))),
+        "pdg_id": (kind * sign).astype(np.int64),
+        "mass": np.select([kind == 11, kind == 13], [MASS[11], MASS[13]], MASS[211]),
+        "charge": charge.astype(int),
+        "d0": d0 + d0_error * worse * rng.normal(size=len(i)),
+        "z0": z0 + dz_error * worse * rng.normal(size=len(i)),
+        "d0_error": d0_error * np.exp(0.1 * rng.normal(size=len(i))),
+        "dz_error": dz_error * np.exp(0.1 * rng.normal(size=len(i))),
+        "truth_hard": (p["vertex"][i] == 0).astype(float),
+    }
 
 
 def _seen_from(eta, vertex_z, detector):
     """Pseudorapidity of a point on the calorimeter as seen from a vertex [mm], given that from the origin."""
     sinh = np.sinh(eta)
-    radius = np.minimum(detector.calorimeter_radius, detector.calorimeter_z / np.maximum(np.abs(sinh), 1e-9))
+    radius = np.minimum(
+        detector.calorimeter_radius, detector.calorimeter_z / np.maximum(np.abs(sinh), 1e-9)
+    )
     return np.arcsinh(sinh - 1e-3 * vertex_z / radius)
 
 
 def _clusters(d, cells, resolution, pdg_id, threshold, rng):
     """Neutral candidates: the energy of each cell beyond the momentum of the tracks that point to it."""
     cell = cells(d["eta"], d["phi"])
-    _, first, inverse = np.unique(d["event"] * 10_000_000 + cell.key, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(
+        d["event"] * 10_000_000 + cell.key, return_index=True, return_inverse=True
+    )
 
     def total(weight):
         return np.bincount(inverse, weight, len(first))
@@ -183,14 +240,26 @@ def _clusters(d, cells, resolution, pdg_id, threshold, rng):
     def position(true, centre):
         """Mean over the deposits, each somewhere between the centre of its cell and its true place."""
         origin = centre[first][inverse]
-        offset = sharp[inverse] * wrap(true - origin) + (1 - sharp[inverse]) * wrap(centre - origin)
+        offset = sharp[inverse] * kinematics.wrap(true - origin) + (
+            1 - sharp[inverse]
+        ) * kinematics.wrap(centre - origin)
         return centre[first] + total(weight * offset) / norm + blur * rng.normal(size=len(first))
 
-    out_eta, out_phi = position(d["eta"], cell.eta), wrap(position(d["phi"], cell.phi))
+    out_eta, out_phi = position(d["eta"], cell.eta), kinematics.wrap(position(d["phi"], cell.phi))
     n = int(keep.sum())
-    momentum = np.sqrt(np.maximum(residual ** 2 - MASS[pdg_id] ** 2, 1e-6))[keep]
+    momentum = np.sqrt(np.maximum(residual**2 - MASS[pdg_id] ** 2, 1e-6))[keep]
     hard = total(weight * d["hard"]) / norm
-    return {"event": d["event"][first][keep], "momentum": momentum, "eta": out_eta[keep],
-            "phi": out_phi[keep], "pdg_id": np.full(n, pdg_id), "mass": np.full(n, MASS[pdg_id]),
-            "charge": np.zeros(n, int), "d0": np.zeros(n), "z0": np.zeros(n), "d0_error": np.zeros(n),
-            "dz_error": np.zeros(n), "truth_hard": hard[keep]}
+    return {
+        "event": d["event"][first][keep],
+        "momentum": momentum,
+        "eta": out_eta[keep],
+        "phi": out_phi[keep],
+        "pdg_id": np.full(n, pdg_id),
+        "mass": np.full(n, MASS[pdg_id]),
+        "charge": np.zeros(n, int),
+        "d0": np.zeros(n),
+        "z0": np.zeros(n),
+        "d0_error": np.zeros(n),
+        "dz_error": np.zeros(n),
+        "truth_hard": hard[keep],
+    }

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import atomic
-from . import pileup, pileup_jets, recipes, reconstruction
-from .processes import make_generator
+from jetnb import atomic, clustering, packed
+from jetnb.simulation import pileup, pileup_jets, recipes
+from jetnb.simulation.processes import make_generator
 
 EVENTS_PER_CHUNK = 250
 EVENT_STRIDE = 1_000_000_000  # event numbers of one component
@@ -30,22 +30,46 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
     rng = np.random.default_rng(sequence.spawn(1)[0])
     if component is None:
         made = pileup_jets.make_chunk(
-            recipe, make_generator(recipe.process, seed=a, settings=recipe.settings, energy=recipe.energy),
-            make_generator("multijet", seed=b, energy=recipe.energy, underlying_event=False,
-                           settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",)),
-            n_events=EVENTS_PER_CHUNK, rng=rng, pool=pileup.load_pool(pool))
+            recipe,
+            make_generator(recipe.process, seed=a, settings=recipe.settings, energy=recipe.energy),
+            make_generator(
+                "multijet",
+                seed=b,
+                energy=recipe.energy,
+                underlying_event=False,
+                settings=(f"PhaseSpace:pTHatMin={pileup_jets.HARD_PILEUP}",),
+            ),
+            n_events=EVENTS_PER_CHUNK,
+            rng=rng,
+            pool=pileup.load_pool(pool),
+        )
     else:
         cut = (f"PhaseSpace:pTHatMin={component.pt_hat}",) if component.pt_hat else ()
-        pythia = make_generator(component.process, seed=a, settings=(*component.settings, *cut),
-                                energy=recipe.energy, long_lived=recipe.long_lived)
-        made = recipes.make_chunk(recipe, component, pythia, n_events=EVENTS_PER_CHUNK, rng=rng,
-                                  pool=pileup.load_pool(pool) if pool else None)
+        pythia = make_generator(
+            component.process,
+            seed=a,
+            settings=(*component.settings, *cut),
+            energy=recipe.energy,
+            long_lived=recipe.long_lived,
+        )
+        made = recipes.make_chunk(
+            recipe,
+            component,
+            pythia,
+            n_events=EVENTS_PER_CHUNK,
+            rng=rng,
+            pool=pileup.load_pool(pool) if pool else None,
+        )
     columns, constituents, counts = made or ({}, {}, np.zeros(0, int))
     if made:
         columns["event"] = columns["event"] + EVENT_STRIDE * c + EVENTS_PER_CHUNK * k
     with atomic.new_file(Path(file), replace=True) as hidden, hidden.open("wb") as stream:
-        np.savez(stream, counts=counts, **{f"jet_{n}": v for n, v in columns.items()},
-                 **{f"constituent_{n}": v for n, v in constituents.items()})
+        np.savez(
+            stream,
+            counts=counts,
+            **{f"jet_{n}": v for n, v in columns.items()},
+            **{f"constituent_{n}": v for n, v in constituents.items()},
+        )
     return len(counts)
 
 
@@ -56,7 +80,7 @@ def _without_banner() -> None:
     screen, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
-        reconstruction.cluster(np.zeros(1, int), one, n_events=1, radius=0.4, pt_min=0.0)
+        clustering.cluster(np.zeros(1, int), one, n_events=1, radius=0.4, pt_min=0.0)
     finally:
         os.dup2(screen, 1)
         os.close(screen)
@@ -94,9 +118,12 @@ def take(files: list[Path], start: int, stop: int) -> Iterator[tuple[dict, dict,
         low, high = max(start - at, 0), min(stop - at, n)
         if low < high:
             columns, constituents, counts = load(file)
-            edge = np.concatenate([[0], np.cumsum(counts)])
-            yield ({k: v[low:high] for k, v in columns.items()},
-                   {k: v[edge[low]:edge[high]] for k, v in constituents.items()}, counts[low:high])
+            edge = packed.starts(counts)
+            yield (
+                {k: v[low:high] for k, v in columns.items()},
+                {k: v[edge[low] : edge[high]] for k, v in constituents.items()},
+                counts[low:high],
+            )
         at += n
 
 
@@ -108,5 +135,9 @@ def edges(files: list[Path], quota: int, n_blocks: int) -> list[int]:
     for file in files:
         with np.load(file) as part:
             events.append(part["jet_event"] if "jet_event" in part.files else np.zeros(0, int))
-    starts = np.flatnonzero(np.diff(np.concatenate([[-1], *events, [-1]])))  # the end counts as a start
-    return [int(starts[np.searchsorted(starts, b * quota // n_blocks)]) for b in range(n_blocks + 1)]
+    starts = np.flatnonzero(
+        np.diff(np.concatenate([[-1], *events, [-1]]))
+    )  # the end counts as a start
+    return [
+        int(starts[np.searchsorted(starts, b * quota // n_blocks)]) for b in range(n_blocks + 1)
+    ]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _compiled, atomic
-from .detector import wrap
-from .processes import generate, make_generator
+from jetnb import _compiled, atomic, packed
+from jetnb.kinematics import wrap
+from jetnb.simulation.processes import generate, make_generator
 
 POOL_EVENTS, POOL_SEED = 6000, 20161
 VERTEX_EFFICIENCY = 0.7  # found collisions per collision in CMS, arXiv:1405.6569
@@ -43,13 +43,21 @@ def make_pool(folder: str | Path, *, n_events: int = POOL_EVENTS, energy: float 
     if path.exists():
         return path
     pythia = make_generator("minimum_bias", seed=POOL_SEED, energy=energy)
-    parts = [generate(pythia, min(500, n_events - done), eta_max=4.5) for done in range(0, n_events, 500)]
-    counts = np.concatenate([np.bincount(p.particles["event"], minlength=p.n_events) for p in parts])
+    parts = [
+        generate(pythia, min(500, n_events - done), eta_max=4.5) for done in range(0, n_events, 500)
+    ]
+    counts = np.concatenate(
+        [np.bincount(p.particles["event"], minlength=p.n_events) for p in parts]
+    )
     columns = {k: np.concatenate([p.particles[k] for p in parts]) for k in _POOL_FIELDS}
     columns = {k: v.astype(np.float32) if v.dtype == float else v for k, v in columns.items()}
     with atomic.new_file(path, replace=True) as hidden, hidden.open("wb") as stream:
-        np.savez(stream, offsets=np.concatenate([[0], np.cumsum(counts)]),
-                 pt_hat=np.concatenate([p.pt_hat for p in parts]), **columns)
+        np.savez(
+            stream,
+            offsets=packed.starts(counts),
+            pt_hat=np.concatenate([p.pt_hat for p in parts]),
+            **columns,
+        )
     return path
 
 
@@ -59,7 +67,14 @@ def load_pool(path: str | Path) -> Pool:
         return Pool({k: f[k] for k in _POOL_FIELDS}, f["offsets"], f["pt_hat"])
 
 
-def draw(pool: Pool, counts: np.ndarray, *, rng: np.random.Generator, eta_max: float, below: float = np.inf) -> dict:
+def draw(
+    pool: Pool,
+    counts: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    eta_max: float,
+    below: float = np.inf,
+) -> dict:
     """Particles of counts[i] pool events for each event i, each event turned by a random angle and perhaps mirrored.
 
     below [GeV]: only pool events whose hardest scatter is softer. ``vertex`` counts from 1 within each event.
@@ -74,12 +89,24 @@ def draw(pool: Pool, counts: np.ndarray, *, rng: np.random.Generator, eta_max: f
     inside = np.abs(p["pz"][i]) < np.hypot(p["px"][i], p["py"][i]) * np.sinh(eta_max)
     i, source = i[inside], source[inside]
     cos, sin = np.cos(angle)[source], np.sin(angle)[source]
-    (px, py), (x, y) = ((cos * p[a][i] - sin * p[b][i], sin * p[a][i] + cos * p[b][i])
-                        for a, b in (("px", "py"), ("x", "y")))
-    number = np.arange(len(chosen)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-    return {"event": np.repeat(np.arange(len(counts)), counts)[source], "px": px, "py": py,
-            "pz": p["pz"][i] * mirror[source], "energy": p["energy"][i].astype(float), "pdg_id": p["pdg_id"][i],
-            "charge": p["charge"][i], "x": x, "y": y, "z": p["z"][i] * mirror[source], "vertex": number[source]}
+    (px, py), (x, y) = (
+        (cos * p[a][i] - sin * p[b][i], sin * p[a][i] + cos * p[b][i])
+        for a, b in (("px", "py"), ("x", "y"))
+    )
+    number = packed.ranks(counts) + 1
+    return {
+        "event": packed.jet_of(counts)[source],
+        "px": px,
+        "py": py,
+        "pz": p["pz"][i] * mirror[source],
+        "energy": p["energy"][i].astype(float),
+        "pdg_id": p["pdg_id"][i],
+        "charge": p["charge"][i],
+        "x": x,
+        "y": y,
+        "z": p["z"][i] * mirror[source],
+        "vertex": number[source],
+    }
 
 
 class Vertices(NamedTuple):
@@ -99,9 +126,13 @@ def place_vertices(n_pileup: np.ndarray, *, sigma_z: float, rng: np.random.Gener
     return Vertices(rng.normal(0, sigma_z, total.sum()), start, found)
 
 
-def from_hard_vertex(event: np.ndarray, z0: np.ndarray, vertices: Vertices, *, window: float = 3.0) -> np.ndarray:
+def from_hard_vertex(
+    event: np.ndarray, z0: np.ndarray, vertices: Vertices, *, window: float = 3.0
+) -> np.ndarray:
     """Is the hard-scatter vertex the nearest found one to each track, and within the window [mm]?"""
-    of_event = np.repeat(np.arange(len(vertices.start)), np.diff([*vertices.start, len(vertices.z)]))
+    of_event = np.repeat(
+        np.arange(len(vertices.start)), np.diff([*vertices.start, len(vertices.z)])
+    )
     scale = 1e5
     order = np.argsort(of_event * scale + vertices.z)
     order = order[vertices.found[order]]
@@ -128,7 +159,7 @@ def _alpha(offsets, eta, phi, wanted, source, pt, cone):
                 dphi = abs(phi[i] - phi[j])
                 if dphi > np.pi:
                     dphi = 2 * np.pi - dphi
-                r2 = (eta[i] - eta[j]) ** 2 + dphi ** 2
+                r2 = (eta[i] - eta[j]) ** 2 + dphi**2
                 if r2 < cone * cone:
                     total += pt[j] ** 2 / max(r2, 1e-4)
             if total > 0:
@@ -157,10 +188,15 @@ def puppi(c: dict, *, hard: np.ndarray, n_vertices: np.ndarray, near: np.ndarray
     weight = np.where(hard, 1.0, 0.0)
     neutral = ~charged & near
     # central neutrals look at charged particles of the hard scatter, forward ones at all candidates
-    for wanted, source, regions in ((neutral & central, hard, REGIONS[:1]), (neutral & ~central, everything, REGIONS[1:])):
+    for wanted, source, regions in (
+        (neutral & central, hard, REGIONS[:1]),
+        (neutral & ~central, everything, REGIONS[1:]),
+    ):
         args = (c["eta"], c["phi"], wanted | (pileup & central), source, c["pt"], CONE)
         alpha = _alpha(offsets, *args)
-        median, spread = _pileup_shape(alpha, pileup & central & np.isfinite(alpha), c["event"], n_events)
+        median, spread = _pileup_shape(
+            alpha, pileup & central & np.isfinite(alpha), c["event"], n_events
+        )
         low = 0.0 if source is hard else REGIONS[0][0]
         for high, base, slope, median_factor, spread_factor in regions:
             i = np.flatnonzero(wanted & (near_eta >= low) & (near_eta < high) & np.isfinite(alpha))
@@ -168,7 +204,9 @@ def puppi(c: dict, *, hard: np.ndarray, n_vertices: np.ndarray, near: np.ndarray
             distance = (alpha[i] - median_factor * median[event]) / (spread_factor * spread[event])
             w = erf(np.maximum(distance, 0) / np.sqrt(2))
             w = np.maximum(w, np.clip((c["pt"][i] - SURE) / (SAFE - SURE), 0, 1))
-            weight[i] = np.where((w < 0.01) | (w * c["pt"][i] < base + slope * n_vertices[event]), 0, w)
+            weight[i] = np.where(
+                (w < 0.01) | (w * c["pt"][i] < base + slope * n_vertices[event]), 0, w
+            )
     return weight
 
 
@@ -182,11 +220,13 @@ def _pileup_shape(alpha, chosen, event, n_events):
     median = np.where(counts > 4, alpha[order][safe] if len(order) else 0.0, 0.0)
     below = np.minimum(alpha[order] - median[event[order]], 0)
     low = np.bincount(event[order], below < 0, minlength=n_events)
-    rms = np.sqrt(np.bincount(event[order], below ** 2, minlength=n_events) / np.maximum(low, 1))
+    rms = np.sqrt(np.bincount(event[order], below**2, minlength=n_events) / np.maximum(low, 1))
     return median, np.where(counts > 4, np.maximum(rms, 0.1), 1.0)
 
 
-def near_jets(event: np.ndarray, eta: np.ndarray, phi: np.ndarray, jets: dict, *, radius: float) -> np.ndarray:
+def near_jets(
+    event: np.ndarray, eta: np.ndarray, phi: np.ndarray, jets: dict, *, radius: float
+) -> np.ndarray:
     """True for candidates within radius of any of the up to six leading jets of their event (jets sorted by pt)."""
     first = np.searchsorted(jets["event"], event, "left")
     last = np.searchsorted(jets["event"], event, "right")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jetnb import packed
+
 # Higgs, W, Z and top are produced in pairs or with an invisible Z, so that the process alone decides what is in the jet.
 _Z_TO_NEUTRINOS = ("23:onMode=off", "23:onIfAny=12 14 16")
 _W_TO_QUARKS = ("24:onMode=off", "24:onIfAny=1 2 3 4 5")
@@ -22,20 +24,37 @@ def _higgs_to(pair: str, *more: str) -> tuple[str, ...]:
 
 PROCESSES = {
     "multijet": ("HardQCD:all=on",),
-    "Z_jet": ("WeakBosonAndParton:qqbar2gmZg=on", "WeakBosonAndParton:qg2gmZq=on", "WeakZ0:gmZmode=2",
-              *_Z_TO_NEUTRINOS),
-    "ZZ": ("WeakDoubleBoson:ffbar2gmZgmZ=on", "WeakZ0:gmZmode=2", "23:onMode=off", "23:onIfAny=1 2 3 4 5"),
+    "Z_jet": (
+        "WeakBosonAndParton:qqbar2gmZg=on",
+        "WeakBosonAndParton:qg2gmZq=on",
+        "WeakZ0:gmZmode=2",
+        *_Z_TO_NEUTRINOS,
+    ),
+    "ZZ": (
+        "WeakDoubleBoson:ffbar2gmZgmZ=on",
+        "WeakZ0:gmZmode=2",
+        "23:onMode=off",
+        "23:onIfAny=1 2 3 4 5",
+    ),
     "WW": ("WeakDoubleBoson:ffbar2WW=on", *_W_TO_QUARKS),
     "HZ_bb": _higgs_to("5 5"),
     "HZ_cc": _higgs_to("4 4"),
     "HZ_gg": _higgs_to("21 21"),
     "HZ_4q": _higgs_to("24 24", *_W_TO_QUARKS),
-    "HZ_2q1l": _higgs_to("24 24", "24:onMode=off", "24:onPosIfAny=1 2 3 4 5", "24:onNegIfAny=11 13"),
+    "HZ_2q1l": _higgs_to(
+        "24 24", "24:onMode=off", "24:onPosIfAny=1 2 3 4 5", "24:onNegIfAny=11 13"
+    ),
     "tt": (*_TOP_PAIRS, *_W_TO_QUARKS),
     "tt_leptonic": (*_TOP_PAIRS, "24:onMode=off", "24:onIfAny=11 13"),
     # A narrow spin-2 resonance stands for X; its mass is set with 5100039:m0.
-    "XHH": ("ExtraDimensionsG*:gg2G*=on", "ExtraDimensionsG*:ffbar2G*=on", "5100039:onMode=off",
-            "5100039:onIfAny=25", "25:onMode=off", "25:onIfMatch=5 5"),
+    "XHH": (
+        "ExtraDimensionsG*:gg2G*=on",
+        "ExtraDimensionsG*:ffbar2G*=on",
+        "5100039:onMode=off",
+        "5100039:onIfAny=25",
+        "25:onMode=off",
+        "25:onIfMatch=5 5",
+    ),
     "minimum_bias": ("SoftQCD:inelastic=on",),
 }
 
@@ -67,11 +86,20 @@ def charge_of(pdg_id: np.ndarray) -> np.ndarray:
     """Electric charge of particles that Pythia leaves stable, in units of e."""
     code = np.abs(pdg_id)
     known = code < len(_CHARGE_OF)
-    return np.where(known, _CHARGE_OF[np.where(known, code, 0)], 0) * np.sign(pdg_id).astype(np.int8)
+    return np.where(known, _CHARGE_OF[np.where(known, code, 0)], 0) * np.sign(pdg_id).astype(
+        np.int8
+    )
 
 
-def make_generator(process: str, *, seed: int, settings: tuple[str, ...] = (), energy: float = 13000.0,
-                   underlying_event: bool = True, long_lived: bool = True):
+def make_generator(
+    process: str,
+    *,
+    seed: int,
+    settings: tuple[str, ...] = (),
+    energy: float = 13000.0,
+    underlying_event: bool = True,
+    long_lived: bool = True,
+):
     """A ready Pythia for one of PROCESSES.
 
     long_lived: strange hadrons that fly out of the tracker stay, as in a real detector; else all decay, as by default.
@@ -81,14 +109,23 @@ def make_generator(process: str, *, seed: int, settings: tuple[str, ...] = (), e
     import pythia8mc
 
     pythia = pythia8mc.Pythia("", False)
-    lines = ("Print:quiet=on", "Random:setSeed=on", f"Random:seed={seed % 900_000_000 + 1}", f"Beams:eCM={energy}",
-             f"PartonLevel:MPI={'on' if underlying_event else 'off'}",
-             f"ParticleDecays:limitCylinder={'on' if long_lived else 'off'}", "ParticleDecays:xyMax=1100", "ParticleDecays:zMax=2800")
+    lines = (
+        "Print:quiet=on",
+        "Random:setSeed=on",
+        f"Random:seed={seed % 900_000_000 + 1}",
+        f"Beams:eCM={energy}",
+        f"PartonLevel:MPI={'on' if underlying_event else 'off'}",
+        f"ParticleDecays:limitCylinder={'on' if long_lived else 'off'}",
+        "ParticleDecays:xyMax=1100",
+        "ParticleDecays:zMax=2800",
+    )
     for line in (*lines, *PROCESSES[process], *settings):
         if not pythia.readString(line):
             raise ValueError(f"process {process!r}: Pythia does not know the setting {line!r}")
     if not pythia.init():
-        raise ValueError(f"process {process!r}: Pythia could not start with {settings}; its reason is printed above")
+        raise ValueError(
+            f"process {process!r}: Pythia could not start with {settings}; its reason is printed above"
+        )
     return pythia
 
 
@@ -102,27 +139,49 @@ def generate(pythia, n_events: int, *, eta_max: float = 5.0, pt_min: float = 0.1
     row = {k: ak.to_numpy(record[k]) for k in ("id", "status", "mother1", "daughter1", "daughter2")}
     row |= {k: ak.to_numpy(record.p[k]) for k in ("px", "py", "pz", "e")}
     start = np.repeat(np.cumsum(counts) - counts, counts)
-    row["event"] = np.repeat(np.arange(len(counts)), counts)
+    row["event"] = packed.jet_of(counts)
     row["mother"] = start + row["mother1"]
     row["abs"] = np.abs(row["id"])
 
     pt = np.hypot(row["px"], row["py"])
     invisible = np.isin(row["abs"], (12, 14, 16, 90))
-    visible = np.flatnonzero((row["status"] > 0) & ~invisible & (pt > pt_min)
-                             & (np.abs(row["pz"]) < pt * np.sinh(eta_max)))
+    visible = np.flatnonzero(
+        (row["status"] > 0)
+        & ~invisible
+        & (pt > pt_min)
+        & (np.abs(row["pz"]) < pt * np.sinh(eta_max))
+    )
     origin = record.vProd[visible]
     x, y, z = (ak.to_numpy(ak.fill_none(origin[c], 0.0)) for c in ("px", "py", "pz"))
-    particles = {"event": row["event"][visible], "px": row["px"][visible], "py": row["py"][visible],
-                 "pz": row["pz"][visible], "energy": row["e"][visible], "pdg_id": row["id"][visible],
-                 "charge": charge_of(row["id"][visible]), "x": x, "y": y, "z": z,
-                 "vertex": np.zeros(len(visible), np.int32)}
+    particles = {
+        "event": row["event"][visible],
+        "px": row["px"][visible],
+        "py": row["py"][visible],
+        "pz": row["pz"][visible],
+        "energy": row["e"][visible],
+        "pdg_id": row["id"][visible],
+        "charge": charge_of(row["id"][visible]),
+        "x": x,
+        "y": y,
+        "z": z,
+        "vertex": np.zeros(len(visible), np.int32),
+    }
     pt_hat = np.sqrt(ak.to_numpy(batch.info.pT2Hat))
-    return Events(len(counts), particles, _partons(row), _hadrons(row, start, 5), _hadrons(row, start, 4), pt_hat)
+    return Events(
+        len(counts),
+        particles,
+        _partons(row),
+        _hadrons(row, start, 5),
+        _hadrons(row, start, 4),
+        pt_hat,
+    )
 
 
 def _partons(row: dict) -> dict:
     """Outgoing quarks, gluons and charged leptons of the hard process, each with the W, Z, H or top it came from."""
-    i = np.flatnonzero((row["status"] == -23) & ~np.isin(row["abs"], (12, 14, 16)) & (row["abs"] < 23))
+    i = np.flatnonzero(
+        (row["status"] == -23) & ~np.isin(row["abs"], (12, 14, 16)) & (row["abs"] < 23)
+    )
     parent = row["mother"][i]
     is_boson = np.isin(row["abs"][parent], (23, 24, 25))
     root = np.where(is_boson | (row["abs"][parent] == 6), _first_copy(row, parent), -1)
@@ -131,7 +190,10 @@ def _partons(row: dict) -> dict:
     nested = (root >= 0) & (row["abs"][root] == 24) & np.isin(row["abs"][above], (6, 25))
     root = np.where(nested, _first_copy(row, above), root)
     return {k: row[k][i] for k in ("event", "px", "py", "pz")} | {
-        "pdg_id": row["id"][i], "resonance": root, "resonance_id": np.where(root >= 0, row["abs"][root], 0)}
+        "pdg_id": row["id"][i],
+        "resonance": root,
+        "resonance_id": np.where(root >= 0, row["abs"][root], 0),
+    }
 
 
 def _first_copy(row: dict, i: np.ndarray) -> np.ndarray:
@@ -143,10 +205,14 @@ def _first_copy(row: dict, i: np.ndarray) -> np.ndarray:
 def _hadrons(row: dict, start: np.ndarray, quark: int) -> dict:
     """Hadrons that carry the quark and have no daughter that still does: the weakly decaying ones."""
     digit_meson, digit_baryon = row["abs"] // 100 % 10, row["abs"] // 1000 % 10
-    flavour = np.where((row["abs"] > 100) & (row["abs"] < 1_000_000), np.maximum(digit_meson, digit_baryon), 0)
+    flavour = np.where(
+        (row["abs"] > 100) & (row["abs"] < 1_000_000), np.maximum(digit_meson, digit_baryon), 0
+    )
     carries = flavour == quark
-    below = np.concatenate([[0], np.cumsum(carries)])
-    first = start + np.where(row["daughter2"] > 0, np.minimum(row["daughter1"], row["daughter2"]), row["daughter1"])
+    below = packed.starts(carries)
+    first = start + np.where(
+        row["daughter2"] > 0, np.minimum(row["daughter1"], row["daughter2"]), row["daughter1"]
+    )
     last = start + np.maximum(row["daughter1"], row["daughter2"])
     has_heavy_daughter = below[last + 1] - below[first] > 0
     i = np.flatnonzero(carries & ~has_heavy_daughter & (row["status"] < 0))

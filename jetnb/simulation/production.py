@@ -19,18 +19,26 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .. import __version__, _json, atomic, catalogue, jets, parallel, store
-from ..readers import parquet
-from . import parts, pileup, pileup_jets
-from .delphes import Card
-from .parts import RECIPES
-from .response import Detector
+from jetnb import __version__, _json, atomic, jets, parallel
+from jetnb.data import catalogue, store
+from jetnb.readers import parquet
+from jetnb.simulation import parts, pileup, pileup_jets
+from jetnb.simulation.delphes import Card
+from jetnb.simulation.parts import RECIPES
+from jetnb.simulation.response import Detector
 
 BLOCK = 20_000  # jets joined and shuffled at a time
 
 
-def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = None, processes: int | None = None,
-             progress: bool = True) -> store.Store:
+def simulate(
+    name: str,
+    *,
+    n_jets: int,
+    seed: int,
+    path: str | Path | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> store.Store:
     """Simulate a named sample and return its store, with n_jets jets, or a few more since events are kept whole.
 
     name      : "aoj", "jetclass", "toptagging", "hh4b" or "pileup"
@@ -52,33 +60,52 @@ def simulate(name: str, *, n_jets: int, seed: int, path: str | Path | None = Non
     default = catalogue.derived() / "simulated" / f"{name}-{n_jets}-seed{seed}"
     path = Path(path) if path else default
     if path.suffix == ".parquet" and not path.exists():
-        made = store.open(default) if default.exists() else simulate(
-            name, n_jets=n_jets, seed=seed, processes=processes, progress=progress)
+        made = (
+            store.open(default)
+            if default.exists()
+            else simulate(name, n_jets=n_jets, seed=seed, processes=processes, progress=progress)
+        )
         parquet.write(path, made.jets)
         return made
     _check_free(path)
     folder = path.parent / f".{path.name}.parts"
-    provenance = {"sample": name, "source": "simulation", "classes": list(recipe.classes),
-                  "description": recipe.description, "imitates": recipe.imitates, "licence": "CC-BY-4.0",
-                  "citation": "jetnb, simulated with Pythia 8 (arXiv:2203.11601) and FastJet (arXiv:1111.6097)",
-                  "seed": seed, "versions": versions, "settings": _settings(recipe)}
+    provenance = {
+        "sample": name,
+        "source": "simulation",
+        "classes": list(recipe.classes),
+        "description": recipe.description,
+        "imitates": recipe.imitates,
+        "licence": "CC-BY-4.0",
+        "citation": "jetnb, simulated with Pythia 8 (arXiv:2203.11601) and FastJet (arXiv:1111.6097)",
+        "seed": seed,
+        "versions": versions,
+        "settings": _settings(recipe),
+    }
     with atomic.alone(path, "making"):
         if path.exists():  # made between the first look and the lock
             shutil.rmtree(folder, ignore_errors=True)
         _check_free(path)
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder, provenance)
-        pool = str(_pool(catalogue.derived() / "minimum_bias", recipe.energy, progress)) if recipe.pileup[0] else ""
+        pool = (
+            str(_pool(catalogue.derived() / "minimum_bias", recipe.energy, progress))
+            if recipe.pileup[0]
+            else ""
+        )
         quotas = _quotas(recipe, n_jets)
         files = _run(recipe, quotas, seed, pool, folder, processes or parallel.cores(), progress)
-        made = store.write(path, _blocks(recipe, quotas, files, seed, provenance), provenance=provenance)
+        made = store.write(
+            path, _blocks(recipe, quotas, files, seed, provenance), provenance=provenance
+        )
         shutil.rmtree(folder)
     return made
 
 
 def _check_free(path: Path) -> None:
     if path.exists():
-        raise ValueError(f"{path} exists already: open it with jetnb.open_store, or remove it to simulate again")
+        raise ValueError(
+            f"{path} exists already: open it with jetnb.open_store, or remove it to simulate again"
+        )
 
 
 def _pool(folder: Path, energy: float, progress: bool) -> Path:
@@ -88,7 +115,9 @@ def _pool(folder: Path, energy: float, progress: bool) -> Path:
         _discard_damaged(path, pileup.load_pool)
     if not path.exists():
         if progress:
-            tqdm.write(f"generating {pileup.POOL_EVENTS} minimum-bias collisions, once: about half a minute")
+            tqdm.write(
+                f"generating {pileup.POOL_EVENTS} minimum-bias collisions, once: about half a minute"
+            )
         make = functools.partial(pileup.make_pool, energy=energy)
         list(parallel.as_done(make, [folder], processes=1))
     return path
@@ -106,19 +135,29 @@ def _versions() -> dict[str, str]:
     try:
         found = {p: importlib.metadata.version(p) for p in ("pythia8mc", "fastjet", "numpy")}
     except importlib.metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(f"simulation needs {error.name}: pip install 'jetnb[sim]' (binary wheels only: add "
-                                  "--only-binary=pythia8mc)") from None
+        raise ModuleNotFoundError(
+            f"simulation needs {error.name}: pip install 'jetnb[sim]' (binary wheels only: add "
+            "--only-binary=pythia8mc)"
+        ) from None
     return {"jetnb": __version__, **found}
 
 
 def _settings(recipe) -> dict:
     """The recipe as plain JSON, the detector by name."""
+
     def plain(value):
         if isinstance(value, Detector | Card):
             return value.name
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
             return {k: plain(v) for k, v in value._asdict().items()}
-        return [plain(v) for v in value] if isinstance(value, tuple) else value if value != math.inf else "inf"
+        return (
+            [plain(v) for v in value]
+            if isinstance(value, tuple)
+            else value
+            if value != math.inf
+            else "inf"
+        )
+
     return plain(recipe) | {"events_per_chunk": parts.EVENTS_PER_CHUNK}
 
 
@@ -135,13 +174,17 @@ def _claim(folder: Path, provenance: dict) -> None:
         why = str(error).removesuffix(": remove it")
     if before is not None and before != json.loads(wanted):
         differ = [k for k in {**before, **provenance} if before.get(k) != json.loads(wanted).get(k)]
-        raise ValueError(f"{folder} holds parts of an interrupted simulation with other {', '.join(differ)}: "
-                         "remove that folder, or choose another path")
+        raise ValueError(
+            f"{folder} holds parts of an interrupted simulation with other {', '.join(differ)}: "
+            "remove that folder, or choose another path"
+        )
     if before is None:
         left = list(folder.glob("*.npz"))
         if left or card.exists():
-            tqdm.write(f"{why}: nobody knows what the {len(left)} parts beside it are of, so they are made again",
-                       file=sys.stderr)
+            tqdm.write(
+                f"{why}: nobody knows what the {len(left)} parts beside it are of, so they are made again",
+                file=sys.stderr,
+            )
         for part in left:
             part.unlink()
         with atomic.new_file(card, replace=True) as hidden:
@@ -184,8 +227,14 @@ def _run(recipe, quotas, seed, pool, folder, n_processes, progress) -> list[list
     def make(chunk):
         return parts.make(recipe_name, *chunk, seed, pool, str(name(*chunk)))
 
-    with (tqdm(total=sum(quotas), unit="jet", desc=f"simulate {recipe.name}", disable=not progress) as bar,
-          contextlib.closing(parallel.as_done(make, chunks() if to_do() else (), processes=n_processes)) as made):
+    with (
+        tqdm(
+            total=sum(quotas), unit="jet", desc=f"simulate {recipe.name}", disable=not progress
+        ) as bar,
+        contextlib.closing(
+            parallel.as_done(make, chunks() if to_do() else (), processes=n_processes)
+        ) as made,
+    ):
         while True:
             bar.update(sum(min(_in_order(counts[c]), q) for c, q in enumerate(quotas)) - bar.n)
             if not to_do():
@@ -214,9 +263,11 @@ def _chunks_needed(counts: dict[int, int], quota: int) -> int:
 def _next_chunk(recipe, quotas, counts, running, open_components) -> tuple[int, int]:
     """The component that is expected to be furthest from its quota, and its first chunk not yet made."""
     guess = parts.EVENTS_PER_CHUNK * recipe.jets_per_event
+
     def expected(c):
         per_chunk = sum(counts[c].values()) / len(counts[c]) if counts[c] else guess
         return sum(counts[c].values()) + per_chunk * sum(1 for d, _ in running if d == c)
+
     c = max(open_components, key=lambda c: (quotas[c] - expected(c)) / quotas[c])
     taken = set(counts[c]) | {k for d, k in running if d == c}
     return c, next(k for k in range(len(taken) + 1) if k not in taken)
@@ -228,12 +279,18 @@ def _blocks(recipe, quotas, files, seed, provenance) -> Iterator:
     edges = [parts.edges(f, q, n_blocks) for f, q in zip(files, quotas, strict=True)]
     jvt = _jvt(files[0]) if recipe.name == "pileup" else None
     for b in range(n_blocks):
-        pieces = [p for c in range(len(quotas)) for p in parts.take(files[c], edges[c][b], edges[c][b + 1])]
+        pieces = [
+            p
+            for c in range(len(quotas))
+            for p in parts.take(files[c], edges[c][b], edges[c][b + 1])
+        ]
         columns = {k: np.concatenate([p[0][k] for p in pieces]) for k in pieces[0][0]}
         constituents = {k: np.concatenate([p[1][k] for p in pieces]) for k in pieces[0][1]}
         if jvt:
             columns["jvt"] = jvt(columns["corr_jvf"], columns["rpt"], columns["event"])
-        block = jets.build(columns, constituents, np.concatenate([p[2] for p in pieces]), provenance=provenance)
+        block = jets.build(
+            columns, constituents, np.concatenate([p[2] for p in pieces]), provenance=provenance
+        )
         _, event = np.unique(columns["event"], return_inverse=True)
         shuffled = np.random.default_rng([seed, b]).permutation(event.max() + 1)
         yield block[np.argsort(shuffled[event], kind="stable")]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import geometry
+from jetnb.simulation import geometry
 
 TRACKER_END = 2.5
 
@@ -39,7 +39,7 @@ class Detector(NamedTuple):
 
 
 def _quadrature(*terms):
-    return np.sqrt(sum(t ** 2 for t in terms))
+    return np.sqrt(sum(t**2 for t in terms))
 
 
 def _cms_track_efficiency(pt, eta, code):
@@ -70,15 +70,21 @@ def _cms_electromagnetic_resolution(energy, eta):
     constant = np.where(near < geometry.BARREL_END, 0.006, 0.015)
     stochastic = np.where(near < geometry.BARREL_END, 0.028, 0.05)
     noise = np.where(near < geometry.BARREL_END, 0.12, 0.15)
-    return np.where(forward, _quadrature(0.09 * energy, 1.98 * np.sqrt(energy)),
-                    _quadrature(constant * energy, stochastic * np.sqrt(energy), noise))
+    return np.where(
+        forward,
+        _quadrature(0.09 * energy, 1.98 * np.sqrt(energy)),
+        _quadrature(constant * energy, stochastic * np.sqrt(energy), noise),
+    )
 
 
 def _cms_hadronic_resolution(energy, eta):
     """110 % / sqrt(E) + 9 %; forward 280 % / sqrt(E) + 11 %."""
     forward = np.abs(eta) >= geometry.FORWARD_START
-    return np.where(forward, _quadrature(0.11 * energy, 2.80 * np.sqrt(energy)),
-                    _quadrature(0.09 * energy, 1.10 * np.sqrt(energy)))
+    return np.where(
+        forward,
+        _quadrature(0.11 * energy, 2.80 * np.sqrt(energy)),
+        _quadrature(0.09 * energy, 1.10 * np.sqrt(energy)),
+    )
 
 
 def _cms_crystal_response(eta, phi):
@@ -86,13 +92,22 @@ def _cms_crystal_response(eta, phi):
 
 
 CMS = Detector(
-    "CMS-like", field=3.8, calorimeter_radius=1.29, calorimeter_z=3.154,
-    track_efficiency=_cms_track_efficiency, track_resolution=_cms_track_resolution,
-    d0_resolution=_cms_d0_resolution, dz_resolution=_cms_dz_resolution,
-    crystals=geometry.cms_crystals, towers=geometry.cms_towers, forward_towers=geometry.forward_towers,
+    "CMS-like",
+    field=3.8,
+    calorimeter_radius=1.29,
+    calorimeter_z=3.154,
+    track_efficiency=_cms_track_efficiency,
+    track_resolution=_cms_track_resolution,
+    d0_resolution=_cms_d0_resolution,
+    dz_resolution=_cms_dz_resolution,
+    crystals=geometry.cms_crystals,
+    towers=geometry.cms_towers,
+    forward_towers=geometry.forward_towers,
     crystal_response=_cms_crystal_response,
-    electromagnetic_resolution=_cms_electromagnetic_resolution, hadronic_resolution=_cms_hadronic_resolution,
-    thresholds={"electromagnetic": 0.3, "hadronic": 1.0, "forward": 1.4})
+    electromagnetic_resolution=_cms_electromagnetic_resolution,
+    hadronic_resolution=_cms_hadronic_resolution,
+    thresholds={"electromagnetic": 0.3, "hadronic": 1.0, "forward": 1.4},
+)
 
 
 def _atlas_track_efficiency(pt, eta, code):
@@ -106,7 +121,9 @@ def _atlas_track_efficiency(pt, eta, code):
 def _atlas_track_resolution(pt, eta):
     """In |eta| < 0.5, < 1.5 and beyond the card's constants for muons, for all: those for hadrons, 6 to 25 %, are not ATLAS'."""
     i = np.searchsorted([0.5, 1.5], np.abs(eta))
-    return _quadrature(np.array([0.010, 0.015, 0.025])[i], np.array([1.0e-4, 1.5e-4, 3.5e-4])[i] * pt)
+    return _quadrature(
+        np.array([0.010, 0.015, 0.025])[i], np.array([1.0e-4, 1.5e-4, 3.5e-4])[i] * pt
+    )
 
 
 def _atlas_electromagnetic_resolution(energy, eta):
@@ -114,17 +131,30 @@ def _atlas_electromagnetic_resolution(energy, eta):
 
 
 def _atlas_hadronic_resolution(energy, eta):
-    return np.where(np.abs(eta) <= 1.7, _quadrature(0.0302 * energy, 0.5205 * np.sqrt(energy), 1.59),
-                    _quadrature(0.05 * energy, 0.706 * np.sqrt(energy)))
+    return np.where(
+        np.abs(eta) <= 1.7,
+        _quadrature(0.0302 * energy, 0.5205 * np.sqrt(energy), 1.59),
+        _quadrature(0.05 * energy, 0.706 * np.sqrt(energy)),
+    )
 
 
 ATLAS = Detector(
-    "ATLAS-like", field=2.0, calorimeter_radius=1.15, calorimeter_z=3.51,
-    track_efficiency=_atlas_track_efficiency, track_resolution=_atlas_track_resolution,
+    "ATLAS-like",
+    field=2.0,
+    calorimeter_radius=1.15,
+    calorimeter_z=3.51,
+    track_efficiency=_atlas_track_efficiency,
+    track_resolution=_atlas_track_resolution,
     # arXiv:1704.07983, with the innermost pixel layer of Run 2
     d0_resolution=lambda pt, eta: _quadrature(0.012, 0.085 / (pt * np.cosh(eta) ** -0.5)),
-    dz_resolution=lambda pt, eta: _quadrature(0.030 * np.cosh(eta), 0.120 / (pt * np.cosh(eta) ** -1.5)),
-    crystals=geometry.atlas_crystals, towers=geometry.atlas_towers, forward_towers=None,
+    dz_resolution=lambda pt, eta: _quadrature(
+        0.030 * np.cosh(eta), 0.120 / (pt * np.cosh(eta) ** -1.5)
+    ),
+    crystals=geometry.atlas_crystals,
+    towers=geometry.atlas_towers,
+    forward_towers=None,
     crystal_response=lambda eta, phi: np.ones_like(eta),
-    electromagnetic_resolution=_atlas_electromagnetic_resolution, hadronic_resolution=_atlas_hadronic_resolution,
-    thresholds={"electromagnetic": 0.5, "hadronic": 1.0, "forward": 0.0})
+    electromagnetic_resolution=_atlas_electromagnetic_resolution,
+    hadronic_resolution=_atlas_hadronic_resolution,
+    thresholds={"electromagnetic": 0.5, "hadronic": 1.0, "forward": 0.0},
+)

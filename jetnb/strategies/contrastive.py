@@ -21,7 +21,9 @@ from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 
 
-def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, chunk: int | None = None) -> Tensor:
+def nt_xent(
+    z1: Tensor, z2: Tensor, *, temperature: float = 0.1, chunk: int | None = None
+) -> Tensor:
     """Contrastive loss of SimCLR between two views of the same jets: a classification of each view's partner.
 
     `z1`, `z2` (B, D): embeddings, of any length, row b of both from jet b. Similarity is the cosine over
@@ -37,7 +39,9 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, chunk: int | No
     """
     _same_shape(z1, z2)
     if not temperature > 0 or (chunk is not None and chunk < 1):
-        raise ValueError(f"temperature and chunk must be positive, got {temperature} and {chunk}: e.g. 0.1 and 1024")
+        raise ValueError(
+            f"temperature and chunk must be positive, got {temperature} and {chunk}: e.g. 0.1 and 1024"
+        )
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = _unit(z1), _unit(z2)
         z = torch.cat([z1, z2])  # (2 B, D)
@@ -71,7 +75,9 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> Tensor:
         raise ValueError(f"z has shape {tuple(z.shape)}, but must be (B, D) with two jets or more")
     with torch.autocast(z.device.type, enabled=False):
         z = _unit(z)
-        pairs = (2 * t * (z @ z.T - 1)).fill_diagonal_(-math.inf)  # of unit vectors: distance squared is 2 - 2 cos
+        pairs = (2 * t * (z @ z.T - 1)).fill_diagonal_(
+            -math.inf
+        )  # of unit vectors: distance squared is 2 - 2 cos
         return pairs.flatten().logsumexp(0) - math.log(n * (n - 1))
 
 
@@ -103,12 +109,24 @@ class JetCLR(nn.Module):
     """
 
     TITLE = "JetCLR, arXiv:2108.04253"
-    SETTINGS = {"encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
-                "views": {"scale": 0.1, "width": 0.1, "n_max": 50}, "hardest": 40, "temperature": 0.1}
+    SETTINGS = {
+        "encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
+        "views": {"scale": 0.1, "width": 0.1, "n_max": 50},
+        "hardest": 40,
+        "temperature": 0.1,
+    }
 
-    def __init__(self, encoder: nn.Module, *, dim: int | None = None, hidden: int = 256, output: int = 128,
-                 temperature: float = 0.1, chunk: int | None = 1024,
-                 views: Callable[..., tuple[Batch, Batch]] = augment.views):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        dim: int | None = None,
+        hidden: int = 256,
+        output: int = 128,
+        temperature: float = 0.1,
+        chunk: int | None = 1024,
+        views: Callable[..., tuple[Batch, Batch]] = augment.views,
+    ):
         super().__init__()
         self.encoder, self.views = encoder, views
         self.temperature, self.chunk = temperature, chunk
@@ -116,10 +134,15 @@ class JetCLR(nn.Module):
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     @classmethod
-    def make(cls, *, encoder: Mapping, views: Mapping, hardest: int | None, temperature: float) -> JetCLR:
+    def make(
+        cls, *, encoder: Mapping, views: Mapping, hardest: int | None, temperature: float
+    ) -> JetCLR:
         """For `pretraining.pretrain`: a transformer of particles; views: settings of `augment.views`."""
-        model = cls(FromParticles(Transformer(**encoder)), temperature=temperature,
-                    views=partial(augment.views, **views))
+        model = cls(
+            FromParticles(Transformer(**encoder)),
+            temperature=temperature,
+            views=partial(augment.views, **views),
+        )
         model.hardest = hardest
         return model
 
@@ -128,7 +151,9 @@ class JetCLR(nn.Module):
         self.encoder.fit(data.x, data.offsets)
         return self
 
-    def loss(self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None) -> Tensor:
+    def loss(
+        self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Contrastive loss of a batch, a scalar.
 
         `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in `jetnb.augment`; targets
@@ -138,8 +163,10 @@ class JetCLR(nn.Module):
         """
         particles, offsets, *_ = batch
         if len(offsets) == 2:
-            raise ValueError("batch has one jet, and a contrastive loss needs others to tell it from: take more jets, a "
-                             "larger batch_size, or fewer devices")
+            raise ValueError(
+                "batch has one jet, and a contrastive loss needs others to tell it from: take more jets, a "
+                "larger batch_size, or fewer devices"
+            )
         (one, start), (two, end) = self.views(particles, offsets, generator=generator)
         offsets = torch.cat([start, start[-1] + end[1:]])
         _, jets = self.encoder(torch.cat([one, two]), offsets)  # (2 B, D): both views in one pass
@@ -157,10 +184,13 @@ class JetCLR(nn.Module):
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
         jets, z1, z2 = self._last
-        jets = jets[:len(z1)]
-        return {"alignment": float(alignment(z1, z2)),
-                "uniformity": float(uniformity(z1)),
-                "rank": float(embedding_rank(jets)), "variance": float(jets.double().var(0, correction=0).mean())}
+        jets = jets[: len(z1)]
+        return {
+            "alignment": float(alignment(z1, z2)),
+            "uniformity": float(uniformity(z1)),
+            "rank": float(embedding_rank(jets)),
+            "variance": float(jets.double().var(0, correction=0).mean()),
+        }
 
 
 class _ChunkedLogSumExp(torch.autograd.Function):
@@ -170,14 +200,14 @@ class _ChunkedLogSumExp(torch.autograd.Function):
     def forward(ctx, z: Tensor, temperature: float, chunk: int) -> Tensor:
         total, gradient = z.new_zeros(()), torch.zeros_like(z)
         for start in range(0, len(z), chunk):
-            rows = z[start:start + chunk]
+            rows = z[start : start + chunk]
             similarity = rows / temperature @ z.T  # (chunk, 2 B)
             similarity.diagonal(start).fill_(-math.inf)
             sums = similarity.logsumexp(1, keepdim=True)
             total += sums.sum()
             if ctx.needs_input_grad[0]:
                 share = (similarity - sums).exp_()
-                gradient[start:start + chunk] += share @ z
+                gradient[start : start + chunk] += share @ z
                 gradient.addmm_(share.T, rows)
         ctx.save_for_backward(gradient.div_(temperature * len(z)))
         return total / len(z)
@@ -194,5 +224,7 @@ def _unit(z: Tensor) -> Tensor:
 
 def _same_shape(z1: Tensor, z2: Tensor) -> None:
     if z1.ndim != 2 or z1.shape != z2.shape or len(z1) == 0:
-        raise ValueError(f"z1 and z2 have the shapes {tuple(z1.shape)} and {tuple(z2.shape)}, but must both be (B, D) "
-                         "with one jet or more: row b of both is jet b")
+        raise ValueError(
+            f"z1 and z2 have the shapes {tuple(z1.shape)} and {tuple(z2.shape)}, but must both be (B, D) "
+            "with one jet or more: row b of both is jet b"
+        )

@@ -16,7 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb._devices import on_cpu, send
+from jetnb import packed
+from jetnb.hardware import on_cpu, send
 from jetnb.models import _packed
 from jetnb.models._packed import pad, select, wide
 from jetnb.models.encoder import DeepSets, Transformer
@@ -25,11 +26,20 @@ from jetnb.strategies.contrastive import embedding_rank
 
 TOKENS = ("one", "slot")
 READS = ("tracks", "jet")
-TARGETS = (0, 1, 2)  # of the features of particles: deta, dphi and log_pt, of which the others are made
+TARGETS = (
+    0,
+    1,
+    2,
+)  # of the features of particles: deta, dphi and log_pt, of which the others are made
 
 
-def draw_mask(offsets: Tensor, ratio: float = 0.5, *, generator: torch.Generator | None = None,
-              device: torch.device | str = "cpu") -> Tensor:
+def draw_mask(
+    offsets: Tensor,
+    ratio: float = 0.5,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Choose the tracks to hide, at random in each jet: (T,) True where hidden.
 
     offsets: (B + 1,) of a packed batch. ratio: share to hide of the n tracks of a jet; `ratio` n is rounded up or down
@@ -42,14 +52,20 @@ def draw_mask(offsets: Tensor, ratio: float = 0.5, *, generator: torch.Generator
     tensor(5)
     """
     if not 0 < ratio < 1:
-        raise ValueError(f"ratio is {ratio}: it must be between 0 and 1, without both; the usual one is 0.5")
+        raise ValueError(
+            f"ratio is {ratio}: it must be between 0 and 1, without both; the usual one is 0.5"
+        )
     lengths, generator = np.diff(np.asarray(torch.as_tensor(offsets).cpu())), on_cpu(generator)
-    share = ratio * lengths + torch.rand(len(lengths), generator=generator, dtype=torch.float64).numpy()
+    share = (
+        ratio * lengths + torch.rand(len(lengths), generator=generator, dtype=torch.float64).numpy()
+    )
     hidden = np.minimum(np.floor(share).astype(np.int64), np.maximum(lengths - 1, 0))  # (B,)
     # Random numbers from 0 to 1 above the number of the jet: sorted, jets stay together, and tracks are shuffled.
-    jet = np.repeat(np.arange(len(lengths)), lengths)
+    jet = packed.jet_of(lengths)
     order = np.argsort(jet + torch.rand(len(jet), generator=generator, dtype=torch.float64).numpy())
-    place = np.arange(len(jet)) - (np.cumsum(lengths) - lengths)[jet]  # in its jet; same jets in the same places
+    place = (
+        np.arange(len(jet)) - (np.cumsum(lengths) - lengths)[jet]
+    )  # in its jet; same jets in the same places
     mask = np.empty(len(jet), bool)
     mask[order] = place < hidden[jet]
     return send(torch.from_numpy(mask), torch.device(device))
@@ -92,8 +108,10 @@ def hungarian_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
         (a, _), (b, _) = (pad(wide(one), offsets) for one in (found, target))
         cost = (a[:, :, None] - b[:, None]).square().mean(-1).cpu().numpy()  # (B, P, P)
         bounds = np.asarray(torch.as_tensor(offsets).cpu())
-        pairs = [linear_sum_assignment(one[:n, :n])[1] + start
-                 for one, n, start in zip(cost, np.diff(bounds), bounds, strict=False)]
+        pairs = [
+            linear_sum_assignment(one[:n, :n])[1] + start
+            for one, n, start in zip(cost, np.diff(bounds), bounds, strict=False)
+        ]
         pair = torch.from_numpy(np.concatenate(pairs)).to(target.device)
     return F.mse_loss(wide(found), wide(target)[pair])
 
@@ -116,36 +134,70 @@ class MaskedAutoencoder(nn.Module):
     """
 
     TITLE = "masked autoencoder, arXiv:2111.06377"
-    SETTINGS = {"encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
-                "decoder": {"dim": 32, "n_layers": 1, "n_heads": 4}, "hardest": 40, "reads": "jet", "ratio": 0.5,
-                "tokens": "slot"}
+    SETTINGS = {
+        "encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
+        "decoder": {"dim": 32, "n_layers": 1, "n_heads": 4},
+        "hardest": 40,
+        "reads": "jet",
+        "ratio": 0.5,
+        "tokens": "slot",
+    }
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, *, n_features: int, reads: str = "tracks",
-                 ratio: float = 0.5, tokens: str = "slot", n_slots: int = 35, loss_of=slot_loss, targets=None):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        n_features: int,
+        reads: str = "tracks",
+        ratio: float = 0.5,
+        tokens: str = "slot",
+        n_slots: int = 35,
+        loss_of=slot_loss,
+        targets=None,
+    ):
         super().__init__()
         targets = list(range(n_features)) if targets is None else list(targets)
         if tokens not in TOKENS or reads not in READS:
-            raise ValueError(f"tokens is {tokens!r} and reads {reads!r}: tokens must be {' or '.join(TOKENS)}, "
-                             f"reads {' or '.join(READS)}")
+            raise ValueError(
+                f"tokens is {tokens!r} and reads {reads!r}: tokens must be {' or '.join(TOKENS)}, "
+                f"reads {' or '.join(READS)}"
+            )
         if not targets or not all(0 <= column < n_features for column in targets):
-            raise ValueError(f"targets is {targets}: name at least one of the columns 0 to {n_features - 1}")
+            raise ValueError(
+                f"targets is {targets}: name at least one of the columns 0 to {n_features - 1}"
+            )
         if n_slots < 1 or not 0 < ratio < 1:
-            raise ValueError(f"n_slots is {n_slots} and ratio {ratio}: at least 1, and between 0 and 1")
+            raise ValueError(
+                f"n_slots is {n_slots} and ratio {ratio}: at least 1, and between 0 and 1"
+            )
         if reads == "tracks" and isinstance(decoder, DeepSets):
-            raise ValueError("reads is 'tracks', but in a DeepSets decoder no track sees another: use reads='jet'")
+            raise ValueError(
+                "reads is 'tracks', but in a DeepSets decoder no track sees another: use reads='jet'"
+            )
         self.encoder, self.decoder = encoder, decoder
         self.reads, self.ratio, self.targets, self.loss_of = reads, ratio, targets, loss_of
-        self.token = nn.Parameter(0.02 * torch.randn(n_slots if tokens == "slot" else 1, encoder.dim))
+        self.token = nn.Parameter(
+            0.02 * torch.randn(n_slots if tokens == "slot" else 1, encoder.dim)
+        )
         self.out = nn.Linear(decoder.dim, len(targets))
         if reads == "jet":
             self.jet = nn.Linear(encoder.dim, encoder.dim)
         self._last: tuple[Tensor, ...] | None = None
 
     @classmethod
-    def make(cls, *, encoder: Mapping, decoder: Mapping, hardest: int | None, **options) -> MaskedAutoencoder:
+    def make(
+        cls, *, encoder: Mapping, decoder: Mapping, hardest: int | None, **options
+    ) -> MaskedAutoencoder:
         """For `pretraining.pretrain`: transformers; the encoder reads particles and makes their features itself."""
         body = FromParticles(Transformer(**encoder))
-        model = cls(body, Transformer(body.dim, **decoder), n_features=len(FEATURES), targets=TARGETS, **options)
+        model = cls(
+            body,
+            Transformer(body.dim, **decoder),
+            n_features=len(FEATURES),
+            targets=TARGETS,
+            **options,
+        )
         model.hardest = hardest
         return model
 
@@ -161,17 +213,18 @@ class MaskedAutoencoder(nn.Module):
         (M, K) of the M hidden tracks in their order, K target columns, and the jets (B, D) by the encoder, from
         visible tracks alone.
         """
+
         def ours(rows: np.ndarray) -> Tensor:
             return send(torch.from_numpy(rows), x.device)
 
         lengths, mask = _packed.check(x, offsets, x.shape[1]), mask.cpu()
-        place = np.arange(len(x)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # of each track in its jet
+        place = packed.ranks(lengths)  # of each track in its jet
         rows, shown = np.flatnonzero(mask.numpy()), np.flatnonzero(~mask.numpy())  # (M,), (V,)
         seen, start = select(x, offsets, ~mask)
         tracks, jets = self.encoder(seen, start)  # (V, D), (B, D)
         token = self.token[ours(place[rows].clip(max=len(self.token) - 1))]  # (M, D)
         if self.reads == "jet":
-            jet = ours(np.repeat(np.arange(len(lengths)), lengths)[rows])
+            jet = ours(packed.jet_of(lengths)[rows])
             hidden = torch.as_tensor(offsets).cpu() - start
             made, _ = self.decoder(token + self.jet(jets)[jet], hidden)
         else:
@@ -180,7 +233,9 @@ class MaskedAutoencoder(nn.Module):
             made = self.decoder(every, offsets)[0].index_select(0, ours(rows))
         return self.out(made), jets
 
-    def loss(self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None) -> Tensor:
+    def loss(
+        self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Loss of reconstruction of a batch, a scalar.
 
         batch: tracks (T, F), scaled, and offsets (B + 1,); targets after them are not looked at. generator draws what
@@ -189,12 +244,16 @@ class MaskedAutoencoder(nn.Module):
         x, offsets, *_ = batch
         mask = draw_mask(offsets, self.ratio, generator=generator)
         if not mask.any():
-            raise ValueError(f"no track of {len(offsets) - 1} jets can be hidden, as each keeps one: leave out jets "
-                             "with less than two")
+            raise ValueError(
+                f"no track of {len(offsets) - 1} jets can be hidden, as each keeps one: leave out jets "
+                "with less than two"
+            )
         found, jets = self.reconstruct(x, offsets, mask)
         # An encoder of particles scales their features itself; what is to be found are scaled features, too.
         scaled = self.encoder.scaled(x, offsets) if isinstance(self.encoder, FromParticles) else x
-        columns = torch.stack([scaled[:, column] for column in self.targets], 1)  # a list as index waits for a GPU
+        columns = torch.stack(
+            [scaled[:, column] for column in self.targets], 1
+        )  # a list as index waits for a GPU
         target, start = select(columns, offsets, mask)
         self._last = found.detach(), target, jets.detach()
         return self.loss_of(found, target, start)
@@ -210,11 +269,21 @@ class MaskedAutoencoder(nn.Module):
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
         found, target, jets = (values.double() for values in self._last)
         spread = (target - target.mean(0)).square().mean()
-        return {"explained": float(1 - (found - target).square().mean() / spread.clamp(min=1e-12)),
-                "rank": float(embedding_rank(jets)), "variance": float(jets.var(0, correction=0).mean())}
+        return {
+            "explained": float(1 - (found - target).square().mean() / spread.clamp(min=1e-12)),
+            "rank": float(embedding_rank(jets)),
+            "variance": float(jets.var(0, correction=0).mean()),
+        }
 
 
 def _fits(found: Tensor, target: Tensor, offsets: Tensor) -> None:
-    if found.ndim != 2 or found.shape != target.shape or len(found) == 0 or int(offsets[-1]) != len(found):
-        raise ValueError(f"found and target have the shapes {tuple(found.shape)} and {tuple(target.shape)}, offsets "
-                         f"end at {int(offsets[-1])}: all must be of the same tracks (M, K), one or more")
+    if (
+        found.ndim != 2
+        or found.shape != target.shape
+        or len(found) == 0
+        or int(offsets[-1]) != len(found)
+    ):
+        raise ValueError(
+            f"found and target have the shapes {tuple(found.shape)} and {tuple(target.shape)}, offsets "
+            f"end at {int(offsets[-1])}: all must be of the same tracks (M, K), one or more"
+        )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jetnb import augment, batches, checkpoints
+from jetnb import augment, checkpoints
+from jetnb.inputs import batches
 from jetnb.models import sampling, tokenizer
 from jetnb.models.generator import Generator
 from jetnb.models.tokenizer import Tokenizer
@@ -40,8 +41,10 @@ class NextToken(nn.Module):
     def make(cls, *, codes, sizes: Mapping, turn: bool) -> NextToken:
         """For `pretraining.pretrain`. codes: the checkpoint of the tokenizer."""
         if codes is None:
-            raise ValueError("settings: omnijet needs codes, the checkpoint of a tokenizer that was pretrained with "
-                             "'tokens'")
+            raise ValueError(
+                "settings: omnijet needs codes, the checkpoint of a tokenizer that was pretrained with "
+                "'tokens'"
+            )
         kept, about = tokenizer.load(codes)
         model = cls(kept, sizes=sizes, turn=turn)
         model.codes_from = {name: about[name] for name in ("strategy", "data", "jets", "trained")}
@@ -92,8 +95,12 @@ class NextToken(nn.Module):
         tokens, offsets = sampling.generate(self.generator, n_jets, seed=seed, **options)
         lengths = np.diff(offsets.numpy())
         offsets = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
-        about = {**provenance, "source": "generated", "stamp": f"generated, learned from {provenance['sample']}",
-                 "empty": int((lengths == 0).sum())}
+        about = {
+            **provenance,
+            "source": "generated",
+            "stamp": f"generated, learned from {provenance['sample']}",
+            "empty": int((lengths == 0).sum()),
+        }
         return tokenizer.reconstruct(self.tokenizer, tokens, offsets, provenance=about, merge=False)
 
 

@@ -13,7 +13,11 @@ class Supervised(heads.Classifier):
     """An encoder of particles that learns to tell the classes of its sample. arXiv:2202.03772 (section 5.3)."""
 
     TITLE = "supervised, all classes of the sample"
-    SETTINGS = {"encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}, "hardest": 40, "n_classes": 10}
+    SETTINGS = {
+        "encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
+        "hardest": 40,
+        "n_classes": 10,
+    }
 
     @classmethod
     def make(cls, *, encoder: Mapping, hardest: int | None, n_classes: int) -> Supervised:

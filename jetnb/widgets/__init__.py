@@ -23,6 +23,28 @@ from jetnb.widgets.monitor import LossPlot, draw_losses, loss_plot
 from jetnb.widgets.rewinding import draw_rewound, rewind
 from jetnb.widgets.selections import cuts, draw_cuts
 
-__all__ = ["BIN_WIDTHS", "PT_STEPS", "VIEWS", "LossPlot", "browse", "brush", "cuts", "draw", "draw_brush", "draw_cuts",
-           "draw_jet", "draw_losses", "draw_rewound", "draw_selection", "explore", "latent_explorer", "loss_plot",
-           "message", "own_file", "panel", "propose", "rewind", "to_png"]
+__all__ = [
+    "BIN_WIDTHS",
+    "PT_STEPS",
+    "VIEWS",
+    "LossPlot",
+    "browse",
+    "brush",
+    "cuts",
+    "draw",
+    "draw_brush",
+    "draw_cuts",
+    "draw_jet",
+    "draw_losses",
+    "draw_rewound",
+    "draw_selection",
+    "explore",
+    "latent_explorer",
+    "loss_plot",
+    "message",
+    "own_file",
+    "panel",
+    "propose",
+    "rewind",
+    "to_png",
+]

@@ -23,10 +23,18 @@ BOARD = (10.3, 5.9)  # inches of the whole picture
 DPI = 100
 ALL = "#d8d8d8"  # of all jets: lighter than any class or particle
 MOST = 12  # jets of an event that are drawn
-_QUICK = {"figure.constrained_layout.use": False, "xtick.top": False, "ytick.right": False, "axes.titley": 1.0,
-          "xtick.minor.visible": False, "ytick.minor.visible": False}
-BRUSH_HELP = ("Distributions of jets, a map of their directions, and one event. Drag over a distribution or the map to "
-              "select jets, click on it to let go, double click to let go of all; menu and slider below do the same.")
+_QUICK = {
+    "figure.constrained_layout.use": False,
+    "xtick.top": False,
+    "ytick.right": False,
+    "axes.titley": 1.0,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+}
+BRUSH_HELP = (
+    "Distributions of jets, a map of their directions, and one event. Drag over a distribution or the map to "
+    "select jets, click on it to let go, double click to let go of all; menu and slider below do the same."
+)
 
 
 class _Column(NamedTuple):
@@ -45,7 +53,9 @@ def _column(jets, name: str) -> _Column:
         low, high = max(0.95 * np.nanmin(values), 1e-3), 1.02 * np.nanmax(values)
     edges = np.geomspace(low, high, n + 1) if field.log else np.linspace(low, high, n + 1)
     place = np.digitize(values, edges) - 1
-    return _Column(values, edges, np.where((place < 0) | ~np.isfinite(values), n, np.minimum(place, n)), field)
+    return _Column(
+        values, edges, np.where((place < 0) | ~np.isfinite(values), n, np.minimum(place, n)), field
+    )
 
 
 class _Board:
@@ -71,26 +81,44 @@ class _Board:
             self._histogram(place, name, column, first=i == 0)
         self._map(self._place(6.55, 3.3, 3.6, 1.95))
         self.display = self._place(6.55, 0.55, 3.6, 1.95)
-        keys = ("charged_hadron", "photon", "neutral_hadron") if "pdg_id" in jets.constituents.fields else ()
+        keys = (
+            ("charged_hadron", "photon", "neutral_hadron")
+            if "pdg_id" in jets.constituents.fields
+            else ()
+        )
         for i, name in enumerate(keys):
-            ax.text((6.5 + 1.35 * i) / BOARD[0], 0.06 / BOARD[1], f"\u25cf {names.PARTICLES[name].tex}", fontsize=8.5,
-                    color=names.PARTICLES[name].colour)
+            ax.text(
+                (6.5 + 1.35 * i) / BOARD[0],
+                0.06 / BOARD[1],
+                f"\u25cf {names.PARTICLES[name].tex}",
+                fontsize=8.5,
+                color=names.PARTICLES[name].colour,
+            )
 
     def _place(self, left, bottom, width, height):
-        return self.ax.inset_axes((left / BOARD[0], bottom / BOARD[1], width / BOARD[0], height / BOARD[1]))
+        return self.ax.inset_axes(
+            (left / BOARD[0], bottom / BOARD[1], width / BOARD[0], height / BOARD[1])
+        )
 
     def _histogram(self, ax, name, column, *, first) -> None:
         content = self._fractions(column, slice(None))
         ax.stairs(content, column.edges, fill=True, color=ALL, label="all jets")
-        self.steps[name] = ax.stairs(0 * content, column.edges, color="black", linewidth=1.4, label="selected")
+        self.steps[name] = ax.stairs(
+            0 * content, column.edges, color="black", linewidth=1.4, label="selected"
+        )
         self.spans[name] = ax.axvspan(*column.edges[:2], color=names.CYAN, alpha=0.4, visible=False)
-        ax.set(xlim=(column.edges[0], column.edges[-1]), xscale="log" if column.field.log else "linear")
+        ax.set(
+            xlim=(column.edges[0], column.edges[-1]), xscale="log" if column.field.log else "linear"
+        )
         ax.set_xlabel(column.field.label, fontsize="small", labelpad=1)
         ax.tick_params(labelsize=9, length=3)
         ax.yaxis.set_major_locator(MaxNLocator(3))
         if column.field.log:
-            ax.xaxis.set(major_locator=LogLocator(subs=(1, 3, 5)), minor_locator=NullLocator(),
-                         major_formatter="{x:g}")
+            ax.xaxis.set(
+                major_locator=LogLocator(subs=(1, 3, 5)),
+                minor_locator=NullLocator(),
+                major_formatter="{x:g}",
+            )
         else:
             ax.xaxis.set_major_locator(MaxNLocator(3))
         if first:
@@ -102,11 +130,17 @@ class _Board:
         self.bins = np.linspace(-3.2, 3.2, 65), np.linspace(-np.pi, np.pi, 37)
         self.extent = (-3.2, 3.2, -np.pi, np.pi)
         empty = np.ma.masked_all((36, 64))
-        self.grey = ax.imshow(empty, origin="lower", extent=self.extent, aspect="auto", cmap="Greys", vmin=0)
-        self.black = ax.imshow(empty, origin="lower", extent=self.extent, aspect="auto", cmap="Greys", vmin=0)
+        self.grey = ax.imshow(
+            empty, origin="lower", extent=self.extent, aspect="auto", cmap="Greys", vmin=0
+        )
+        self.black = ax.imshow(
+            empty, origin="lower", extent=self.extent, aspect="auto", cmap="Greys", vmin=0
+        )
         everything = self._counts(slice(None))
         self.grey.set(data=everything, clim=(0, 4 * max(everything.max(), 1)))
-        self.window = ax.add_patch(mpl.patches.Rectangle((0, 0), 1, 1, color=names.CYAN, alpha=0.4, visible=False))
+        self.window = ax.add_patch(
+            mpl.patches.Rectangle((0, 0), 1, 1, color=names.CYAN, alpha=0.4, visible=False)
+        )
         ax.set(xlim=self.extent[:2], ylim=self.extent[2:])
         ax.set_xlabel(r"jet $\eta$", fontsize="small", labelpad=1)
         ax.set_ylabel(r"jet $\phi$ [rad]", fontsize="small", labelpad=0)
@@ -137,14 +171,18 @@ class _Board:
         for name, column in self.columns.items():
             chosen = self._fractions(column, mask)
             self.steps[name].set_data(chosen)
-            self.axes[name].set_ylim(0, 1.12 * max(chosen.max(), self._fractions(column, slice(None)).max(), 1e-6))
+            self.axes[name].set_ylim(
+                0, 1.12 * max(chosen.max(), self._fractions(column, slice(None)).max(), 1e-6)
+            )
             self.spans[name].set_visible(name in ranges)
             if name in ranges:
                 low, high = np.clip(ranges[name], *column.edges[[0, -1]])
                 self.spans[name].set(x=low, width=high - low)
         selected = self._counts(mask)
         high = selected.max() if selected.count() else 1
-        self.black.set(data=selected if ranges else np.ma.masked_all(selected.shape), clim=(-high, high))
+        self.black.set(
+            data=selected if ranges else np.ma.masked_all(selected.shape), clim=(-high, high)
+        )
         self.axes["map"].set_title(f"{mask.sum():,} of {len(mask):,} jets", fontsize="small")
         self.window.set_visible("eta" in ranges)
         if "eta" in ranges:
@@ -171,14 +209,31 @@ class _Board:
         for jet in same:
             parts = self.jets.constituents[int(jet)]
             eta, phi, size = (np.asarray(parts[name], float) for name in ("eta", "phi", "pt"))
-            kinds = np.asarray(parts.pdg_id) if "pdg_id" in parts.fields else np.zeros(len(size), int)
-            ax.scatter(eta, phi, s=1 + 2 * np.sqrt(size), linewidth=0, alpha=0.8,
-                       c=[_COLOUR_OF.get(kind, names.SLATE) for kind in kinds.tolist()])
+            kinds = (
+                np.asarray(parts.pdg_id) if "pdg_id" in parts.fields else np.zeros(len(size), int)
+            )
+            ax.scatter(
+                eta,
+                phi,
+                s=1 + 2 * np.sqrt(size),
+                linewidth=0,
+                alpha=0.8,
+                c=[_COLOUR_OF.get(kind, names.SLATE) for kind in kinds.tolist()],
+            )
             for turn in (-2 * np.pi, 0, 2 * np.pi):  # a jet on the seam has a part on either side
-                ax.add_patch(Circle((self.eta[jet], self.phi[jet] + turn), self.radius, fill=False, linewidth=1,
-                                    linestyle="-" if mask[jet] else ":"))
-        ax.set_title(f"event of the hardest one: jets of {', '.join(f'{pt[jet]:.0f}' for jet in same)} GeV",
-                     fontsize="small")
+                ax.add_patch(
+                    Circle(
+                        (self.eta[jet], self.phi[jet] + turn),
+                        self.radius,
+                        fill=False,
+                        linewidth=1,
+                        linestyle="-" if mask[jet] else ":",
+                    )
+                )
+        ax.set_title(
+            f"event of the hardest one: jets of {', '.join(f'{pt[jet]:.0f}' for jet in same)} GeV",
+            fontsize="small",
+        )
 
 
 _COLOUR_OF = {code: kind.colour for kind in names.PARTICLES.values() for code in kind.pdg_ids}
@@ -200,7 +255,9 @@ def draw_brush(ax, jets, *, ranges: Mapping | None = None, features=None):
 
 def _known(board: _Board, ranges: Mapping) -> None:
     if unknown := [name for name in ranges if name not in (*board.columns, "eta", "phi")]:
-        raise ValueError(f"there is no distribution of {unknown[0]!r}: choose {', '.join(board.columns)}, eta and phi")
+        raise ValueError(
+            f"there is no distribution of {unknown[0]!r}: choose {', '.join(board.columns)}, eta and phi"
+        )
     if ("eta" in ranges) != ("phi" in ranges):
         raise ValueError("the map has one window in eta and phi: give both")
 
@@ -221,12 +278,21 @@ def brush(jets, *, features=None) -> ipywidgets.VBox:
         board = _Board(figure.add_axes((0, 0, 1, 0.97)), jets, features)
     image = Picture(width=round(96 * BOARD[0]), live=True, description=BRUSH_HELP)
     status = ipywidgets.HTML(layout={"margin": "0"}).add_class("jetnb-status")
-    menu = ipywidgets.Dropdown(options=[(name.replace("_", " "), name) for name in board.columns],
-                               description="brush", layout={"width": "280px"})
-    slider = ipywidgets.FloatRangeSlider(description="from, to", layout={"width": "420px"}, readout_format=".3g")
+    menu = ipywidgets.Dropdown(
+        options=[(name.replace("_", " "), name) for name in board.columns],
+        description="brush",
+        layout={"width": "280px"},
+    )
+    slider = ipywidgets.FloatRangeSlider(
+        description="from, to", layout={"width": "420px"}, readout_format=".3g"
+    )
     clear = ipywidgets.Button(description="clear", layout={"width": "80px"})
     box = ipywidgets.VBox([image, ipywidgets.HBox([menu, slider, clear]), status])
-    box.image, box.status, box.controls = image, status, {"feature": menu, "range": slider, "clear": clear}
+    box.image, box.status, box.controls = (
+        image,
+        status,
+        {"feature": menu, "range": slider, "clear": clear},
+    )
     order, moving = list(board.axes), []
 
     def select(**ranges):
@@ -282,6 +348,8 @@ def brush(jets, *, features=None) -> ipywidgets.VBox:
 def _say(board: _Board, ranges: Mapping, mask) -> str:
     if not ranges:
         return "All jets are shown. Drag over a distribution or the map."
-    parts = [f"{name.replace('_', ' ')} {low:.3g} to {high:.3g}" for name, (low, high) in ranges.items()]
+    parts = [
+        f"{name.replace('_', ' ')} {low:.3g} to {high:.3g}" for name, (low, high) in ranges.items()
+    ]
     end = "" if mask.any() else ": none is in all windows at once, click on one to let go of it"
     return f"{mask.sum():,} of {len(mask):,} jets have {', '.join(parts)}{end}"

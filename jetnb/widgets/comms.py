@@ -22,7 +22,9 @@ def handle_pending(comm) -> None:
         return
     import zmq
 
-    if shell := getattr(kernel, "shell_channel_thread", None):  # ipykernel 7: what came on from that thread
+    if shell := getattr(
+        kernel, "shell_channel_thread", None
+    ):  # ipykernel 7: what came on from that thread
         stream = shell.manager.get_shell_channel_to_subshell_pair(None).to_stream
     else:
         stream = kernel.shell_stream
@@ -33,7 +35,9 @@ def handle_pending(comm) -> None:
             return
         if _is_for(comm, kernel.session, frames):
             idents, parts = kernel.session.feed_identities(frames, copy=False)
-            kernel.comm_manager.comm_msg(stream, idents, kernel.session.deserialize(parts, copy=False))
+            kernel.comm_manager.comm_msg(
+                stream, idents, kernel.session.deserialize(parts, copy=False)
+            )
         elif shell:
             asyncio.get_running_loop().create_task(kernel.shell_main(None, frames))
         else:

@@ -17,24 +17,42 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jetnb import catalogue, names, plots
 from jetnb import explore as counting
+from jetnb import names, plots
+from jetnb.data import catalogue
 from jetnb.widgets.picture import Picture, frame
 
 VIEWS = ("detector map", "map about the jet axis", "average jet image", "one jet")
 BIN_WIDTHS = {
-    "1/3 crystal, 0.0058": counting.CRYSTAL / 3, "1/2 crystal, 0.0087": counting.CRYSTAL / 2,
-    "crystal, 0.0174": counting.CRYSTAL, "2 crystals, 0.035": 2 * counting.CRYSTAL,
-    "hadronic tower, 0.087": counting.TOWER, "forward tower, 0.17": 2 * counting.TOWER}
+    "1/3 crystal, 0.0058": counting.CRYSTAL / 3,
+    "1/2 crystal, 0.0087": counting.CRYSTAL / 2,
+    "crystal, 0.0174": counting.CRYSTAL,
+    "2 crystals, 0.035": 2 * counting.CRYSTAL,
+    "hadronic tower, 0.087": counting.TOWER,
+    "forward tower, 0.17": 2 * counting.TOWER,
+}
 # A computed layout takes half of the time of a redraw, small ticks a fifth; and a fixed one does not jump.
-_QUICK = {"figure.constrained_layout.use": False, "xtick.minor.visible": False, "ytick.minor.visible": False,
-          "figure.subplot.left": 0.09, "figure.subplot.right": 0.85, "figure.subplot.bottom": 0.12,
-          "figure.subplot.top": 0.9, "xtick.top": False, "ytick.right": False}
-ETA_LIMIT, LEAST = 5.2, 2 * counting.CRYSTAL  # of the windows in eta; the narrowest that zooming makes
+_QUICK = {
+    "figure.constrained_layout.use": False,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "figure.subplot.left": 0.09,
+    "figure.subplot.right": 0.85,
+    "figure.subplot.bottom": 0.12,
+    "figure.subplot.top": 0.9,
+    "xtick.top": False,
+    "ytick.right": False,
+}
+ETA_LIMIT, LEAST = (
+    5.2,
+    2 * counting.CRYSTAL,
+)  # of the windows in eta; the narrowest that zooming makes
 PT_STEPS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, np.inf)
 
 
-def to_png(draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, style: str = "plain") -> bytes:
+def to_png(
+    draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, style: str = "plain"
+) -> bytes:
     """Draw with `draw(ax)` on a new figure of `size` inches, outside pyplot; returns the PNG file as bytes.
 
     A ValueError of `draw` (an empty window, say) is written into the picture: in a callback nobody would see it.
@@ -42,8 +60,14 @@ def to_png(draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, styl
     return render(draw, size=size, dpi=dpi, style=style)[0]
 
 
-def render(draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, style: str = "plain",
-           form: str = "png") -> tuple[bytes, object]:
+def render(
+    draw,
+    *,
+    size: tuple[float, float] = (8.0, 5.0),
+    dpi: int = 110,
+    style: str = "plain",
+    form: str = "png",
+) -> tuple[bytes, object]:
     """As `to_png`; returns the bytes of a "png" or "pdf", and the `ax` drawn on, None where `draw` could not."""
     with plots.style(style), mpl.rc_context(_QUICK):
         figure = Figure(figsize=size, dpi=dpi)
@@ -55,7 +79,12 @@ def render(draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, styl
             figure.clear()
             ax = message(figure.add_subplot(), str(problem)) and None
         file = io.BytesIO()
-        figure.savefig(file, format=form, dpi=dpi, **({"pil_kwargs": {"compress_level": 1}} if form == "png" else {}))
+        figure.savefig(
+            file,
+            format=form,
+            dpi=dpi,
+            **({"pil_kwargs": {"compress_level": 1}} if form == "png" else {}),
+        )
     return file.getvalue(), ax
 
 
@@ -72,12 +101,22 @@ def panel(draw, *, size: tuple[float, float] = (8.0, 5.0), **controls) -> ipywid
     Returns a box; its attributes `controls` and `image` hold the widgets, so code can turn the knobs as well.
     Taught in notebook 00.
     """
-    image = ipywidgets.Image(format="png", layout={
-        "width": f"{96 * size[0]:.0f}px", "max_width": "100%", "height": "auto", "flex": "0 0 auto",
-        "align_self": "flex-start", "object_fit": "contain"})
+    image = ipywidgets.Image(
+        format="png",
+        layout={
+            "width": f"{96 * size[0]:.0f}px",
+            "max_width": "100%",
+            "height": "auto",
+            "flex": "0 0 auto",
+            "align_self": "flex-start",
+            "object_fit": "contain",
+        },
+    )
 
     def redraw(_change=None):
-        image.value = to_png(lambda ax: draw(ax, **{name: each.value for name, each in controls.items()}), size=size)
+        image.value = to_png(
+            lambda ax: draw(ax, **{name: each.value for name, each in controls.items()}), size=size
+        )
 
     for each in controls.values():
         each.observe(redraw, "value")
@@ -91,20 +130,42 @@ def _in_rows(controls: dict, size) -> ipywidgets.HBox:
     for each in controls.values():
         each.style.description_width = "130px"
         each.layout.width = "380px"
-    return ipywidgets.HBox(list(controls.values()), layout={
-        "flex_flow": "row wrap", "width": f"{96 * size[0] + 20:.0f}px", "max_width": "100%"})
+    return ipywidgets.HBox(
+        list(controls.values()),
+        layout={
+            "flex_flow": "row wrap",
+            "width": f"{96 * size[0] + 20:.0f}px",
+            "max_width": "100%",
+        },
+    )
 
 
-def draw_jet(ax, jets, *, jet: int = 0, particle: str | None = None, pt_range=counting.ALL_PT,
-             eta_range=counting.ALL_ETA):
+def draw_jet(
+    ax,
+    jets,
+    *,
+    jet: int = 0,
+    particle: str | None = None,
+    pt_range=counting.ALL_PT,
+    eta_range=counting.ALL_ETA,
+):
     """Draw jet number `jet` of `jets` with its pt, mass and class; constituents selected as in `explore.select`."""
-    one = jets[jet:jet + 1]
-    keep = counting.select(one.constituents, particle=particle, pt_range=pt_range, eta_range=eta_range)
+    one = jets[jet : jet + 1]
+    keep = counting.select(
+        one.constituents, particle=particle, pt_range=pt_range, eta_range=eta_range
+    )
     if not keep.any():
-        raise ValueError(f"No constituent of jet {jet} is in these windows:\nwiden them or choose another jet")
-    chosen = ak.with_field(one, ak.unflatten(ak.flatten(one.constituents)[keep], [keep.sum()]), "constituents")[0]
+        raise ValueError(
+            f"No constituent of jet {jet} is in these windows:\nwiden them or choose another jet"
+        )
+    chosen = ak.with_field(
+        one, ak.unflatten(ak.flatten(one.constituents)[keep], [keep.sum()]), "constituents"
+    )[0]
     plots.jet_display(ax, chosen, radius=jets.attrs["jetnb"].get("settings", {}).get("radius", 0.8))
-    note = f"jet {jet}\n" + rf"$p_T$ = {chosen.pt:.0f} GeV, $\eta$ = {chosen.eta:.2f}, $m$ = {chosen.mass:.0f} GeV"
+    note = (
+        f"jet {jet}\n"
+        + rf"$p_T$ = {chosen.pt:.0f} GeV, $\eta$ = {chosen.eta:.2f}, $m$ = {chosen.mass:.0f} GeV"
+    )
     if "label" in chosen.fields and chosen.label >= 0:
         note += f", class {names.CLASSES[jets.attrs['jetnb']['classes'][chosen.label]].tex}"
     return plots.stamp(ax, jets, note=note)
@@ -116,9 +177,19 @@ def browse(jets) -> ipywidgets.VBox:
     return panel(lambda ax, jet: draw_jet(ax, jets, jet=jet), size=(7.0, 4.6), jet=slider)
 
 
-def draw(ax, jets, *, view: str = VIEWS[0], particle: str | None = None, pt_range=counting.ALL_PT,
-         eta_range=counting.ALL_ETA, phi_range=counting.ALL_PHI, bin_width: float = counting.TOWER, log: bool = True,
-         jet: int = 0):
+def draw(
+    ax,
+    jets,
+    *,
+    view: str = VIEWS[0],
+    particle: str | None = None,
+    pt_range=counting.ALL_PT,
+    eta_range=counting.ALL_ETA,
+    phi_range=counting.ALL_PHI,
+    bin_width: float = counting.TOWER,
+    log: bool = True,
+    jet: int = 0,
+):
     """Draw what the panel of `explore` shows, for the same settings; returns `ax`.
 
     view: one of `VIEWS`; the rest as in `explore.eta_phi_histogram`. phi_range counts in the detector map only,
@@ -126,10 +197,14 @@ def draw(ax, jets, *, view: str = VIEWS[0], particle: str | None = None, pt_rang
     `BIN_WIDTHS`: a grid that does not fit to the pixels looks like a detector. Windows end where cells do.
     Raises ValueError where nothing is selected, or for an unknown view. Taught in notebook 02.
     """
-    kind = names.PARTICLES[particle].tex if particle in names.PARTICLES else particle or "constituents"
+    kind = (
+        names.PARTICLES[particle].tex if particle in names.PARTICLES else particle or "constituents"
+    )
     for what, (low, high) in (("pt", pt_range), ("eta", eta_range), ("phi", phi_range)):
         if not low < high:
-            raise ValueError(f"The window in {what} is empty, from {low:.3g} to {high:.3g}:\ndraw its ends apart")
+            raise ValueError(
+                f"The window in {what} is empty, from {low:.3g} to {high:.3g}:\ndraw its ends apart"
+            )
     chosen = {"particle": particle, "pt_range": pt_range, "eta_range": eta_range}
     if view == "one jet":
         return draw_jet(ax, jets, jet=jet, **chosen)
@@ -141,12 +216,18 @@ def draw(ax, jets, *, view: str = VIEWS[0], particle: str | None = None, pt_rang
         filled = counting.average_image(jets, bin_width=width, **chosen)
     elif view == "detector map":
         chosen["eta_range"], phi_range = (_whole(each, width) for each in reach)
-        filled = counting.eta_phi_histogram(jets.constituents, bin_width=width, phi_range=phi_range, **chosen)
+        filled = counting.eta_phi_histogram(
+            jets.constituents, bin_width=width, phi_range=phi_range, **chosen
+        )
     else:
-        filled = counting.eta_phi_histogram(jets.constituents, bin_width=width, relative_to=jets, **chosen)
+        filled = counting.eta_phi_histogram(
+            jets.constituents, bin_width=width, relative_to=jets, **chosen
+        )
     if not filled.values().any():
-        raise ValueError(f"There are no {kind} in these windows, of {len(jets):,} jets:\n"
-                         "widen the windows in pt, eta or phi, or choose another particle type")
+        raise ValueError(
+            f"There are no {kind} in these windows, of {len(jets):,} jets:\n"
+            "widen the windows in pt, eta or phi, or choose another particle type"
+        )
     if view == "detector map":
         plots.eta_phi_map(ax, filled, log=log)
     else:
@@ -158,10 +239,14 @@ def draw(ax, jets, *, view: str = VIEWS[0], particle: str | None = None, pt_rang
 
 def cell_width(ax, wanted: float, x_range, y_range) -> float:
     """`wanted`, or the smallest of `BIN_WIDTHS` above it of which each cell is a pixel of `ax` at least."""
-    least = max((high - low) / pixels for (low, high), pixels in zip(
-        (x_range, y_range), plots.n_pixels(ax), strict=True))
-    return min((each for each in {wanted, *BIN_WIDTHS.values()} if each >= max(wanted, least)),
-               default=max(*BIN_WIDTHS.values(), wanted))
+    least = max(
+        (high - low) / pixels
+        for (low, high), pixels in zip((x_range, y_range), plots.n_pixels(ax), strict=True)
+    )
+    return min(
+        (each for each in {wanted, *BIN_WIDTHS.values()} if each >= max(wanted, least)),
+        default=max(*BIN_WIDTHS.values(), wanted),
+    )
 
 
 def _whole(window, width: float) -> tuple[float, float]:
@@ -184,17 +269,38 @@ def explore(jets) -> ipywidgets.VBox:
     controls = {
         "view": ipywidgets.Dropdown(options=VIEWS, description="view"),
         "particle": ipywidgets.Dropdown(options=kinds, description="particle type"),
-        "pt_range": ipywidgets.SelectionRangeSlider(options=limits, index=(0, len(limits) - 1),
-                                                    description="pT [GeV]"),
-        "bin_width": ipywidgets.Dropdown(options=BIN_WIDTHS, value=counting.TOWER, description="bin width"),
-        "eta_range": ipywidgets.FloatRangeSlider(value=(-3.4, 3.4), min=-ETA_LIMIT, max=ETA_LIMIT, step=0.01,
-                                                 description="detector eta", readout_format=".2f"),
-        "log": ipywidgets.Dropdown(options={"logarithmic": True, "linear": False}, description="colour scale"),
-        "phi_range": ipywidgets.FloatRangeSlider(value=counting.ALL_PHI, min=-np.pi, max=np.pi, step=np.pi / 360,
-                                                 description="detector phi [rad]", readout_format=".2f"),
-        "jet": ipywidgets.IntSlider(0, 0, max(len(jets) - 1, 0), description="jet")}
-    image = Picture(width=round(96 * size[0]), description="Map of constituents. Drag on the detector map to zoom in, "
-                    "double click to reset; the sliders above do the same with the keyboard.")
+        "pt_range": ipywidgets.SelectionRangeSlider(
+            options=limits, index=(0, len(limits) - 1), description="pT [GeV]"
+        ),
+        "bin_width": ipywidgets.Dropdown(
+            options=BIN_WIDTHS, value=counting.TOWER, description="bin width"
+        ),
+        "eta_range": ipywidgets.FloatRangeSlider(
+            value=(-3.4, 3.4),
+            min=-ETA_LIMIT,
+            max=ETA_LIMIT,
+            step=0.01,
+            description="detector eta",
+            readout_format=".2f",
+        ),
+        "log": ipywidgets.Dropdown(
+            options={"logarithmic": True, "linear": False}, description="colour scale"
+        ),
+        "phi_range": ipywidgets.FloatRangeSlider(
+            value=counting.ALL_PHI,
+            min=-np.pi,
+            max=np.pi,
+            step=np.pi / 360,
+            description="detector phi [rad]",
+            readout_format=".2f",
+        ),
+        "jet": ipywidgets.IntSlider(0, 0, max(len(jets) - 1, 0), description="jet"),
+    }
+    image = Picture(
+        width=round(96 * size[0]),
+        description="Map of constituents. Drag on the detector map to zoom in, "
+        "double click to reset; the sliders above do the same with the keyboard.",
+    )
     status = ipywidgets.HTML()
     start = {name: each.value for name, each in controls.items()}
     held = []
@@ -223,39 +329,58 @@ def explore(jets) -> ipywidgets.VBox:
 
     def zoom(factor):
         windows = {name: controls[name].value for name in ("eta_range", "phi_range")}
-        wider = {name: _scaled(window, factor, (controls[name].min, controls[name].max))
-                 for name, window in windows.items()}
+        wider = {
+            name: _scaled(window, factor, (controls[name].min, controls[name].max))
+            for name, window in windows.items()
+        }
         if controls["view"].value != "detector map":
             status.value = "Only the detector map can be zoomed: choose it as the view."
         elif wider == windows:
-            status.value = ("This is the whole detector already." if factor > 1 else
-                            "The window is two crystals wide: there is nothing smaller to see.")
+            status.value = (
+                "This is the whole detector already."
+                if factor > 1
+                else "The window is two crystals wide: there is nothing smaller to see."
+            )
         else:
             move(**wider)
 
     def dragged(_frame, x_range, y_range):
         if x_range is not None:
-            move(eta_range=_scaled(x_range, 1, (-ETA_LIMIT, ETA_LIMIT)),
-                 phi_range=_scaled(y_range, 1, counting.ALL_PHI))
+            move(
+                eta_range=_scaled(x_range, 1, (-ETA_LIMIT, ETA_LIMIT)),
+                phi_range=_scaled(y_range, 1, counting.ALL_PHI),
+            )
         elif _frame is None:
             move(**{name: start[name] for name in ("eta_range", "phi_range")})
 
     def save(form):
-        path = _free(catalogue.derived() / "figures", f"{controls['view'].value.replace(' ', '_')}_"
-                     f"{controls['particle'].value or 'all'}", form)
+        path = _free(
+            catalogue.derived() / "figures",
+            f"{controls['view'].value.replace(' ', '_')}_{controls['particle'].value or 'all'}",
+            form,
+        )
         path.write_bytes(render(drawn, size=size, dpi=200, form=form)[0])
         status.value = f"Saved as {path}"
 
-    actions = {"zoom in": lambda _: zoom(0.5), "zoom out": lambda _: zoom(2), "reset": lambda _: move(**start),
-               "save PNG": lambda _: save("png"), "save PDF": lambda _: save("pdf")}
-    buttons = {name: ipywidgets.Button(description=name, layout={"width": "95px"}) for name in actions}
+    actions = {
+        "zoom in": lambda _: zoom(0.5),
+        "zoom out": lambda _: zoom(2),
+        "reset": lambda _: move(**start),
+        "save PNG": lambda _: save("png"),
+        "save PDF": lambda _: save("pdf"),
+    }
+    buttons = {
+        name: ipywidgets.Button(description=name, layout={"width": "95px"}) for name in actions
+    }
     for name, button in buttons.items():
         button.on_click(actions[name])
     for each in controls.values():
         each.observe(redraw, "value")
     image.on_drag(dragged)
     redraw()
-    box = ipywidgets.VBox([_in_rows(controls, size), ipywidgets.HBox([*buttons.values()]), image, status])
+    box = ipywidgets.VBox(
+        [_in_rows(controls, size), ipywidgets.HBox([*buttons.values()]), image, status]
+    )
     box.controls, box.buttons, box.image, box.status = controls, buttons, image, status
     return box
 

@@ -9,7 +9,7 @@ import awkward as ak
 import ipywidgets
 
 import jetnb
-from jetnb.catalogue import load, source
+from jetnb.data.catalogue import load, source
 
 SUFFIXES = (".h5", ".hdf5", ".root", ".parquet", ".npz", ".gz")
 SHARE = 0.25  # of the free memory that jets may take
@@ -27,7 +27,9 @@ def propose(path) -> tuple[int, int]:
     found = source(path)
     first = next(found.blocks(0, min(LOOK, found.n_rows)), None)
     if first is None or not len(first):
-        raise ValueError(f"{path}: none of its first {LOOK} rows holds a jet: `jetnb data check` says why")
+        raise ValueError(
+            f"{path}: none of its first {LOOK} rows holds a jet: `jetnb data check` says why"
+        )
     room = SHARE * psutil.virtual_memory().available / (2 * ak.to_packed(first).nbytes / len(first))
     return max(1, min(found.n_rows, int(room))), found.n_rows
 
@@ -41,14 +43,20 @@ def own_file(path=".") -> ipywidgets.VBox:
     Taught in notebook 01.
     """
     start = Path(path).resolve()
-    folder = ipywidgets.Text(str(start.parent if start.is_file() else start), description="folder",
-                             continuous_update=False, layout={"width": "640px"})
+    folder = ipywidgets.Text(
+        str(start.parent if start.is_file() else start),
+        description="folder",
+        continuous_update=False,
+        layout={"width": "640px"},
+    )
     files = ipywidgets.Select(description="file", rows=6, layout={"width": "640px"})
     n_jets = ipywidgets.BoundedIntText(1, 1, 10**12, description="jets", layout={"width": "220px"})
     seed = ipywidgets.IntText(1, description="seed", layout={"width": "180px"})
     report = ipywidgets.HTML()
     buttons, held = {name: ipywidgets.Button(description=name) for name in ("check", "load")}, []
-    box = ipywidgets.VBox([folder, files, ipywidgets.HBox([n_jets, seed, *buttons.values()]), report])
+    box = ipywidgets.VBox(
+        [folder, files, ipywidgets.HBox([n_jets, seed, *buttons.values()]), report]
+    )
     box.jets = box.path = None
     box.controls = {"folder": folder, "file": files, "n_jets": n_jets, "seed": seed} | buttons
     box.report = report
@@ -67,15 +75,22 @@ def own_file(path=".") -> ipywidgets.VBox:
             files.options = []
             return say(f"The folder cannot be opened: {problem}")
         stores = [each.name for each in inside if (each / "meta.json").is_file()]
-        folders = [f"{each.name}/" for each in inside if each.is_dir() and each.name not in stores
-                   and not each.name.startswith(".")]
-        found = [each.name for each in inside if each.is_file() and each.suffix in SUFFIXES] + stores
+        folders = [
+            f"{each.name}/"
+            for each in inside
+            if each.is_dir() and each.name not in stores and not each.name.startswith(".")
+        ]
+        found = [
+            each.name for each in inside if each.is_file() and each.suffix in SUFFIXES
+        ] + stores
         held.append(True)  # new options choose the first of them
         files.options = [*found, *folders, UP]
         files.value = None
         held.clear()
         if not found:
-            say(f"No file of jets in {here}: they end in {', '.join(SUFFIXES)}; or go to another folder.")
+            say(
+                f"No file of jets in {here}: they end in {', '.join(SUFFIXES)}; or go to another folder."
+            )
 
     def chosen(_change=None):
         name = files.value
@@ -87,8 +102,10 @@ def own_file(path=".") -> ipywidgets.VBox:
         box.path, box.jets = Path(folder.value).expanduser() / name, None
         try:
             n_jets.value, n_rows = propose(box.path)
-            say(f"{name} has {n_rows:,} rows; {n_jets.value:,} jets fit into a quarter of the free memory. "
-                "Check it, then load.")
+            say(
+                f"{name} has {n_rows:,} rows; {n_jets.value:,} jets fit into a quarter of the free memory. "
+                "Check it, then load."
+            )
         except (ValueError, OSError, ImportError) as problem:
             say(f"{name} cannot be read: {problem}")
 

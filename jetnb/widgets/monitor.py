@@ -34,12 +34,23 @@ def draw_losses(ax, records: Iterable[Mapping]):
     ax.set_axis_off()
     if not any("loss" in record for record in records):
         return message(ax, "waiting for the first step")
-    rows = [name for name in ("lr", "gradient_norm", "jets_per_second") if any(name in each for each in records)]
+    rows = [
+        name
+        for name in ("lr", "gradient_norm", "jets_per_second")
+        if any(name in each for each in records)
+    ]
     main = ax.inset_axes((0.0, 0.0, 0.62 if rows else 1.0, 1.0))
     step, loss = _curve(records, "loss", middle=True)
     few = len(step) <= 50
-    main.plot(step, loss, color=names.BLUE, linewidth=1.6 if few else 0.8, alpha=1 if few else 0.45, label="training",
-              marker="." if few else "")
+    main.plot(
+        step,
+        loss,
+        color=names.BLUE,
+        linewidth=1.6 if few else 0.8,
+        alpha=1 if few else 0.45,
+        label="training",
+        marker="." if few else "",
+    )
     if not few:
         width = max(len(loss) // 40, 5)
         mean = np.convolve(loss, np.full(width, 1 / width), mode="valid")
@@ -47,7 +58,15 @@ def draw_losses(ax, records: Iterable[Mapping]):
         main.plot(centre, mean, color=names.BLUE, linewidth=2, label=f"mean of {width}")
     at, validation = _curve(records, "validation_loss")
     if len(at):
-        main.plot(at, validation, color=names.RED, marker="o", markersize=5, linestyle="--", label="validation")
+        main.plot(
+            at,
+            validation,
+            color=names.RED,
+            marker="o",
+            markersize=5,
+            linestyle="--",
+            label="validation",
+        )
     both = np.concatenate([loss, validation])
     both = both[np.isfinite(both)]
     log = bool(len(both) and both.min() > 0 and both.max() > 5 * both.min())
@@ -58,7 +77,11 @@ def draw_losses(ax, records: Iterable[Mapping]):
         main.yaxis.set_major_formatter("{x:g}")
         main.yaxis.set_minor_formatter(NullFormatter())
     main.legend(loc="upper right")
-    labels = {"lr": "learning rate", "gradient_norm": "gradient norm", "jets_per_second": "jets / s"}
+    labels = {
+        "lr": "learning rate",
+        "gradient_norm": "gradient norm",
+        "jets_per_second": "jets / s",
+    }
     for i, name in enumerate(rows):
         height = 1.16 / len(rows) - 0.16
         small = ax.inset_axes((0.7, 1 - height - i * (height + 0.16), 0.3, height), sharex=main)
@@ -80,8 +103,11 @@ def _curve(records, name: str, *, middle: bool = False) -> tuple[np.ndarray, np.
     Records without steps are counted. middle: in place of its own step, the middle of those since
     the record before.
     """
-    points = sorted((record.get("step", i), "lr" in record, i) for i, record in enumerate(records)
-                    if record.get(name) is not None)
+    points = sorted(
+        (record.get("step", i), "lr" in record, i)
+        for i, record in enumerate(records)
+        if record.get(name) is not None
+    )
     values = {step: records[i][name] for step, _, i in points}  # of several of one step the last
     step, value = np.array(list(values.items()), float).reshape(-1, 2).T
     if middle and len(step):
@@ -103,13 +129,26 @@ class LossPlot:
         self.records: list[dict] = []
         self._stop, self._started = threading.Event(), time.monotonic()
         self._next = 0.0
-        self.button = ipywidgets.Button(description="Stop", icon="stop", button_style="danger",
-                                        tooltip="end the training after this step and keep what was learned")
+        self.button = ipywidgets.Button(
+            description="Stop",
+            icon="stop",
+            button_style="danger",
+            tooltip="end the training after this step and keep what was learned",
+        )
         self.button.on_click(self._press)
         self.status = ipywidgets.HTML("waiting for the first step")
-        self.image = ipywidgets.Image(format="png", value=self._picture(), layout={
-            "width": f"{96 * SIZE[0]:.0f}px", "max_width": "100%", "height": "auto", "flex": "0 0 auto",
-            "align_self": "flex-start", "object_fit": "contain"})
+        self.image = ipywidgets.Image(
+            format="png",
+            value=self._picture(),
+            layout={
+                "width": f"{96 * SIZE[0]:.0f}px",
+                "max_width": "100%",
+                "height": "auto",
+                "flex": "0 0 auto",
+                "align_self": "flex-start",
+                "object_fit": "contain",
+            },
+        )
         self.panel = ipywidgets.VBox([ipywidgets.HBox([self.button, self.status]), self.image])
 
     def __call__(self, record: Mapping) -> bool:
@@ -136,7 +175,10 @@ class LossPlot:
 
     def close(self) -> None:
         """Draw the last records and put the button out of use."""
-        self.button.disabled, self.button.description = True, "Stopped" if self._stop.is_set() else "Ended"
+        self.button.disabled, self.button.description = (
+            True,
+            "Stopped" if self._stop.is_set() else "Ended",
+        )
         self.redraw()
 
     def _press(self, _button) -> None:
@@ -152,9 +194,16 @@ class LossPlot:
 
     def _say(self) -> str:
         last = self.records[-1] if self.records else {}
-        shown = {"epoch": "epoch {:g}", "step": "step {:g}", "loss": "loss {:.4g}",
-                 "validation_loss": "validation {:.4g}", "jets_per_second": "{:,.0f} jets/s"}
-        parts = [text.format(last[name]) for name, text in shown.items() if last.get(name) is not None]
+        shown = {
+            "epoch": "epoch {:g}",
+            "step": "step {:g}",
+            "loss": "loss {:.4g}",
+            "validation_loss": "validation {:.4g}",
+            "jets_per_second": "{:,.0f} jets/s",
+        }
+        parts = [
+            text.format(last[name]) for name, text in shown.items() if last.get(name) is not None
+        ]
         state = "stopped" if self._stop.is_set() else f"{time.monotonic() - self._started:.0f} s"
         return ", ".join([*parts, state])
 

@@ -27,6 +27,7 @@ class Picture(anywidget.AnyWidget):
         """Call ``act(frame, x range, y range)`` in the units of the axes for a drag, `act(frame, None, None)` for a
         click, and ``act(None, None, None)`` for a double click.
         """
+
         def told(_change):
             number, x0, y0, x1, y1, _ = self.dragged
             if not 0 <= number < len(self.frames):
@@ -34,7 +35,11 @@ class Picture(anywidget.AnyWidget):
             if x1 <= x0:
                 return act(number, None, None)
             one = self.frames[number]
-            return act(number, _between(one["x"], x0, x1, one["log_x"]), _between(one["y"], y0, y1, one["log_y"]))
+            return act(
+                number,
+                _between(one["x"], x0, x1, one["log_x"]),
+                _between(one["y"], y0, y1, one["log_y"]),
+            )
 
         self.observe(told, "dragged")
 
@@ -42,9 +47,14 @@ class Picture(anywidget.AnyWidget):
 def frame(ax, *, both: bool = True) -> dict:
     """Where `ax` lies on its figure, in shares from the top left, and its limits; both: a drag counts in x and in y."""
     box = ax.get_window_extent().transformed(ax.figure.transFigure.inverted())
-    return {"box": [float(box.x0), float(1 - box.y1), float(box.x1), float(1 - box.y0)], "both": both,
-            "x": [float(each) for each in ax.get_xlim()], "y": [float(each) for each in ax.get_ylim()],
-            "log_x": ax.get_xscale() == "log", "log_y": ax.get_yscale() == "log"}
+    return {
+        "box": [float(box.x0), float(1 - box.y1), float(box.x1), float(1 - box.y0)],
+        "both": both,
+        "x": [float(each) for each in ax.get_xlim()],
+        "y": [float(each) for each in ax.get_ylim()],
+        "log_x": ax.get_xscale() == "log",
+        "log_y": ax.get_yscale() == "log",
+    }
 
 
 def _between(limits, low: float, high: float, log: bool) -> tuple[float, float]:

@@ -12,7 +12,9 @@ EDGES = np.arange(60.0, 301.0, 10.0)  # GeV; the window begins and ends at some 
 CURVES = {"smooth, cubic": 3, "smooth, quadratic": 2, "exponential": 1}
 
 
-def draw_cuts(ax, table, is_signal, jets, *, tau32_below: float = 0.5, window=(140.0, 200.0), degree: int = 3):
+def draw_cuts(
+    ax, table, is_signal, jets, *, tau32_below: float = 0.5, window=(140.0, 200.0), degree: int = 3
+):
     """Draw the groomed mass behind a cut on tau32 with the curve fitted beside the window, the pulls and the counts.
 
     table: {"softdrop_mass", "tau32"}, (N,) each, as of `substructure.compute`; is_signal: (N,) the truth; jets: what
@@ -26,22 +28,38 @@ def draw_cuts(ax, table, is_signal, jets, *, tau32_below: float = 0.5, window=(1
     centres = (EDGES[1:] + EDGES[:-1]) / 2
     ax.set_axis_off()
     main, below = ax.inset_axes([0.0, 0.33, 0.66, 0.67]), ax.inset_axes([0.0, 0.0, 0.66, 0.27])
-    main.stairs(of_signal, EDGES, fill=True, color=names.CLASSES["TTBar"].colour, label="tops (truth)")
+    main.stairs(
+        of_signal, EDGES, fill=True, color=names.CLASSES["TTBar"].colour, label="tops (truth)"
+    )
     bins = (len(EDGES) - 1, EDGES[0], EDGES[-1])
-    plots.points(main, mass, field="softdrop_mass", bins=bins, density=False, name="all jets",
-                 colour="black")
+    plots.points(
+        main, mass, field="softdrop_mass", bins=bins, density=False, name="all jets", colour="black"
+    )
     main.plot(centres, found.curve, color=names.BLUE, label="fit beside the window")
-    below.plot(centres, (counts - found.curve) / np.sqrt(found.curve), "o", color="black", markersize=4)
+    below.plot(
+        centres, (counts - found.curve) / np.sqrt(found.curve), "o", color="black", markersize=4
+    )
     below.axhline(0, color=names.BLUE)
     for each in (main, below):
         each.axvspan(*window, color=names.OLIVE, alpha=0.25, linewidth=0)
         each.set_xlim(EDGES[0], EDGES[-1])
-    main.set(ylabel="jets / 10 GeV", ylim=(0, 1.45 * max(counts.max(), found.curve.max()) + 1), xticklabels=[])
+    main.set(
+        ylabel="jets / 10 GeV",
+        ylim=(0, 1.45 * max(counts.max(), found.curve.max()) + 1),
+        xticklabels=[],
+    )
     main.legend(loc="upper right", fontsize="small")
     below.set(xlabel=names.JET_FIELDS["softdrop_mass"].label, ylabel="pull", ylim=(-5, 5))
     plots.stamp(main, jets)
-    ax.text(0.7, 0.98, _counts(mass, truth, np.sum(is_signal), window, found), va="top", transform=ax.transAxes,
-            linespacing=1.5, fontsize="small")
+    ax.text(
+        0.7,
+        0.98,
+        _counts(mass, truth, np.sum(is_signal), window, found),
+        va="top",
+        transform=ax.transAxes,
+        linespacing=1.5,
+        fontsize="small",
+    )
     return found
 
 
@@ -49,11 +67,19 @@ def _counts(mass, truth, n_signal, window, found) -> str:
     inside = (mass >= window[0]) & (mass < window[1])
     signal, background = int(np.sum(inside & truth)), int(np.sum(inside & ~truth))
     closure = metrics.closure(found, background)
-    return "\n".join([
-        f"in the window: {found.seen}", f"expected from beside: {found.expected:.0f} ± {found.error:.0f}",
-        f"pull of the excess: {found.pull:+.1f}", "", "truth, which data lack:",
-        f"tops: {signal} of {n_signal}, ± {np.sqrt(signal):.0f}", f"background: {background} ± {np.sqrt(background):.0f}",
-        f"closure: {closure}", "(expected over true background)"])
+    return "\n".join(
+        [
+            f"in the window: {found.seen}",
+            f"expected from beside: {found.expected:.0f} ± {found.error:.0f}",
+            f"pull of the excess: {found.pull:+.1f}",
+            "",
+            "truth, which data lack:",
+            f"tops: {signal} of {n_signal}, ± {np.sqrt(signal):.0f}",
+            f"background: {background} ± {np.sqrt(background):.0f}",
+            f"closure: {closure}",
+            "(expected over true background)",
+        ]
+    )
 
 
 def cuts(table, is_signal, jets) -> ipywidgets.VBox:
@@ -62,9 +88,17 @@ def cuts(table, is_signal, jets) -> ipywidgets.VBox:
     A `panel` of `draw_cuts`, for the same arguments. Taught in notebook 03.
     """
     return panel(
-        lambda ax, tau32_below, window, degree: draw_cuts(ax, table, is_signal, jets, tau32_below=tau32_below,
-                                                          window=window, degree=degree), size=(8.4, 4.6),
-        tau32_below=ipywidgets.FloatSlider(0.5, min=0.3, max=1.0, step=0.05, description="tau32 below"),
-        window=ipywidgets.SelectionRangeSlider(options=[(f"{edge:.0f}", edge) for edge in EDGES[2:-2]], index=(6, 12),
-                                               description="window [GeV]"),
-        degree=ipywidgets.Dropdown(options=CURVES, description="curve"))
+        lambda ax, tau32_below, window, degree: draw_cuts(
+            ax, table, is_signal, jets, tau32_below=tau32_below, window=window, degree=degree
+        ),
+        size=(8.4, 4.6),
+        tau32_below=ipywidgets.FloatSlider(
+            0.5, min=0.3, max=1.0, step=0.05, description="tau32 below"
+        ),
+        window=ipywidgets.SelectionRangeSlider(
+            options=[(f"{edge:.0f}", edge) for edge in EDGES[2:-2]],
+            index=(6, 12),
+            description="window [GeV]",
+        ),
+        degree=ipywidgets.Dropdown(options=CURVES, description="curve"),
+    )

@@ -33,8 +33,14 @@ def load(n_jets):
     columns = particles.pt, particles.deltaeta(jets), particles.deltaphi(jets)
     packed = np.stack([ak.to_numpy(ak.flatten(column)) for column in columns], 1).astype(np.float32)
     offsets = np.append(0, np.cumsum(ak.to_numpy(ak.num(particles))))
-    padded = [ak.to_numpy(ak.fill_none(ak.pad_none(column, SLOTS, clip=True), 0)) for column in columns]
-    return torch.from_numpy(packed), torch.from_numpy(offsets), np.stack(padded, 1).astype(np.float32)  # (B, 3, P)
+    padded = [
+        ak.to_numpy(ak.fill_none(ak.pad_none(column, SLOTS, clip=True), 0)) for column in columns
+    ]
+    return (
+        torch.from_numpy(packed),
+        torch.from_numpy(offsets),
+        np.stack(padded, 1).astype(np.float32),
+    )  # (B, 3, P)
 
 
 def padded_views(x, rng):
@@ -102,16 +108,31 @@ def main():
     generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(1)
     ours = partial(augment.views, particles, offsets, generator=generator)
     mean = len(particles) / args.jets
-    compare(f"two views, mean of {mean:.0f} particles, at most {SLOTS}", args.jets, {
-        "packed torch": ours, "padded NumPy": lambda: padded_views(padded, rng),
-        "packed torch, up to 128 particles": partial(ours, n_max=128)}, args.rounds)
+    compare(
+        f"two views, mean of {mean:.0f} particles, at most {SLOTS}",
+        args.jets,
+        {
+            "packed torch": ours,
+            "padded NumPy": lambda: padded_views(padded, rng),
+            "packed torch, up to 128 particles": partial(ours, n_max=128),
+        },
+        args.rounds,
+    )
     for n_jets, losses in ((256, ("dense", "chunked", "broadcast")), (2048, ("dense", "chunked"))):
         z1, z2 = torch.randn(2, n_jets, DIM, generator=generator)
-        functions = {"dense": nt_xent, "chunked": partial(nt_xent, chunk=256), "broadcast": broadcast_loss}
+        functions = {
+            "dense": nt_xent,
+            "chunked": partial(nt_xent, chunk=256),
+            "broadcast": broadcast_loss,
+        }
         numbers = 4 * n_jets**2 * 4 / 1e6
-        compare(f"loss, {DIM} dimensions, {numbers:.0f} MB of similarities, "
-                f"{numbers * DIM:.0f} MB by broadcasting", n_jets,
-                {name: partial(backward, functions[name], z1, z2) for name in losses}, args.rounds)
+        compare(
+            f"loss, {DIM} dimensions, {numbers:.0f} MB of similarities, "
+            f"{numbers * DIM:.0f} MB by broadcasting",
+            n_jets,
+            {name: partial(backward, functions[name], z1, z2) for name in losses},
+            args.rounds,
+        )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    truth, generated = ({f"f{i}": rng.gamma(2, 50, args.jets).astype("f4") for i in range(FEATURES)} for _ in range(2))
+    truth, generated = (
+        {f"f{i}": rng.gamma(2, 50, args.jets).astype("f4") for i in range(FEATURES)}
+        for _ in range(2)
+    )
     one = truth["f0"], generated["f0"]
     distances.measure(*one, metric="w1", seed=1, n_replicas=20)  # compiles
     best = {}
@@ -52,15 +55,18 @@ def main():
             "W1 ours": seconds(distances.measure, *one, metric="w1", seed=1) / 2 / REPLICAS,
             "W1 scipy": seconds(loop, wasserstein_distance, *one) / TIMED,
             "KLD ours": seconds(distances.measure, *one, metric="kld", seed=1) / 2 / REPLICAS,
-            "KLD loop": seconds(loop, histogram_kld, *one) / TIMED}
+            "KLD loop": seconds(loop, histogram_kld, *one) / TIMED,
+        }
         best = {name: min(value, best.get(name, np.inf)) for name, value in taken.items()}
     print(f"{args.jets:,} jets each\n{'':10}{'ms per replica':>16}{'ratio':>8}")
     for name, value in best.items():
         ours = best[name.split()[0] + " ours"]
         print(f"{name:10}{1e3 * value:16.3f}{value / ours:8.1f}")
     table = seconds(distances.compare, truth, generated, seed=1, features=list(truth))
-    print(f"table of {FEATURES} features, W1 and KLD, {REPLICAS} replicas with floor: {table:.1f} s; the loops would "
-          f"take {2 * FEATURES * REPLICAS * (best['W1 scipy'] + best['KLD loop']):.0f} s")
+    print(
+        f"table of {FEATURES} features, W1 and KLD, {REPLICAS} replicas with floor: {table:.1f} s; the loops would "
+        f"take {2 * FEATURES * REPLICAS * (best['W1 scipy'] + best['KLD loop']):.0f} s"
+    )
 
 
 if __name__ == "__main__":

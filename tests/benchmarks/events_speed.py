@@ -22,7 +22,8 @@ import torch
 from torch.nn import functional as F
 
 import jetnb
-from jetnb import events, inputs
+from jetnb import inputs
+from jetnb.inputs import events
 from jetnb.models.encoder import Transformer
 from jetnb.models.event_head import EventClassifier, JetTagger
 
@@ -36,7 +37,9 @@ def make(n, dim, layers):
     data = events.from_jets(jets, scaler=scaler, hardest=CONSTITUENTS)
     rows, offsets = data.jets_of(np.arange(min(n, len(data))))
     x, in_jets = data.by_jet()[rows]
-    data = events.Events(x.numpy(), in_jets.numpy(), offsets, data.hlf[rows], data.targets[0][:len(offsets) - 1])
+    data = events.Events(
+        x.numpy(), in_jets.numpy(), offsets, data.hlf[rows], data.targets[0][: len(offsets) - 1]
+    )
     torch.manual_seed(0)
     tagger = JetTagger(Transformer(len(events.FEATURES), dim=dim, n_layers=layers, n_heads=4))
     return data, EventClassifier(tagger, hlf=len(events.HLF))
@@ -74,13 +77,19 @@ class Padded:
         for block in encoder.blocks:
             qkv = F.linear(block.attention_norm(h), block.qkv.weight, block.qkv.bias)
             q, k, v = qkv.view(*h.shape[:2], 3, block.n_heads, -1).permute(2, 0, 3, 1, 4)
-            part = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
+            part = (
+                F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+                .transpose(1, 2)
+                .flatten(2)
+            )
             h = h + F.linear(part, block.project.weight, block.project.bias)
             hidden = F.gelu(F.linear(block.mlp_norm(h), block.expand.weight, block.expand.bias))
             h = h + F.linear(hidden, block.contract.weight, block.contract.bias)
         jets = (encoder.norm(h) * mask[..., None]).sum(1) / mask.sum(1).clamp(min=1)[:, None]
         if self.drop_absent:
-            jets = jets.new_zeros(len(chosen), jets.shape[1]).index_put((chosen.nonzero()[:, 0],), jets)
+            jets = jets.new_zeros(len(chosen), jets.shape[1]).index_put(
+                (chosen.nonzero()[:, 0],), jets
+            )
         z = torch.cat([model.tagger.reduce(jets), hlf.flatten(0, 1)], 1)
         summed = (model.head.jet(z).view(*real.shape, -1) * real[..., None]).sum(1)
         return model.head.event(summed)[:, 0]
@@ -92,7 +101,9 @@ class Padded:
 def route(name, data, model):
     """loss(indices), and the bytes that the data take."""
     if name == ROUTES[0]:
-        held = sum(array.nbytes for array in (data.x, data.jets, data.events, data.hlf, *data.targets))
+        held = sum(
+            array.nbytes for array in (data.x, data.jets, data.events, data.hlf, *data.targets)
+        )
         return lambda indices: model.loss(data[indices]), held
     dense = Padded(data, drop_absent=name == ROUTES[2])
     return lambda indices: dense.loss(model, indices), dense.bytes()
@@ -125,7 +136,14 @@ def peak(name, a):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name, value in (("events", 1000), ("batch", 64), ("steps", 12), ("rounds", 3), ("dim", 32), ("layers", 2)):
+    for name, value in (
+        ("events", 1000),
+        ("batch", 64),
+        ("steps", 12),
+        ("rounds", 3),
+        ("dim", 32),
+        ("layers", 2),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--peak", choices=ROUTES, help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -148,18 +166,38 @@ def main():
                 step(loss, optimizer, (np.arange(a.batch) + i * a.batch) % len(data))
             seconds[name][r] = time.process_time() - start
     n = a.steps * a.batch
-    peaks = {name: float(subprocess.run([sys.executable, __file__, "--peak", name, *(
-        f"--{key}={getattr(a, key)}" for key in ("events", "batch", "dim", "layers"))],
-        check=True, capture_output=True, text=True).stdout) for name in ROUTES}
-    print(f"{len(data)} events, {len(data.jets) - 1} jets, {len(data.x)} constituents; batches of {a.batch}, "
-          f"{a.layers} layers of width {a.dim}; training steps, one thread; ratios to packed twice, of seconds the "
-          f"median of {a.rounds} rounds")
-    print(f"{'route':22s} {'events / CPU s':>15s} {'ratio':>6s} | {'data MB':>8s} {'ratio':>6s} | {'peak MB':>8s} "
-          f"{'ratio':>6s}")
+    peaks = {
+        name: float(
+            subprocess.run(
+                [
+                    sys.executable,
+                    __file__,
+                    "--peak",
+                    name,
+                    *(f"--{key}={getattr(a, key)}" for key in ("events", "batch", "dim", "layers")),
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for name in ROUTES
+    }
+    print(
+        f"{len(data)} events, {len(data.jets) - 1} jets, {len(data.x)} constituents; batches of {a.batch}, "
+        f"{a.layers} layers of width {a.dim}; training steps, one thread; ratios to packed twice, of seconds the "
+        f"median of {a.rounds} rounds"
+    )
+    print(
+        f"{'route':22s} {'events / CPU s':>15s} {'ratio':>6s} | {'data MB':>8s} {'ratio':>6s} | {'peak MB':>8s} "
+        f"{'ratio':>6s}"
+    )
     for name, (_, held) in routes.items():
         ratio = np.median(seconds[name][1:] / seconds[ROUTES[0]][1:])
-        print(f"{name:22s} {n / np.median(seconds[name][1:]):15.0f} {ratio:6.2f} | {held / 2**20:8.1f} "
-              f"{held / routes[ROUTES[0]][1]:6.2f} | {peaks[name]:8.0f} {peaks[name] / peaks[ROUTES[0]]:6.2f}")
+        print(
+            f"{name:22s} {n / np.median(seconds[name][1:]):15.0f} {ratio:6.2f} | {held / 2**20:8.1f} "
+            f"{held / routes[ROUTES[0]][1]:6.2f} | {peaks[name]:8.0f} {peaks[name] / peaks[ROUTES[0]]:6.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -23,9 +23,19 @@ def toy(n_constituents: int):
     pt = np.sort(rng.pareto(1.0, total).clip(0, 400) + 0.3)[::-1]
     pt = pt[np.lexsort((-pt, jet))]
     eta = axis_eta[jet] + rng.laplace(0, 0.15, total).clip(-0.8, 0.8)
-    constituents = {"pt": pt, "eta": eta, "phi": axis_phi[jet] + rng.laplace(0, 0.15, total).clip(-0.8, 0.8),
-                    "energy": pt * np.cosh(eta), "pdg_id": rng.choice([211, -211, 22, 130], total)}
-    columns = {"pt": np.bincount(jet, pt, len(counts)), "eta": axis_eta, "phi": axis_phi, "mass": np.ones(len(counts))}
+    constituents = {
+        "pt": pt,
+        "eta": eta,
+        "phi": axis_phi[jet] + rng.laplace(0, 0.15, total).clip(-0.8, 0.8),
+        "energy": pt * np.cosh(eta),
+        "pdg_id": rng.choice([211, -211, 22, 130], total),
+    }
+    columns = {
+        "pt": np.bincount(jet, pt, len(counts)),
+        "eta": axis_eta,
+        "phi": axis_phi,
+        "mass": np.ones(len(counts)),
+    }
     provenance = {"sample": "toy", "source": "simulation", "classes": []}
     return jets.build(columns, constituents, counts, provenance=provenance)
 
@@ -44,7 +54,9 @@ def main(n_constituents: int = 1_000_000) -> None:
     sample = toy(n_constituents)
     window = {"particle": "photon", "pt_range": (1.0, np.inf), "bin_width": explore.CRYSTAL}
     ours = explore.eta_phi_histogram(sample.constituents, **window)
-    pt, eta, phi, code = (explore.flat(sample.constituents, name) for name in ("pt", "eta", "phi", "pdg_id"))
+    pt, eta, phi, code = (
+        explore.flat(sample.constituents, name) for name in ("pt", "eta", "phi", "pdg_id")
+    )
 
     def masked():
         return (pt >= 1) & np.isin(code, names.PARTICLES["photon"].pdg_ids)
@@ -55,17 +67,26 @@ def main(n_constituents: int = 1_000_000) -> None:
 
     def hist_way():
         keep = masked()
-        return hist.Hist(*ours.axes, storage=hist.storage.Double()).fill(eta[keep], phi[keep]).values()
+        return (
+            hist.Hist(*ours.axes, storage=hist.storage.Double()).fill(eta[keep], phi[keep]).values()
+        )
 
-    rows = {"count: jetnb.explore": lambda: explore.eta_phi_histogram(sample.constituents, **window),
-            "count: masks and hist": hist_way, "count: masks and numpy.histogram2d": numpy_way}
+    rows = {
+        "count: jetnb.explore": lambda: explore.eta_phi_histogram(sample.constituents, **window),
+        "count: masks and hist": hist_way,
+        "count: masks and numpy.histogram2d": numpy_way,
+    }
     for view in widgets.VIEWS:
+
         def redraw(view=view):
             return widgets.to_png(lambda ax: widgets.draw(ax, sample, view=view, **window))
+
         rows[f"redraw: {view}"] = redraw
     assert np.abs(hist_way() - ours.values()).sum() == 0, "hist counts differently"
-    print(f"{len(pt):,} constituents, {ours.sum():,.0f} selected; "
-          f"entries that numpy puts into another cell: {np.abs(numpy_way() - ours.values()).sum() / 2:.0f}")
+    print(
+        f"{len(pt):,} constituents, {ours.sum():,.0f} selected; "
+        f"entries that numpy puts into another cell: {np.abs(numpy_way() - ours.values()).sum() / 2:.0f}"
+    )
     for name, call in rows.items():
         print(f"{name:36} {timed(call):7.1f} ms")
 

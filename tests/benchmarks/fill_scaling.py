@@ -18,15 +18,20 @@ from pathlib import Path
 import hist
 from big_files import aspen_file
 
-from jetnb import catalogue, explore
+from jetnb import explore
+from jetnb.data import catalogue
 
 ALL = 178_000_000  # jets, arXiv:2412.10504
 
 
 def histograms():
     axis = hist.axis.Regular
-    return {"softdrop_mass": hist.Hist(axis(75, 0, 300, name="softdrop_mass")),
-            "map": hist.Hist(axis(120, -3, 3, name="constituents.eta"), axis(128, -3.2, 3.2, name="constituents.phi"))}
+    return {
+        "softdrop_mass": hist.Hist(axis(75, 0, 300, name="softdrop_mass")),
+        "map": hist.Hist(
+            axis(120, -3, 3, name="constituents.eta"), axis(128, -3.2, 3.2, name="constituents.phi")
+        ),
+    }
 
 
 def seconds(files, **how):
@@ -47,7 +52,9 @@ def main():
         file = aspen_file(folder / "a.h5", args.jets)
         n_jets = catalogue.source(file).n_rows
         folders = catalogue.convert(file, folder / "store").path
-        print(f"{n_jets:,} jets for each worker\n{'':34}{'workers':>8}{'s':>8}{'jets/s':>12}{'efficiency':>12}")
+        print(
+            f"{n_jets:,} jets for each worker\n{'':34}{'workers':>8}{'s':>8}{'jets/s':>12}{'efficiency':>12}"
+        )
         for what, path in (("published file", file), ("store", folders)):
             rates = {}
             for how in ("processes", "Dask"):
@@ -57,12 +64,21 @@ def main():
                     else:
                         taken = on_dask([path] * workers, workers, folder)
                     rates[how, workers] = workers * n_jets / taken
-                    efficiency = rates[how, workers] / workers / rates[how, args.workers[0]] * args.workers[0]
-                    print(f"{what + ', ' + how:34}{workers:8}{taken:8.1f}{rates[how, workers]:12,.0f}"
-                          f"{efficiency:12.2f}")
+                    efficiency = (
+                        rates[how, workers]
+                        / workers
+                        / rates[how, args.workers[0]]
+                        * args.workers[0]
+                    )
+                    print(
+                        f"{what + ', ' + how:34}{workers:8}{taken:8.1f}{rates[how, workers]:12,.0f}"
+                        f"{efficiency:12.2f}"
+                    )
             rate = max(rates[key] / key[1] for key in rates)
-            print(f"  all {ALL / 1e6:.0f} M jets: {ALL / rate / 60:.1f} min by one worker; {ALL / rate / 64:.0f} s by "
-                  "64, if they scale and the disk does")
+            print(
+                f"  all {ALL / 1e6:.0f} M jets: {ALL / rate / 60:.1f} min by one worker; {ALL / rate / 64:.0f} s by "
+                "64, if they scale and the disk does"
+            )
     finally:
         shutil.rmtree(folder)
 
@@ -70,9 +86,15 @@ def main():
 def on_dask(files, workers, folder):
     import distributed
 
-    with (distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None,
-                                   local_directory=str(folder)) as cluster,
-          distributed.Client(cluster) as client):
+    with (
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(folder),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         return seconds(files, client=client)
 
 

@@ -36,9 +36,18 @@ class Public(nn.Module):
         super().__init__()
         encoder, n_codes = model.encoder, model.encoder.n_codes
         dim, block = encoder.dim, encoder.blocks[0]
-        layer = nn.TransformerEncoderLayer(dim, block.n_heads, block.expand.out_features, 0.0, "gelu", norm_first=True,
-                                           batch_first=True)
-        self.layers = nn.TransformerEncoder(layer, len(encoder.blocks), nn.LayerNorm(dim), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            dim,
+            block.n_heads,
+            block.expand.out_features,
+            0.0,
+            "gelu",
+            norm_first=True,
+            batch_first=True,
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, len(encoder.blocks), nn.LayerNorm(dim), enable_nested_tensor=False
+        )
         self.embed, self.head = nn.Embedding(n_codes + 2, dim), nn.Linear(dim, n_codes + 1)
         with torch.no_grad():
             self.embed.weight.copy_(torch.cat([encoder.embed.weight, encoder.start.weight[:1]]))
@@ -47,9 +56,13 @@ class Public(nn.Module):
         for ours, theirs in zip(encoder.blocks, self.layers.layers, strict=True):
             theirs.self_attn.in_proj_weight.data.copy_(ours.qkv.weight)
             theirs.self_attn.in_proj_bias.data.copy_(ours.qkv.bias)
-            for to, of in ((theirs.self_attn.out_proj, ours.project), (theirs.linear1, ours.expand),
-                           (theirs.linear2, ours.contract), (theirs.norm1, ours.attention_norm),
-                           (theirs.norm2, ours.mlp_norm)):
+            for to, of in (
+                (theirs.self_attn.out_proj, ours.project),
+                (theirs.linear1, ours.expand),
+                (theirs.linear2, ours.contract),
+                (theirs.norm1, ours.attention_norm),
+                (theirs.norm2, ours.mlp_norm),
+            ):
                 to.load_state_dict(of.state_dict())
 
     def forward(self, tokens):
@@ -76,7 +89,9 @@ def table(title: str, unit: str, spent: dict[str, list[float]], notes: dict[str,
     first = np.array(next(iter(spent.values())))
     print(f"\n{title}\n{'':52}{unit:>14}{'ratio':>8}")
     for name, seconds in spent.items():
-        print(f"{name:52}{1e3 * np.median(seconds):14.2f}{np.median(seconds / first):8.2f}  {notes.get(name, '')}")
+        print(
+            f"{name:52}{1e3 * np.median(seconds):14.2f}{np.median(seconds / first):8.2f}  {notes.get(name, '')}"
+        )
 
 
 def compare_generation(model: Generator, args: argparse.Namespace) -> None:
@@ -84,15 +99,23 @@ def compare_generation(model: Generator, args: argparse.Namespace) -> None:
     tokens = torch.randint(0, args.codes, (40,))
     theirs = public(torch.cat([torch.tensor([args.codes + 1]), tokens])[None])[0, 1:]
     ours, _ = model(tokens, torch.tensor([0, 40]))
-    print(f"largest difference of logits to the public network: {float((ours - theirs).detach().abs().max()):.1e}")
+    print(
+        f"largest difference of logits to the public network: {float((ours - theirs).detach().abs().max()):.1e}"
+    )
 
     def draw(n_jets, seed, **options):
-        return generate(model, n_jets, seed=seed, batch_size=n_jets, progress=False, **options)[1].diff()
+        return generate(model, n_jets, seed=seed, batch_size=n_jets, progress=False, **options)[
+            1
+        ].diff()
 
-    tried = {f"ours, {args.batch} jets at a time": lambda seed: draw(args.batch, seed),
-             f"ours, {args.batch} jets at a time, bf16": lambda seed: draw(args.batch, seed, dtype=torch.bfloat16),
-             f"ours, {4 * args.batch} jets at a time": lambda seed: draw(4 * args.batch, seed),
-             "public: whole prefix, all logits, all steps": lambda seed: public.generate(args.batch)}
+    tried = {
+        f"ours, {args.batch} jets at a time": lambda seed: draw(args.batch, seed),
+        f"ours, {args.batch} jets at a time, bf16": lambda seed: draw(
+            args.batch, seed, dtype=torch.bfloat16
+        ),
+        f"ours, {4 * args.batch} jets at a time": lambda seed: draw(4 * args.batch, seed),
+        "public: whole prefix, all logits, all steps": lambda seed: public.generate(args.batch),
+    }
     draw(args.batch, 0)
     spent, lengths = {name: [] for name in tried}, {name: [] for name in tried}
     for seed in range(1, args.rounds + 1):
@@ -100,8 +123,15 @@ def compare_generation(model: Generator, args: argparse.Namespace) -> None:
             seconds, found = timed(lambda: work(seed))  # noqa: B023
             spent[name].append(seconds / len(found))
             lengths[name].append(found)
-    table(f"generation, {args.codes} codes, at most {LENGTH} tokens", "CPU ms/jet", spent, {
-        name: f"mean length {torch.cat(found).double().mean():.1f}" for name, found in lengths.items()})
+    table(
+        f"generation, {args.codes} codes, at most {LENGTH} tokens",
+        "CPU ms/jet",
+        spent,
+        {
+            name: f"mean length {torch.cat(found).double().mean():.1f}"
+            for name, found in lengths.items()
+        },
+    )
 
 
 def compare_training(model: Generator, args: argparse.Namespace) -> None:
@@ -124,13 +154,18 @@ def compare_training(model: Generator, args: argparse.Namespace) -> None:
         following = padded.scatter(1, offsets.diff().clamp(max=LENGTH - 1)[:, None], stop)
         logits = public(seen)
         # padding has a class in the public code; here stop stands for it, at the same cost
-        loss = F.cross_entropy(logits.flatten(0, 1), torch.where(following < 0, stop, following).flatten())
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), torch.where(following < 0, stop, following).flatten()
+        )
         optimisers[1].zero_grad()
         loss.backward()
         optimisers[1].step()
 
-    tried = {"ours": lambda *batch: ours(*batch, False), "ours, bf16 autocast": lambda *batch: ours(*batch, True),
-             "public: padded to 128, loss on padding": theirs}
+    tried = {
+        "ours": lambda *batch: ours(*batch, False),
+        "ours, bf16 autocast": lambda *batch: ours(*batch, True),
+        "public: padded to 128, loss on padding": theirs,
+    }
     spent = {name: [] for name in tried}
     for number in range(2 * args.rounds + 1):
         lengths = np.clip(rng.gamma(6, args.mean / 6, args.batch), 2, LENGTH - 1).astype(int)
@@ -140,7 +175,12 @@ def compare_training(model: Generator, args: argparse.Namespace) -> None:
             seconds, _ = timed(lambda: work(tokens, offsets))  # noqa: B023
             if number:  # the first is to warm up
                 spent[name].append(seconds / args.batch)
-    table(f"training step, {args.batch} jets of {args.mean:.0f} tokens, {args.codes} codes", "CPU ms/jet", spent, {})
+    table(
+        f"training step, {args.batch} jets of {args.mean:.0f} tokens, {args.codes} codes",
+        "CPU ms/jet",
+        spent,
+        {},
+    )
 
 
 def main():

@@ -22,14 +22,16 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional as F
 
-from jetnb.models import stacked
+from jetnb.finetuning import stacked
 
 
 def make(n_seeds, n, dim):
     g = torch.Generator().manual_seed(n)
     mix = torch.randn(dim, dim, generator=g) * torch.logspace(0, -1.5, dim)
     z = torch.randn(n_seeds, n + max(100, n // 4), dim, generator=g) @ mix
-    y = (z @ torch.randn(dim, 2, generator=g) / 4 + torch.randn(*z.shape[:2], 2, generator=g) * 3).argmax(2)
+    y = (
+        z @ torch.randn(dim, 2, generator=g) / 4 + torch.randn(*z.shape[:2], 2, generator=g) * 3
+    ).argmax(2)
     z = (z - z.mean((0, 1))) / z.std((0, 1))
     return z[:, :n], y[:, :n], (z[:, n:], y[:, n:])
 
@@ -45,7 +47,11 @@ def loop(values, steps, *, fused):
         for lr in stacked.LEARNING_RATES:
             net, n = network(z.shape[2], s), z.shape[1]
             optimizer = torch.optim.AdamW(net.parameters(), lr=lr, fused=fused)
-            size, order, lowest = min(stacked.BATCH_SIZE, n), torch.empty(0, dtype=torch.int64), float("inf")
+            size, order, lowest = (
+                min(stacked.BATCH_SIZE, n),
+                torch.empty(0, dtype=torch.int64),
+                float("inf"),
+            )
             for step in range(1, steps + 1):
                 if size < n:
                     if len(order) < size:
@@ -87,11 +93,21 @@ def lightning(values, steps):
     z, y, (zv, yv) = values
     for s in range(2):
         size = min(stacked.BATCH_SIZE, z.shape[1])
-        loaders = (DataLoader(TensorDataset(z[s], y[s]), size, shuffle=True),
-                   DataLoader(TensorDataset(zv[s], yv[s]), 4096))
-        Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=stacked.EVERY,
-                check_val_every_n_epoch=None).fit(Head(), *loaders)
+        loaders = (
+            DataLoader(TensorDataset(z[s], y[s]), size, shuffle=True),
+            DataLoader(TensorDataset(zv[s], yv[s]), 4096),
+        )
+        Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            val_check_interval=stacked.EVERY,
+            check_val_every_n_epoch=None,
+        ).fit(Head(), *loaders)
 
 
 def scikit(values):
@@ -112,13 +128,18 @@ def main():
     values = {n: make(a.seeds, n, a.dim) for n in a.budgets}
     n_mlp = a.seeds * len(stacked.LEARNING_RATES)
     ways = {
-        "mlp stacked": (lambda v: stacked.fit_mlp(*v, n_classes=2, seeds=range(a.seeds), steps=a.steps,
-                                                  patience=10**9), 1),
+        "mlp stacked": (
+            lambda v: stacked.fit_mlp(
+                *v, n_classes=2, seeds=range(a.seeds), steps=a.steps, patience=10**9
+            ),
+            1,
+        ),
         "mlp plain loop": (lambda v: loop(v, a.steps, fused=False), 1),
         "mlp plain loop, fused": (lambda v: loop(v, a.steps, fused=True), 1),
         "mlp Lightning (2 heads, multiplied)": (lambda v: lightning(v, a.steps), n_mlp / 2),
         "linear stacked": (lambda v: stacked.fit_linear(*v, n_classes=2), 1),
-        "linear scikit-learn": (scikit, 1)}
+        "linear scikit-learn": (scikit, 1),
+    }
     seconds = {name: np.zeros((a.rounds + 1, len(values), 2)) for name in ways}
     with threadpool_limits(1):
         for r in range(a.rounds + 1):
@@ -126,17 +147,25 @@ def main():
                 for name, (way, factor) in ways.items():
                     start = time.process_time(), time.perf_counter()
                     way(v)
-                    seconds[name][r, i] = ((time.process_time() - start[0]) * factor,
-                                           (time.perf_counter() - start[1]) * factor)
-    print(f"{n_mlp} MLP heads of {a.steps} steps, {a.seeds * len(stacked.PENALTIES)} linear fits per budget {a.budgets}"
-          "; CPU s per budget | CPU s, wall s of all | CPU ratio (median of rounds)")
+                    seconds[name][r, i] = (
+                        (time.process_time() - start[0]) * factor,
+                        (time.perf_counter() - start[1]) * factor,
+                    )
+    print(
+        f"{n_mlp} MLP heads of {a.steps} steps, {a.seeds * len(stacked.PENALTIES)} linear fits per budget {a.budgets}"
+        "; CPU s per budget | CPU s, wall s of all | CPU ratio (median of rounds)"
+    )
     for name, all_ in seconds.items():
         best, own = "mlp stacked" if name.startswith("mlp") else "linear stacked", all_[1:]
         ratios = np.median(own[..., 0] / seconds[best][1:, :, 0], axis=0)
         ratio = np.median(own[..., 0].sum(1) / seconds[best][1:, :, 0].sum(1))
         cpu, wall = np.median(own.sum(1), axis=0)
-        print(f"{name:36s}", " ".join(f"{x:7.3f}" for x in np.median(own[..., 0], axis=0)),
-              f"| {cpu:7.3f} {wall:7.3f} | {ratio:5.1f}  per budget", " ".join(f"{x:.1f}" for x in ratios))
+        print(
+            f"{name:36s}",
+            " ".join(f"{x:7.3f}" for x in np.median(own[..., 0], axis=0)),
+            f"| {cpu:7.3f} {wall:7.3f} | {ratio:5.1f}  per budget",
+            " ".join(f"{x:.1f}" for x in ratios),
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def main(source: str, target: str) -> None:
             frame = frame.Redefine(name, f"std::vector<{element}>({name}.begin(), {name}.end())")
         if name.startswith(("part_", "jet_", "label_")):
             names.append(name)
-    options = ROOT.RDF.RSnapshotOptions("RECREATE", ROOT.RCompressionSetting.EAlgorithm.kLZ4, 4, 0, 99, False)
+    options = ROOT.RDF.RSnapshotOptions(
+        "RECREATE", ROOT.RCompressionSetting.EAlgorithm.kLZ4, 4, 0, 99, False
+    )
     frame.Snapshot("tree", target, names, options)
 
 

@@ -40,8 +40,10 @@ def main(n_jets: int = 50_000, *options: str) -> None:
     state = sum(len(getattr(explorer.scatter, name)) for name in ("xy", "colours", "classes"))
     print(f"state of the map: {state / 1e6:.2f} MB")
     for size in (300, n_jets // 4, n_jets):
-        choices = [rng.permutation(n_jets)[:size - i] for i in range(REPEAT + 1)]
-        print(f"select {size:7,} jets: {timed(lambda i, choices=choices: explorer.select(choices[i]))}")
+        choices = [rng.permutation(n_jets)[: size - i] for i in range(REPEAT + 1)]
+        print(
+            f"select {size:7,} jets: {timed(lambda i, choices=choices: explorer.select(choices[i]))}"
+        )
 
     def point(i):
         explorer.scatter.hover = i + 1
@@ -58,8 +60,10 @@ def main(n_jets: int = 50_000, *options: str) -> None:
         for method in latent.METHODS:
             start, wall = time.process_time(), time.perf_counter()
             latent.project(z, method, seed=0)
-            print(f"{method:5} of {z.shape}: CPU {time.process_time() - start:.0f} s, "
-                  f"wall {time.perf_counter() - wall:.0f} s")
+            print(
+                f"{method:5} of {z.shape}: CPU {time.process_time() - start:.0f} s, "
+                f"wall {time.perf_counter() - wall:.0f} s"
+            )
 
 
 if __name__ == "__main__":

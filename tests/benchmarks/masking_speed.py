@@ -19,9 +19,15 @@ import torch
 from torch import nn
 
 import jetnb
-from jetnb import inputs, tracks
+from jetnb import inputs
+from jetnb.inputs import tracks
 from jetnb.models.encoder import DeepSets, Transformer, pad
-from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss, draw_mask, hungarian_loss
+from jetnb.strategies.masked_autoencoder import (
+    MaskedAutoencoder,
+    chamfer_loss,
+    draw_mask,
+    hungarian_loss,
+)
 
 SLOTS, DIM = 35, 64
 
@@ -32,7 +38,11 @@ def loop_mask(real, rng, ratio=0.5):
     for row, there in zip(mask, real, strict=True):
         n = there.sum()
         if n > 1:
-            row[rng.choice(np.flatnonzero(there), min(int(ratio * n + rng.random()), n - 1), replace=False)] = True
+            row[
+                rng.choice(
+                    np.flatnonzero(there), min(int(ratio * n + rng.random()), n - 1), replace=False
+                )
+            ] = True
     return mask
 
 
@@ -41,8 +51,16 @@ class Padded(nn.Module):
 
     def __init__(self, n_features):
         super().__init__()
-        layer = partial(nn.TransformerEncoderLayer, DIM, 4, 4 * DIM, dropout=0.0, activation="gelu", batch_first=True,
-                        norm_first=True)
+        layer = partial(
+            nn.TransformerEncoderLayer,
+            DIM,
+            4,
+            4 * DIM,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
         self.embed, self.out = nn.Linear(n_features, DIM), nn.Linear(DIM, n_features)
         self.encoder = nn.TransformerEncoder(layer(), 2, enable_nested_tensor=False)
         self.decoder = nn.TransformerEncoder(layer(), 1, enable_nested_tensor=False)
@@ -76,6 +94,7 @@ def step(model, loss):
         optimiser.zero_grad()
         loss().backward()
         optimiser.step()
+
     return run
 
 
@@ -86,30 +105,50 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    found = tracks.compute(jetnb.load("pileup")[:args.jets])
+    found = tracks.compute(jetnb.load("pileup")[: args.jets])
     x = torch.from_numpy(inputs.Scaler.fit(found.x, tracks.TRACK).transform(found.x))
     offsets, n_features = torch.from_numpy(found.offsets), x.shape[1]
     padded, real = pad(x, offsets)
-    padded, real = (nn.functional.pad(one, (0, 0, 0, SLOTS - one.shape[1])[2 * (one.ndim == 2):])
-                    for one in (padded, real))
+    padded, real = (
+        nn.functional.pad(one, (0, 0, 0, SLOTS - one.shape[1])[2 * (one.ndim == 2) :])
+        for one in (padded, real)
+    )
     generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(1)
-    compare(f"masks of half of {len(x) / args.jets:.0f} tracks", args.jets, {
-        "all jets at once": lambda: draw_mask(offsets, generator=generator),
-        "a loop over jets": lambda: loop_mask(real.numpy(), rng)}, args.rounds)
+    compare(
+        f"masks of half of {len(x) / args.jets:.0f} tracks",
+        args.jets,
+        {
+            "all jets at once": lambda: draw_mask(offsets, generator=generator),
+            "a loop over jets": lambda: loop_mask(real.numpy(), rng),
+        },
+        args.rounds,
+    )
 
     def ours(encoder, decoder, **options):
         model = MaskedAutoencoder(encoder, decoder, n_features=n_features, **options)
         return step(model, lambda: model.loss((x, offsets), generator=generator))
 
-    theirs, encoder = Padded(n_features), partial(Transformer, n_features, dim=DIM, n_layers=2, n_heads=4)
+    theirs, encoder = (
+        Padded(n_features),
+        partial(Transformer, n_features, dim=DIM, n_layers=2, n_heads=4),
+    )
     decoder = partial(Transformer, DIM, dim=DIM, n_layers=1, n_heads=4)
-    compare(f"training step, {DIM} dimensions, 2 + 1 layers", args.jets, {
-        "packed transformer": ours(encoder(), decoder()),
-        "padded transformer, a loop over jets": step(theirs, lambda: theirs(
-            padded, real, torch.from_numpy(loop_mask(real.numpy(), rng)))),
-        "packed transformer, Chamfer": ours(encoder(), decoder(), loss_of=chamfer_loss),
-        "packed transformer, Hungarian": ours(encoder(), decoder(), loss_of=hungarian_loss),
-        "packed deep sets": ours(DeepSets(n_features, dim=DIM), DeepSets(DIM, dim=DIM), reads="jet")}, args.rounds)
+    compare(
+        f"training step, {DIM} dimensions, 2 + 1 layers",
+        args.jets,
+        {
+            "packed transformer": ours(encoder(), decoder()),
+            "padded transformer, a loop over jets": step(
+                theirs, lambda: theirs(padded, real, torch.from_numpy(loop_mask(real.numpy(), rng)))
+            ),
+            "packed transformer, Chamfer": ours(encoder(), decoder(), loss_of=chamfer_loss),
+            "packed transformer, Hungarian": ours(encoder(), decoder(), loss_of=hungarian_loss),
+            "packed deep sets": ours(
+                DeepSets(n_features, dim=DIM), DeepSets(DIM, dim=DIM), reads="jet"
+            ),
+        },
+        args.rounds,
+    )
 
 
 if __name__ == "__main__":

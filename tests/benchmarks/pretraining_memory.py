@@ -30,12 +30,17 @@ def anonymous() -> float:
 
 
 def run(case: str, path: str, steps: int) -> dict:
-    from jetnb import batches, pretraining, store
+    from jetnb import pretraining
+    from jetnb.data import store
+    from jetnb.inputs import batches
 
     opened = store.open(path)
     few = np.random.default_rng(1).permutation(len(opened))[:20_000]
-    jets = {"memory, 20 000": lambda: opened.jets[few], "store, 20 000": lambda: batches.Rows(opened, few),
-            "store, all": lambda: batches.Rows(opened)}[case]()
+    jets = {
+        "memory, 20 000": lambda: opened.jets[few],
+        "store, 20 000": lambda: batches.Rows(opened, few),
+        "store, all": lambda: batches.Rows(opened),
+    }[case]()
     times, peak, begun = [], [0.0], time.perf_counter()
 
     def watch(record):
@@ -43,10 +48,24 @@ def run(case: str, path: str, steps: int) -> dict:
         peak[0] = max(peak[0], anonymous())
 
     with tempfile.TemporaryDirectory() as folder:
-        pretraining.pretrain("jetclr", jets, Path(folder) / "ck", seed=1, steps=steps, batch_size=256, log_every=1,
-                             watch=watch, accelerator="cpu", progress=False)
-    return {"case": case, "peak_MB": round(peak[0]), "first_step_s": round(times[0] - begun, 2),
-            "jets/s": round(256 * (len(times) - 11) / (times[-1] - times[10]))}
+        pretraining.pretrain(
+            "jetclr",
+            jets,
+            Path(folder) / "ck",
+            seed=1,
+            steps=steps,
+            batch_size=256,
+            log_every=1,
+            watch=watch,
+            accelerator="cpu",
+            progress=False,
+        )
+    return {
+        "case": case,
+        "peak_MB": round(peak[0]),
+        "first_step_s": round(times[0] - begun, 2),
+        "jets/s": round(256 * (len(times) - 11) / (times[-1] - times[10])),
+    }
 
 
 def main() -> None:
@@ -60,15 +79,26 @@ def main() -> None:
         print(json.dumps(run(args.case, args.path, args.steps)))
         return
     import jetnb
-    from jetnb import store
+    from jetnb.data import store
 
     with tempfile.TemporaryDirectory() as folder:
         sample = jetnb.load("jetclass")
         path = str(Path(folder) / "many")
         store.write(path, (sample for _ in range(-(-args.jets // len(sample)))))
         for case in CASES:
-            subprocess.run([sys.executable, __file__, "--case", case, "--path", path, "--steps", str(args.steps)],
-                           check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    __file__,
+                    "--case",
+                    case,
+                    "--path",
+                    path,
+                    "--steps",
+                    str(args.steps),
+                ],
+                check=True,
+            )
 
 
 if __name__ == "__main__":

@@ -34,36 +34,58 @@ def searches(codes):
     ways = {"jetnb": lambda z: nearest(z, codes), "cdist + argmin": lambda z: brute(z, codes)}
     if have("sklearn"):
         from sklearn.metrics import pairwise_distances_argmin
-        ways["scikit-learn"] = lambda z: torch.from_numpy(pairwise_distances_argmin(z.numpy(), codes.numpy()))
+
+        ways["scikit-learn"] = lambda z: torch.from_numpy(
+            pairwise_distances_argmin(z.numpy(), codes.numpy())
+        )
     if have("faiss"):
         import faiss
+
         faiss.omp_set_num_threads(1)
 
         def flat(z):  # codes change from step to step, so making the index counts
             index = faiss.IndexFlatL2(codes.shape[1])
             index.add(codes.numpy())
             return torch.from_numpy(index.search(z.numpy(), 1)[1][:, 0])
+
         ways["faiss flat"] = flat
     if have("vector_quantize_pytorch"):
         from vector_quantize_pytorch import VectorQuantize
+
         model = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes)).eval()
         model.codebook = codes
-        ways["vector-quantize-pytorch"] = lambda z: torch.cat([model(part[None])[1][0] for part in z.split(4096)])
+        ways["vector-quantize-pytorch"] = lambda z: torch.cat(
+            [model(part[None])[1][0] for part in z.split(4096)]
+        )
     return ways
 
 
 def trainings(codes):
-    ours = {update: VectorQuantiser(codes.shape[1], len(codes), update=update) for update in ("ema", "gradient")}
+    ours = {
+        update: VectorQuantiser(codes.shape[1], len(codes), update=update)
+        for update in ("ema", "gradient")
+    }
     for model in ours.values():
         model._put(torch.ones(len(codes), dtype=torch.bool), codes)
-    ways = {f"jetnb, {update}": lambda z, model=model: (lambda q, _, loss: (q.square().sum() + loss).backward())(
-        *model(z)) for update, model in ours.items()}
+    ways = {
+        f"jetnb, {update}": lambda z, model=model: (
+            lambda q, _, loss: (q.square().sum() + loss).backward()
+        )(*model(z))
+        for update, model in ours.items()
+    }
     if have("vector_quantize_pytorch"):
         from vector_quantize_pytorch import VectorQuantize
-        for name, options in (("ema", {}), ("learnable", {"learnable_codebook": True, "ema_update": False})):
-            model = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes), threshold_ema_dead_code=2, **options)
+
+        for name, options in (
+            ("ema", {}),
+            ("learnable", {"learnable_codebook": True, "ema_update": False}),
+        ):
+            model = VectorQuantize(
+                dim=codes.shape[1], codebook_size=len(codes), threshold_ema_dead_code=2, **options
+            )
             ways[f"vector-quantize-pytorch, {name}"] = lambda z, model=model: (
-                lambda q, _, loss: (q.square().sum() + loss.sum()).backward())(*model(z[None]))
+                lambda q, _, loss: (q.square().sum() + loss.sum()).backward()
+            )(*model(z[None]))
     return ways
 
 
@@ -77,7 +99,10 @@ def measure(ways, z, rounds):
             if r:
                 seconds[name].append(time.process_time() - start)
     best = np.array(next(iter(seconds.values())))
-    return {name: (np.median(own) / len(z) * 1e6, np.median(own / best)) for name, own in seconds.items()}
+    return {
+        name: (np.median(own) / len(z) * 1e6, np.median(own / best))
+        for name, own in seconds.items()
+    }
 
 
 def table(title, found):
@@ -95,8 +120,10 @@ def million():
         nearest(z, codes)
         cpu, wall = time.process_time() - start[0], time.perf_counter() - start[1]
         more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held
-        print(f"1 M vectors, D={dim}, K=8192: CPU {cpu:.1f} s, wall {wall:.1f} s, peak memory {more / 1024:.0f} MB "
-              f"above the {held / 1024:.0f} MB before (tokens take 8 MB, all distances would take 32768 MB)")
+        print(
+            f"1 M vectors, D={dim}, K=8192: CPU {cpu:.1f} s, wall {wall:.1f} s, peak memory {more / 1024:.0f} MB "
+            f"above the {held / 1024:.0f} MB before (tokens take 8 MB, all distances would take 32768 MB)"
+        )
 
 
 def main():
@@ -121,7 +148,9 @@ def main():
                     assert (way(z) == expected).double().mean() > 0.999, name
                 table(f"search, D={dim}, K={n_codes}", measure(ways, z, a.rounds))
                 z = z.clone().requires_grad_()
-                table(f"training step, D={dim}, K={n_codes}", measure(trainings(codes), z, a.rounds))
+                table(
+                    f"training step, D={dim}, K={n_codes}", measure(trainings(codes), z, a.rounds)
+                )
 
 
 if __name__ == "__main__":

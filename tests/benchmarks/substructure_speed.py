@@ -30,24 +30,48 @@ vector.register_awkward()
 
 def candidates(jets):
     """{name: (what it computes, function)}."""
-    c = {name: ak.values_astype(jets.constituents[name], "float64") for name in ("pt", "eta", "phi", "energy")}
-    massive = ak.zip({"px": c["pt"] * np.cos(c["phi"]), "py": c["pt"] * np.sin(c["phi"]),
-                      "pz": c["pt"] * np.sinh(c["eta"]), "E": c["energy"]}, with_name="Momentum4D")
-    massless = ak.zip({"pt": c["pt"], "eta": c["eta"], "phi": c["phi"], "mass": ak.zeros_like(c["pt"])},
-                      with_name="Momentum4D")
+    c = {
+        name: ak.values_astype(jets.constituents[name], "float64")
+        for name in ("pt", "eta", "phi", "energy")
+    }
+    massive = ak.zip(
+        {
+            "px": c["pt"] * np.cos(c["phi"]),
+            "py": c["pt"] * np.sin(c["phi"]),
+            "pz": c["pt"] * np.sinh(c["eta"]),
+            "E": c["energy"],
+        },
+        with_name="Momentum4D",
+    )
+    massless = ak.zip(
+        {"pt": c["pt"], "eta": c["eta"], "phi": c["phi"], "mass": ak.zeros_like(c["pt"])},
+        with_name="Momentum4D",
+    )
 
     def whole():
-        return fastjet.ClusterSequence(massive, fastjet.JetDefinition(fastjet.cambridge_algorithm, 1000.0))
+        return fastjet.ClusterSequence(
+            massive, fastjet.JetDefinition(fastjet.cambridge_algorithm, 1000.0)
+        )
 
     def njettiness():
-        return whole().njettiness(measure_definition="NormalizedMeasure", axes_definition="WTA_KT_Axes",
-                                  njets=[1, 2, 3, 4], beta=1.0, R0=0.8)
+        return whole().njettiness(
+            measure_definition="NormalizedMeasure",
+            axes_definition="WTA_KT_Axes",
+            njets=[1, 2, 3, 4],
+            beta=1.0,
+            R0=0.8,
+        )
 
     def groomer():
-        return whole().exclusive_jets_softdrop_grooming(njets=1, beta=0.0, symmetry_cut=0.1, R0=0.8)["msoftdrop"]
+        return whole().exclusive_jets_softdrop_grooming(
+            njets=1, beta=0.0, symmetry_cut=0.1, R0=0.8
+        )["msoftdrop"]
 
     def omnijet():
-        four = ak.zip({name: getattr(massless, name) for name in ("px", "py", "pz", "E")}, with_name="Momentum4D")
+        four = ak.zip(
+            {name: getattr(massless, name) for name in ("px", "py", "pz", "E")},
+            with_name="Momentum4D",
+        )
         sequence = fastjet.ClusterSequence(four, fastjet.JetDefinition(fastjet.kt_algorithm, 0.8))
         norm = ak.sum(massless.pt, axis=1) * 0.8
         taus = []
@@ -60,15 +84,19 @@ def candidates(jets):
             taus.append(ak.sum(massless.pt * near, axis=1) / norm)
         return taus
 
-    result = {"jetnb": ("both", lambda: substructure.compute(jets, TAUS + SOFTDROP)),
-              f"jetnb, {os.cpu_count()} threads": (
-                  "both", lambda: substructure.compute(jets, TAUS + SOFTDROP, threads=None)),
-              "jetnb, all features": ("all", lambda: substructure.compute(jets)),
-              "jetnb, tau": ("tau", lambda: substructure.compute(jets, TAUS)),
-              "jetnb, soft drop": ("soft drop", lambda: substructure.compute(jets, SOFTDROP)),
-              "fastjet, njettiness": ("tau", njettiness),
-              "OmniJet": ("tau", omnijet),
-              "fastjet, groomer": ("soft drop", groomer)}
+    result = {
+        "jetnb": ("both", lambda: substructure.compute(jets, TAUS + SOFTDROP)),
+        f"jetnb, {os.cpu_count()} threads": (
+            "both",
+            lambda: substructure.compute(jets, TAUS + SOFTDROP, threads=None),
+        ),
+        "jetnb, all features": ("all", lambda: substructure.compute(jets)),
+        "jetnb, tau": ("tau", lambda: substructure.compute(jets, TAUS)),
+        "jetnb, soft drop": ("soft drop", lambda: substructure.compute(jets, SOFTDROP)),
+        "fastjet, njettiness": ("tau", njettiness),
+        "OmniJet": ("tau", omnijet),
+        "fastjet, groomer": ("soft drop", groomer),
+    }
     if importlib.util.find_spec("energyflow"):
         import energyflow
 
@@ -79,8 +107,12 @@ def candidates(jets):
         tools = energyflow.utils.fastjet_utils
 
         def grooming():
-            return [tools.softdrop(tools.cluster(tools.pjs_from_ptyphims(event))[0], zcut=0.1, R=0.8).m()
-                    for event in events]
+            return [
+                tools.softdrop(
+                    tools.cluster(tools.pjs_from_ptyphims(event))[0], zcut=0.1, R=0.8
+                ).m()
+                for event in events
+            ]
 
         result["EnergyFlow, softdrop"] = ("soft drop", grooming)
     return result
@@ -104,17 +136,30 @@ def main():
             function()
             cpu[name].append((time.process_time() - start[0]) / len(jets) * 1e6)
             wall[name].append((time.perf_counter() - start[1]) / len(jets) * 1e6)
-    cpu, wall = ({name: np.array(values) for name, values in table.items()} for table in (cpu, wall))
-    print(f"{len(jets):,} jets of {ak.mean(ak.num(jets.constituents)):.1f} constituents, {args.rounds} rounds, "
-          f"{os.cpu_count()} cores\n{'':28}{'computes':>10}{'CPU us/jet':>12}{'wall us/jet':>12}{'CPU ratio':>10}")
+    cpu, wall = (
+        {name: np.array(values) for name, values in table.items()} for table in (cpu, wall)
+    )
+    print(
+        f"{len(jets):,} jets of {ak.mean(ak.num(jets.constituents)):.1f} constituents, {args.rounds} rounds, "
+        f"{os.cpu_count()} cores\n{'':28}{'computes':>10}{'CPU us/jet':>12}{'wall us/jet':>12}{'CPU ratio':>10}"
+    )
     ours = {what: cpu[f"jetnb, {what}"] for what in ("tau", "soft drop")}
     for name, (what, _) in tried.items():
         ratio = np.median(cpu[name] / ours.get(what, cpu["jetnb"]))
-        print(f"{name:28}{what:>10}{np.median(cpu[name]):12.1f}{np.median(wall[name]):12.1f}{ratio:10.2f}")
-    best = [min((name for name in tried if tried[name][0] == what and not name.startswith("jetnb")),
-                key=lambda name: np.median(cpu[name])) for what in ("tau", "soft drop")]
+        print(
+            f"{name:28}{what:>10}{np.median(cpu[name]):12.1f}{np.median(wall[name]):12.1f}{ratio:10.2f}"
+        )
+    best = [
+        min(
+            (name for name in tried if tried[name][0] == what and not name.startswith("jetnb")),
+            key=lambda name: np.median(cpu[name]),
+        )
+        for what in ("tau", "soft drop")
+    ]
     both = cpu[best[0]] + cpu[best[1]]
-    print(f"{best[0]} + {best[1]}: {np.median(both):.1f} us CPU/jet, {np.median(both / cpu['jetnb']):.1f} times jetnb")
+    print(
+        f"{best[0]} + {best[1]}: {np.median(both):.1f} us CPU/jet, {np.median(both / cpu['jetnb']):.1f} times jetnb"
+    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHROMIUM = os.environ.get("JETNB_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 LOCAL = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
 # The question about news would lie over the screenshots.
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
@@ -60,12 +68,27 @@ def jupyterlab(root, *, scratch, kernels=None):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "run",
-               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipy"}
+    folders = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "run",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipy",
+    }
     environment = os.environ | {name: str(scratch / folder) for name, folder in folders.items()}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-               f"--port={url.rpartition(':')[2]}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-               f"--ServerApp.root_dir={root}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={url.rpartition(':')[2]}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+    ]
     with open(scratch / "lab.log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -174,7 +197,12 @@ def reader(lab, path, *, profile):
 
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, headless=True, args=ARGUMENTS, viewport={"width": 1400, "height": 1000})
+            profile,
+            executable_path=CHROMIUM,
+            headless=True,
+            args=ARGUMENTS,
+            viewport={"width": 1400, "height": 1000},
+        )
         try:
             yield Reader(context.pages[0] if context.pages else context.new_page(), lab, path)
         finally:
@@ -183,11 +211,19 @@ def reader(lab, path, *, profile):
 
 def waiting_cells(notebook):
     """Sources of the code cells of a saved notebook that were never executed."""
-    return ["".join(cell["source"]) for cell in notebook["cells"]
-            if cell["cell_type"] == "code" and not cell["execution_count"]]
+    return [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and not cell["execution_count"]
+    ]
 
 
 def failed_cells(notebook):
     """Sources of the cells of a saved notebook that show an error and were not meant to."""
-    return ["".join(cell["source"]) for cell in notebook["cells"] for output in cell.get("outputs", [])
-            if output["output_type"] == "error" and "raises-exception" not in cell["metadata"].get("tags", [])]
+    return [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "error"
+        and "raises-exception" not in cell["metadata"].get("tags", [])
+    ]

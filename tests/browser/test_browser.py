@@ -11,12 +11,21 @@ import lab_driver
 import nbformat
 import pytest
 
-from jetnb import runner
+from jetnb.book import runner
 
-START, DETECTOR, SUBSTRUCTURE = "00_start_here.ipynb", "02_detector_in_the_jets.ipynb", "03_substructure.ipynb"
+START, DETECTOR, SUBSTRUCTURE = (
+    "00_start_here.ipynb",
+    "02_detector_in_the_jets.ipynb",
+    "03_substructure.ipynb",
+)
 SCREENSHOTS = runner.ROOT / "data" / "derived" / "screenshots"
-MISSING = ("Chromium (apt install chromium, or name it in JETNB_CHROMIUM)" if not lab_driver.CHROMIUM
-           else "playwright (pip install 'jetnb[browser]')" if not importlib.util.find_spec("playwright") else "")
+MISSING = (
+    "Chromium (apt install chromium, or name it in JETNB_CHROMIUM)"
+    if not lab_driver.CHROMIUM
+    else "playwright (pip install 'jetnb[browser]')"
+    if not importlib.util.find_spec("playwright")
+    else ""
+)
 
 if MISSING and os.environ.get("JETNB_BROWSER") == "require":
     raise RuntimeError(f"JETNB_BROWSER=require, but there is no {MISSING}")
@@ -66,7 +75,9 @@ def test_the_explorer_follows_its_slider_and_its_menu(lab, tmp_path):
 def test_a_jet_is_rewound_and_a_cut_moved_by_their_sliders(lab, tmp_path):
     with lab_driver.reader(lab, f"notebooks/{SUBSTRUCTURE}", profile=tmp_path) as browser:
         check_a_run(browser, SUBSTRUCTURE)
-        assert browser.changes(lambda: browser.press("ArrowRight"))  # the splittings of the first panel
+        assert browser.changes(
+            lambda: browser.press("ArrowRight")
+        )  # the splittings of the first panel
         browser.settle()
         browser.page.screenshot(path=SCREENSHOTS / "03_after_rewinding.png")
         before = browser.picture(1)

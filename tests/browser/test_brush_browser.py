@@ -15,11 +15,16 @@ import numpy as np
 import pytest
 
 import jetnb
-from jetnb import runner
+from jetnb.book import runner
 
 SCREENSHOTS = runner.ROOT / "data" / "derived" / "screenshots"
-MISSING = ("Chromium (apt install chromium, or name it in JETNB_CHROMIUM)" if not lab_driver.CHROMIUM
-           else "playwright (pip install 'jetnb[browser]')" if not importlib.util.find_spec("playwright") else "")
+MISSING = (
+    "Chromium (apt install chromium, or name it in JETNB_CHROMIUM)"
+    if not lab_driver.CHROMIUM
+    else "playwright (pip install 'jetnb[browser]')"
+    if not importlib.util.find_spec("playwright")
+    else ""
+)
 
 if MISSING and os.environ.get("JETNB_BROWSER") == "require":
     raise RuntimeError(f"JETNB_BROWSER=require, but there is no {MISSING}")
@@ -46,11 +51,18 @@ print("window", panel.controls["eta_range"].value, panel.controls["phi_range"].v
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
-    for name, sources in (("brush", [BRUSH]), ("zoom", ["from jetnb import widgets", BRUSH.rpartition("panel =")[0],
-                                                        ZOOM, WINDOW])):
+    for name, sources in (
+        ("brush", [BRUSH]),
+        ("zoom", ["from jetnb import widgets", BRUSH.rpartition("panel =")[0], ZOOM, WINDOW]),
+    ):
         cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3"}}), root / f"{name}.ipynb")
+        nbformat.write(
+            nbformat.v4.new_notebook(
+                cells=cells,
+                metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+            ),
+            root / f"{name}.ipynb",
+        )
     with lab_driver.jupyterlab(root, scratch=tmp_path_factory.mktemp("server")) as server:
         yield server
 
@@ -62,8 +74,10 @@ def drag(browser, box, x0, y0, x1, y1, *, look=None):
     area, (left, top, right, bottom) = picture.bounding_box(), box
 
     def at(x, y):
-        return (area["x"] + area["width"] * (left + x * (right - left)),
-                area["y"] + area["height"] * (top + y * (bottom - top)))
+        return (
+            area["x"] + area["width"] * (left + x * (right - left)),
+            area["y"] + area["height"] * (top + y * (bottom - top)),
+        )
 
     browser.page.mouse.move(*at(x0, y0))
     browser.page.mouse.down()
@@ -107,7 +121,9 @@ def test_brushing_follows_the_mouse(lab, tmp_path):
         assert (low, high) == pytest.approx((120, 240), abs=2)
         n = int(found.group(1).replace(",", ""))
         mass = np.asarray(jets.mass)
-        assert n == pytest.approx(((mass >= low) & (mass < high)).sum(), rel=0.05)  # the words round the window
+        assert n == pytest.approx(
+            ((mass >= low) & (mass < high)).sum(), rel=0.05
+        )  # the words round the window
         before = browser.picture()
         drag(browser, boxes[frames["map"]]["box"], 0.5, 0.1, 0.9, 0.5)
         status(browser, r"jets have mass .*, eta .* to .*, phi ")
@@ -126,7 +142,9 @@ def test_dragging_on_the_map_zooms_and_a_slider_is_followed(lab, tmp_path):
     with lab_driver.reader(lab, "zoom.ipynb", profile=tmp_path) as browser:
         assert lab_driver.failed_cells(browser.run_all()) == []
         assert browser.changes(lambda: drag(browser, box, 0.25, 0.5, 0.5, 0.75))
-        readout = browser.page.locator(".widget-slider", has_text="detector eta").locator(".widget-readout")
+        readout = browser.page.locator(".widget-slider", has_text="detector eta").locator(
+            ".widget-readout"
+        )
         text = readout.inner_text().replace("\u2212", "-").replace("\u2013", " ")
         low, high = map(float, re.findall(r"-?\d+\.\d+", text))
         assert (low, high) == pytest.approx((-1.7, 0.0), abs=0.1)
@@ -135,7 +153,11 @@ def test_dragging_on_the_map_zooms_and_a_slider_is_followed(lab, tmp_path):
         before = browser.picture()
         browser.page.locator("img.jetnb-picture").dblclick()
         assert browser.becomes_another(before)
-        handle = browser.page.locator(".widget-slider", has_text="detector eta").locator(".noUi-handle").first
+        handle = (
+            browser.page.locator(".widget-slider", has_text="detector eta")
+            .locator(".noUi-handle")
+            .first
+        )
         place = handle.bounding_box()
         browser.page.mouse.move(place["x"] + 5, place["y"] + 5)
         browser.page.mouse.down()

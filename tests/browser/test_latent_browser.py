@@ -14,11 +14,16 @@ import nbformat
 import numpy as np
 import pytest
 
-from jetnb import runner
+from jetnb.book import runner
 
 SCREENSHOTS = runner.ROOT / "data" / "derived" / "screenshots"
-MISSING = ("Chromium (apt install chromium, or name it in JETNB_CHROMIUM)" if not lab_driver.CHROMIUM
-           else "playwright (pip install 'jetnb[browser]')" if not importlib.util.find_spec("playwright") else "")
+MISSING = (
+    "Chromium (apt install chromium, or name it in JETNB_CHROMIUM)"
+    if not lab_driver.CHROMIUM
+    else "playwright (pip install 'jetnb[browser]')"
+    if not importlib.util.find_spec("playwright")
+    else ""
+)
 
 if MISSING and os.environ.get("JETNB_BROWSER") == "require":
     raise RuntimeError(f"JETNB_BROWSER=require, but there is no {MISSING}")
@@ -51,15 +56,21 @@ print(f"ended after {step} steps, {time.monotonic() - start:.1f} seconds")
 
 
 def write_notebook(path, *sources):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source.strip()) for source in sources],
-                                        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source.strip()) for source in sources],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
     nbformat.write(notebook, path)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
-    write_notebook(root / "explorer.ipynb", EXPLORER, "explorer.select(np.flatnonzero(xy[:, 0] > 100))\nprint('ready')")
+    write_notebook(
+        root / "explorer.ipynb",
+        EXPLORER,
+        "explorer.select(np.flatnonzero(xy[:, 0] > 100))\nprint('ready')",
+    )
     write_notebook(root / "training.ipynb", TRAINING, "print('second')", "print('third')")
     with lab_driver.jupyterlab(root, scratch=tmp_path_factory.mktemp("server")) as server:
         yield server
@@ -70,7 +81,9 @@ def lab_without_subshells(tmp_path_factory):
     """JupyterLab as it was before version 4.4: what widgets send waits behind the cell that runs."""
     root, scratch = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("server")
     write_notebook(root / "training.ipynb", TRAINING, "print('second')", "print('third')")
-    with lab_driver.jupyterlab(root, scratch=scratch, kernels={"commsOverSubshells": "disabled"}) as server:
+    with lab_driver.jupyterlab(
+        root, scratch=scratch, kernels={"commsOverSubshells": "disabled"}
+    ) as server:
         yield server
 
 
@@ -93,7 +106,9 @@ def wait_for_status(browser, pattern, *, timeout=30):
 def pixels(xy, width=560, height=440):
     """Where the map draws points: edges as in scatter.js, and 2 % of room."""
     share = 0.02 + 0.96 * (xy - xy.min(axis=0)) / np.ptp(xy, axis=0)
-    return np.stack([26 + share[:, 0] * (width - 30), height - 24 - share[:, 1] * (height - 46)], axis=1)
+    return np.stack(
+        [26 + share[:, 0] * (width - 30), height - 24 - share[:, 1] * (height - 46)], axis=1
+    )
 
 
 def test_the_latent_explorer_follows_mouse_and_keyboard(lab, tmp_path):
@@ -111,7 +126,9 @@ def test_the_latent_explorer_follows_mouse_and_keyboard(lab, tmp_path):
 
         def move(place):
             corner = canvas.bounding_box()
-            browser.page.mouse.move(corner["x"] + float(place[0]), corner["y"] + float(place[1]), steps=4)
+            browser.page.mouse.move(
+                corner["x"] + float(place[0]), corner["y"] + float(place[1]), steps=4
+            )
 
         def lasso():
             canvas.scroll_into_view_if_needed()
@@ -124,7 +141,9 @@ def test_the_latent_explorer_follows_mouse_and_keyboard(lab, tmp_path):
         before = browser.picture(1)
         began = time.monotonic()
         lasso()
-        n_selected = int(wait_for_status(browser, r"([\d,]+) of 4,000 jets selected").group(1).replace(",", ""))
+        n_selected = int(
+            wait_for_status(browser, r"([\d,]+) of 4,000 jets selected").group(1).replace(",", "")
+        )
         print(f"lasso to status {time.monotonic() - began:.2f} s")
         inside = matplotlib.path.Path(corners).contains_points(points).sum()
         assert n_selected == inside > 500
@@ -173,8 +192,13 @@ def stop_after_two_seconds(lab, path, profile):
         print(steps, seconds)
         assert int(steps) < 150 and float(seconds) < 15
         assert button.is_disabled()
-        for number, text in ((1, "second"), (2, "third")):  # what was waiting runs, each in its cell
-            outputs = browser.page.locator(".jp-CodeCell").nth(number).locator(".jp-OutputArea-output")
+        for number, text in (
+            (1, "second"),
+            (2, "third"),
+        ):  # what was waiting runs, each in its cell
+            outputs = (
+                browser.page.locator(".jp-CodeCell").nth(number).locator(".jp-OutputArea-output")
+            )
             outputs.first.wait_for()
             assert [each.strip() for each in outputs.all_inner_texts()] == [text]
         assert browser.outside == []

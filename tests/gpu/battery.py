@@ -33,19 +33,36 @@ from record import Record, collect
 from jetnb import atomic
 
 PARTS = (*measures.PARTS, "train")
-SHARES = {"numerics": 0.1, "speed": 0.25, "generate": 0.05, "processes": 0.05}  # of the time, at most
+SHARES = {
+    "numerics": 0.1,
+    "speed": 0.25,
+    "generate": 0.05,
+    "processes": 0.05,
+}  # of the time, at most
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for what was measured and trained")
-    parser.add_argument("--collect", type=Path, metavar="FILE", help="only put the records in OUT into one FILE")
-    parser.add_argument("--remark", action="append", default=[], help="what a reader of FILE must know; repeatable")
-    parser.add_argument("--folder", type=Path, help="folder of simulated stores; default: OUT/../simulated")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for what was measured and trained"
+    )
+    parser.add_argument(
+        "--collect", type=Path, metavar="FILE", help="only put the records in OUT into one FILE"
+    )
+    parser.add_argument(
+        "--remark", action="append", default=[], help="what a reader of FILE must know; repeatable"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder of simulated stores; default: OUT/../simulated"
+    )
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--parts", nargs="*", default=PARTS, choices=(*PARTS, "simulate"), help="all but simulate")
+    parser.add_argument(
+        "--parts", nargs="*", default=PARTS, choices=(*PARTS, "simulate"), help="all but simulate"
+    )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--cores", type=int, default=max((os.cpu_count() or 1) - 4, 1), help="that simulate")
+    parser.add_argument(
+        "--cores", type=int, default=max((os.cpu_count() or 1) - 4, 1), help="that simulate"
+    )
     parser.add_argument("--tiny", action="store_true", help="sizes for a test")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--train", help=argparse.SUPPRESS)
@@ -71,9 +88,22 @@ def main() -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here: --device cpu --tiny is what works without")
     ends = time.time() + 60 * args.minutes
-    words = [sys.executable, __file__, "--out", str(args.out), "--folder", str(folder), "--device", args.device,
-             *["--tiny"] * args.tiny]
-    maker = subprocess.Popen([*words, "--cores", str(args.cores), "--one", "simulate"]) if "simulate" in args.parts else None
+    words = [
+        sys.executable,
+        __file__,
+        "--out",
+        str(args.out),
+        "--folder",
+        str(folder),
+        "--device",
+        args.device,
+        *["--tiny"] * args.tiny,
+    ]
+    maker = (
+        subprocess.Popen([*words, "--cores", str(args.cores), "--one", "simulate"])
+        if "simulate" in args.parts
+        else None
+    )
     failed = 0
     for part in args.parts:
         if part == "train":
@@ -81,8 +111,13 @@ def main() -> int:
         elif part != "simulate":
             until = time.time() + SHARES[part] * 60 * args.minutes
             try:
-                failed += subprocess.run([*words, "--one", part, "--ends", str(until)],
-                                         timeout=max(until - time.time(), 1) + 30).returncode != 0
+                failed += (
+                    subprocess.run(
+                        [*words, "--one", part, "--ends", str(until)],
+                        timeout=max(until - time.time(), 1) + 30,
+                    ).returncode
+                    != 0
+                )
             except subprocess.TimeoutExpired:
                 print(f"{part}: cut off, its share of {args.minutes} minutes is over", flush=True)
     if maker:

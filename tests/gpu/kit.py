@@ -21,18 +21,56 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-PACKAGES = ("awkward", "awkward-cpp", "vector", "uproot", "boost-histogram", "fastjet", "pythia8mc<8.318",
-            "importlib-metadata", "zipp")
-DENSITIES = ("NNPDF23_lo_as_0130_qed_0000.dat", "cteq6l1.tbl", "GRS99LOpi.dat", "pom*", "SU21*")  # that Pythia opens
-PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
+PACKAGES = (
+    "awkward",
+    "awkward-cpp",
+    "vector",
+    "uproot",
+    "boost-histogram",
+    "fastjet",
+    "pythia8mc<8.318",
+    "importlib-metadata",
+    "zipp",
+)
+DENSITIES = (
+    "NNPDF23_lo_as_0130_qed_0000.dat",
+    "cteq6l1.tbl",
+    "GRS99LOpi.dat",
+    "pom*",
+    "SU21*",
+)  # that Pythia opens
+PLATFORMS = (
+    "manylinux_2_28",
+    "manylinux_2_27",
+    "manylinux_2_24",
+    "manylinux_2_17",
+    "manylinux2014",
+)
 
 
 def download(folder: Path, python: str) -> list[Path]:
     """The wheels of PACKAGES for this version of Python on Linux, without what they need in turn."""
     platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_x86_64")]
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:",
-                    "--python-version", python, "--implementation", "cp", *platforms, "-d", folder, *PACKAGES],
-                   check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            python,
+            "--implementation",
+            "cp",
+            *platforms,
+            "-d",
+            folder,
+            *PACKAGES,
+        ],
+        check=True,
+    )
     return sorted(folder.glob("*.whl"))
 
 

@@ -21,7 +21,8 @@ from subjects import models, on, packed, sizes_of, with_tokens
 from torch import nn
 from torch.nn import functional as F
 
-from jetnb import batches, training
+from jetnb import training
+from jetnb.inputs import batches
 from jetnb.models import _fast, heads, sampling
 from jetnb.models._regions import compile_regions
 from jetnb.models.encoder import Transformer, pad
@@ -50,7 +51,12 @@ def tf32(on: bool):
 @contextlib.contextmanager
 def changed(model: nn.Module, **values):
     """Within the block all parts of the model that have an attribute of these names have these values."""
-    before = [(part, name, getattr(part, name)) for part in model.modules() for name in values if hasattr(part, name)]
+    before = [
+        (part, name, getattr(part, name))
+        for part in model.modules()
+        for name in values
+        if hasattr(part, name)
+    ]
     if missing := values.keys() - {name for _, name, _ in before}:
         raise ValueError(f"no part of {type(model).__name__} has {', '.join(sorted(missing))}")
     try:
@@ -63,6 +69,7 @@ def changed(model: nn.Module, **values):
 
 
 # numerics -------------------------------------------------------------------------------------------------------
+
 
 def numerics(record: Record, device: str, tiny: bool) -> None:
     """Relative differences of loss and gradient to float64 on the CPU, where random numbers are the same."""
@@ -77,25 +84,39 @@ def compared(model: nn.Module, batch, device: str) -> dict:
     model.eval()
     fixed(model)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    goal = gradient(model.double(), [value.double() if value.is_floating_point() else value for value in batch])
+    goal = gradient(
+        model.double(), [value.double() if value.is_floating_point() else value for value in batch]
+    )
     found = {}
-    for name, where, exact, dtype in (("float32 on the CPU", "cpu", True, None), ("float32", device, True, None),
-                                      ("TF32", device, False, None), ("bfloat16", device, True, torch.bfloat16)):
+    for name, where, exact, dtype in (
+        ("float32 on the CPU", "cpu", True, None),
+        ("float32", device, True, None),
+        ("TF32", device, False, None),
+        ("bfloat16", device, True, torch.bfloat16),
+    ):
         if name == "TF32" and device != "cuda":
             continue
         model.float().to(where).load_state_dict(start)
-        with tf32(not exact), torch.autocast(where, dtype or torch.bfloat16, enabled=dtype is not None):
+        with (
+            tf32(not exact),
+            torch.autocast(where, dtype or torch.bfloat16, enabled=dtype is not None),
+        ):
             loss, slope = gradient(model, on(batch, where))
         model.cpu()
-        found[name] = {"loss": abs(loss - goal[0]) / abs(goal[0]),
-                       "gradient": float((slope - goal[1]).norm() / goal[1].norm())}
+        found[name] = {
+            "loss": abs(loss - goal[0]) / abs(goal[0]),
+            "gradient": float((slope - goal[1]).norm() / goal[1].norm()),
+        }
     return found
 
 
 def fixed(model: nn.Module) -> None:
     """Leave out what is drawn, which differs between devices: views are the jets themselves, and as they are mirrored."""
     if isinstance(model, JetCLR):
-        model.views = lambda x, offsets, generator=None: ((x, offsets), (x * x.new_tensor([1, -1, 1]), offsets))
+        model.views = lambda x, offsets, generator=None: (
+            (x, offsets),
+            (x * x.new_tensor([1, -1, 1]), offsets),
+        )
 
 
 def gradient(model: nn.Module, batch) -> tuple[float, torch.Tensor]:
@@ -108,24 +129,36 @@ def gradient(model: nn.Module, batch) -> tuple[float, torch.Tensor]:
 
 # speed ----------------------------------------------------------------------------------------------------------
 
+
 def speed(record: Record, device: str, tiny: bool) -> None:
     n = 32 if tiny else 512
     data = packed("jetclass", 4 * n)
     lengths = np.diff(data["features"].offsets)
-    record.take("jets", lambda: {"batch": n, "constituents": float(lengths.mean()), "longest": int(lengths.max())})
+    record.take(
+        "jets",
+        lambda: {"batch": n, "constituents": float(lengths.mean()), "longest": int(lengths.max())},
+    )
     ceilings = {}
-    for name, dtype, exact in (("float32", torch.float32, True), ("TF32", torch.float32, False),
-                               ("bfloat16", torch.bfloat16, True)):
+    for name, dtype, exact in (
+        ("float32", torch.float32, True),
+        ("TF32", torch.float32, False),
+        ("bfloat16", torch.bfloat16, True),
+    ):
+
         def ceiling(name=name, dtype=dtype, exact=exact):
             ceilings[name] = product(device, dtype, exact, 256 if tiny else 8192)
             return {"TFLOP/s": ceilings[name]}
+
         record.take(f"matrix product, {name}", ceiling)
     modes = {"float32": (True, None), "TF32": (False, None), "bfloat16": (True, torch.bfloat16)}
     if device == "cpu":
         del modes["TF32"]
     tried, work = models(data, tiny), {}
     for name, (model, _) in tried.items():
-        record.take(f"{name}: weights", lambda model=model: {"weights": sum(w.numel() for w in model.parameters())})
+        record.take(
+            f"{name}: weights",
+            lambda model=model: {"weights": sum(w.numel() for w in model.parameters())},
+        )
 
     def rate(name, mode, compiled="", **changes):
         """Speed of a training step, and which share of the chip it uses; compiled: with this backend."""
@@ -138,37 +171,66 @@ def speed(record: Record, device: str, tiny: bool) -> None:
         if name not in work:
             work[name] = flop(model, parts[0], device)
         with changed(model, **changes):
-            found = steps(model, parts, device, exact=exact, dtype=dtype, compiled=compiled, n=2 if tiny else 20)
+            found = steps(
+                model,
+                parts,
+                device,
+                exact=exact,
+                dtype=dtype,
+                compiled=compiled,
+                n=2 if tiny else 20,
+            )
         model.cpu()
         reached = found["jets/s"] * work[name] / 1e12
         top = ceilings.get(precision)
-        return found | {"MFLOP per jet": work[name] / 1e6, "TFLOP/s": reached, "share": top and reached / top}
+        return found | {
+            "MFLOP per jet": work[name] / 1e6,
+            "TFLOP/s": reached,
+            "share": top and reached / top,
+        }
 
     for name in tried:
         for mode in modes:
             record.take(f"{name}: {mode}", partial(rate, name, mode))
     for kernel in ("rectangles", "efficient", "varlen") if device == "cuda" else ("rectangles",):
-        for mode in ("float32", "bfloat16")[kernel == "varlen":]:
-            record.take(f"Transformer: {mode}, attention by {kernel}", partial(rate, "Transformer", mode, kernel=kernel))
-    for width in (8, 16, 32, 64)[:1 if tiny else None]:
-        record.take(f"Particle Transformer: bfloat16, rectangles in steps of {width}",
-                    partial(rate, "Particle Transformer", "bfloat16", step=width))
+        for mode in ("float32", "bfloat16")[kernel == "varlen" :]:
+            record.take(
+                f"Transformer: {mode}, attention by {kernel}",
+                partial(rate, "Transformer", mode, kernel=kernel),
+            )
+    for width in (8, 16, 32, 64)[: 1 if tiny else None]:
+        record.take(
+            f"Particle Transformer: bfloat16, rectangles in steps of {width}",
+            partial(rate, "Particle Transformer", "bfloat16", step=width),
+        )
     sizes = sizes_of(tiny)["Transformer"]
     parts = [data["features"][indices] for indices in batches.split(np.arange(4 * n), n)]
     for width in ("the longest of the batch", "128"):
         for mode, (exact, dtype) in modes.items():
+
             def padded(width=width, exact=exact, dtype=dtype):
                 model = Padded(data["features"].x.shape[1], **sizes, width=width).to(device)
-                return steps(model, parts, device, exact=exact, dtype=dtype, compiled="", n=2 if tiny else 20)
+                return steps(
+                    model, parts, device, exact=exact, dtype=dtype, compiled="", n=2 if tiny else 20
+                )
+
             record.take(f"nn.TransformerEncoder, padded to {width}: {mode}", padded)
-    record.take("training.fit, Transformer, bfloat16", lambda: loop(data["features"], device, n, tiny, sizes))
+    record.take(
+        "training.fit, Transformer, bfloat16",
+        lambda: loop(data["features"], device, n, tiny, sizes),
+    )
     if device == "cuda":
         for name in tried:
-            record.take(f"{name}: waits", partial(waits, *tried[name], with_tokens(data, tried[name][0], name), n))
+            record.take(
+                f"{name}: waits",
+                partial(waits, *tried[name], with_tokens(data, tried[name][0], name), n),
+            )
     for name in COMPILED:
         for mode in [mode for mode in ("bfloat16", "float32", "TF32") if mode in modes]:
-            record.take(f"{name}: {mode}, compiled", partial(
-                rate, name, mode, compiled="aot_eager" if tiny else "inductor"))  # the former does without a compiler
+            record.take(
+                f"{name}: {mode}, compiled",
+                partial(rate, name, mode, compiled="aot_eager" if tiny else "inductor"),
+            )  # the former does without a compiler
 
 
 class Padded(nn.Module):
@@ -176,8 +238,14 @@ class Padded(nn.Module):
 
     def __init__(self, n_features: int, dim: int, n_layers: int, n_heads: int, width: str):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(dim, n_heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.embed, self.norm, self.head = nn.Linear(n_features, dim), nn.LayerNorm(dim), nn.Linear(dim, 10)
+        layer = nn.TransformerEncoderLayer(
+            dim, n_heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.embed, self.norm, self.head = (
+            nn.Linear(n_features, dim),
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 10),
+        )
         self.layers = nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
         self.width = int(width) if width.isdigit() else 0
 
@@ -201,7 +269,7 @@ def product(device: str, dtype: torch.dtype, exact: bool, n: int) -> float:
         for _ in range(10):
             a @ b
         wait(device)
-    return 10 * 2 * n ** 3 / (time.perf_counter() - started) / 1e12
+    return 10 * 2 * n**3 / (time.perf_counter() - started) / 1e12
 
 
 def flop(model: nn.Module, batch, device: str) -> float:
@@ -214,10 +282,14 @@ def flop(model: nn.Module, batch, device: str) -> float:
     return counter.get_total_flops() / (len(batch[1]) - 1)
 
 
-def steps(model: nn.Module, parts: list, device: str, *, exact: bool, dtype, compiled: str, n: int) -> dict:
+def steps(
+    model: nn.Module, parts: list, device: str, *, exact: bool, dtype, compiled: str, n: int
+) -> dict:
     """Jets per second of n training steps after a warm-up: loss, gradient, clipping and AdamW, as in training.fit."""
     model.train()
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4, fused=True)
+    optimiser = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], 1e-4, fused=True
+    )
     generator, ready = torch.Generator(device).manual_seed(1), [on(part, device) for part in parts]
     if compiled:
         compile_regions(model, backend=compiled)
@@ -277,14 +349,24 @@ def loop(data: batches.Packed, device: str, n: int, tiny: bool, sizes: dict) -> 
     body = Transformer(data.x.shape[1], **sizes)
     model, count = heads.Classifier(body, heads.linear(body.dim, 10)), 3 if tiny else 120
     seconds = []
-    history = training.fit(model, data, steps=count, batch_size=n, seed=1, precision="bf16-mixed", accelerator=device,
-                           log_every=count // 3, watch=lambda _: seconds.append(time.perf_counter()) and None,
-                           progress=False)
+    history = training.fit(
+        model,
+        data,
+        steps=count,
+        batch_size=n,
+        seed=1,
+        precision="bf16-mixed",
+        accelerator=device,
+        log_every=count // 3,
+        watch=lambda _: seconds.append(time.perf_counter()) and None,
+        progress=False,
+    )
     last = history.steps[-1]["step"] - history.steps[0]["step"]
     return {"jets/s": last * n / (seconds[len(history.steps) - 1] - seconds[0])}
 
 
 # generation -----------------------------------------------------------------------------------------------------
+
 
 def generate(record: Record, device: str, tiny: bool) -> None:
     torch.manual_seed(1)
@@ -294,6 +376,7 @@ def generate(record: Record, device: str, tiny: bool) -> None:
         model.head.bias[-1] += float(np.log(sizes["n_codes"] / 50))
     for size in (32,) if tiny else (128, 1024, 4096):
         for dtype in (None, torch.bfloat16):
+
             def rate(size=size, dtype=dtype):
                 options = dict(batch_size=size, dtype=dtype, progress=False)
                 sampling.generate(model, size, seed=1, **options)
@@ -302,11 +385,16 @@ def generate(record: Record, device: str, tiny: bool) -> None:
                 _, offsets = sampling.generate(model, size if tiny else 2 * size, seed=2, **options)
                 wait(device)
                 spent = time.perf_counter() - started
-                return {"jets/s": (len(offsets) - 1) / spent, "tokens per jet": float(offsets.diff().double().mean())}
+                return {
+                    "jets/s": (len(offsets) - 1) / spent,
+                    "tokens per jet": float(offsets.diff().double().mean()),
+                }
+
             record.take(f"{size} at a time, {'float32' if dtype is None else 'bfloat16'}", rate)
 
 
 # processes ------------------------------------------------------------------------------------------------------
+
 
 def processes(record: Record, device: str, tiny: bool) -> None:
     record.take("two processes", lambda: two(device))
@@ -320,11 +408,16 @@ def two(device: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (port, device, Path(folder) / "weights.npy"), nprocs=2)
         shared, alone = np.load(Path(folder) / "weights.npy"), _three_steps(device)
-    return {"difference": float(np.abs(shared - alone).max() / np.abs(alone).max()), "weights": len(alone)}
+    return {
+        "difference": float(np.abs(shared - alone).max() / np.abs(alone).max()),
+        "weights": len(alone),
+    }
 
 
 def _rank(rank: int, port: int, device: str, file: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
     weights = _three_steps(device, rank=rank)
     if rank == 0:
         np.save(file, weights)

@@ -4,23 +4,35 @@ import re
 
 import pytest
 
-from jetnb import _json, runner
+from jetnb import _json
+from jetnb.book import runner
 
 FILES = sorted((runner.ROOT / "data" / "reference" / "gpu").glob("*.json"))
 ROWS = {  # of README: where its numbers in float32 and bfloat16 are
     "transformer": ("Transformer: float32", "Transformer: bfloat16, attention by efficient"),
     "`nn.TransformerEncoder` of this size, on padded jets": tuple(
-        f"nn.TransformerEncoder, padded to the longest of the batch: {kind}" for kind in ("float32", "bfloat16")),
-    "Particle Transformer": ("Particle Transformer: float32",
-                             "Particle Transformer: bfloat16, rectangles in steps of 32"),
-    **{name: (f"{name}: float32", f"{name}: bfloat16") for name in ("JetCLR", "masked autoencoder", "next token")},
-    "generation": ("4096 at a time, float32", "4096 at a time, bfloat16")}
+        f"nn.TransformerEncoder, padded to the longest of the batch: {kind}"
+        for kind in ("float32", "bfloat16")
+    ),
+    "Particle Transformer": (
+        "Particle Transformer: float32",
+        "Particle Transformer: bfloat16, rectangles in steps of 32",
+    ),
+    **{
+        name: (f"{name}: float32", f"{name}: bfloat16")
+        for name in ("JetCLR", "masked autoencoder", "next token")
+    },
+    "generation": ("4096 at a time, float32", "4096 at a time, bfloat16"),
+}
 
 
 @pytest.fixture(scope="module")
 def h200():
-    return _json.read(runner.ROOT / "data" / "reference" / "gpu" / "h200.json", what="record of the battery",
-                      remedy="collect it again with tests/gpu/battery.py")
+    return _json.read(
+        runner.ROOT / "data" / "reference" / "gpu" / "h200.json",
+        what="record of the battery",
+        remedy="collect it again with tests/gpu/battery.py",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +42,25 @@ def readme():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_record_says_what_was_measured_where(file):
-    found = _json.read(file, {"machine": dict, "tiny": bool, "remarks": list, "results": dict}, what="record of the "
-                       "battery", remedy="collect it again")
-    assert {"device", "memory_GB", "cuda", "torch", "python", "jetnb", "cores", "date"} <= found["machine"].keys()
+    found = _json.read(
+        file,
+        {"machine": dict, "tiny": bool, "remarks": list, "results": dict},
+        what="record of the battery",
+        remedy="collect it again",
+    )
+    assert {"device", "memory_GB", "cuda", "torch", "python", "jetnb", "cores", "date"} <= found[
+        "machine"
+    ].keys()
     assert not found["tiny"] and {"numerics", "generate", "processes"} <= found["results"].keys()
     assert "speed" in found["results"] or "no part speed" in " ".join(found["remarks"])
     if "speed" in found["results"]:
         assert "where" not in str(found["results"]["speed"]["Transformer: waits"])
-    failed = {f"{part}: {name}" for part, results in found["results"].items() for name, one in results.items()
-              if "error" in one}
+    failed = {
+        f"{part}: {name}"
+        for part, results in found["results"].items()
+        for name, one in results.items()
+        if "error" in one
+    }
     assert all(any(name in remark for remark in found["remarks"]) for name in failed)
 
 
@@ -56,14 +78,26 @@ def test_speeds_of_readme_are_those_of_the_record(name, h200, readme):
 
 def test_conditions_of_readme_are_those_of_the_record(h200, readme):
     results, machine = h200["results"], h200["machine"]
-    jets, worst = results["speed"]["jets"], {kind: {part: max(
-        one[kind][part] for one in results["numerics"].values()) for part in ("loss", "gradient")}
-        for kind in ("float32", "float32 on the CPU")}
+    jets, worst = (
+        results["speed"]["jets"],
+        {
+            kind: {
+                part: max(one[kind][part] for one in results["numerics"].values())
+                for part in ("loss", "gradient")
+            }
+            for kind in ("float32", "float32 on the CPU")
+        },
+    )
     assert worst["float32"]["loss"] <= 1.1 * worst["float32 on the CPU"]["loss"]
-    for words in (f"NVIDIA H200, with torch {machine['torch'][:4]} for CUDA {machine['cuda'][:2]}.",
-                  f"of {jets['batch']} jets with {jets['constituents']:.0f} constituents on average",
-                  f"{results['simulate']['aoj']['cores']} of {machine['cores']} CPU cores were busy",
-                  f"losses to {worst['float32']['loss']:.1e}, gradients to {worst['float32']['gradient']:.1e}".replace(
-                      "e-0", "e-"),
-                  f"weights of one to {results['processes']['two processes']['difference']:.1e}".replace("e-0", "e-")):
+    for words in (
+        f"NVIDIA H200, with torch {machine['torch'][:4]} for CUDA {machine['cuda'][:2]}.",
+        f"of {jets['batch']} jets with {jets['constituents']:.0f} constituents on average",
+        f"{results['simulate']['aoj']['cores']} of {machine['cores']} CPU cores were busy",
+        f"losses to {worst['float32']['loss']:.1e}, gradients to {worst['float32']['gradient']:.1e}".replace(
+            "e-0", "e-"
+        ),
+        f"weights of one to {results['processes']['two processes']['difference']:.1e}".replace(
+            "e-0", "e-"
+        ),
+    ):
         assert words in readme

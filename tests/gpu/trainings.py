@@ -26,13 +26,16 @@ def simulate(record: Record, folder: Path, cores: int, tiny: bool) -> None:
     from jetnb.simulation import production
 
     for name, n_jets in SIMULATED:
+
         def make(name=name, n_jets=40 if tiny else n_jets):
             started = time.perf_counter()
-            made = production.simulate(name, n_jets=n_jets, seed=SEED, path=folder / name, processes=cores,
-                                       progress=False)
+            made = production.simulate(
+                name, n_jets=n_jets, seed=SEED, path=folder / name, processes=cores, progress=False
+            )
             spent = time.perf_counter() - started
             parquet.write(record.file.parent / f"{name}.parquet", made.jets)
             return {"jets": len(made), "jets/s": len(made) / spent, "cores": cores}
+
         record.take(name, make)
 
 
@@ -53,6 +56,7 @@ def trainings(folder: Path, out: Path, tiny: bool) -> dict[str, Callable[[dict],
             some = some[np.random.default_rng(SEED).permutation(len(some))[:n_jets]]
             name = "jetclr" + (f"-{n_jets}-jets" if n_jets else "")
             return pretraining.pretrain("jetclr", some, out / name, **{**views, **options})
+
         return train
 
     def generator(codes):
@@ -61,8 +65,15 @@ def trainings(folder: Path, out: Path, tiny: bool) -> dict[str, Callable[[dict],
             path = out / f"tokens-{codes}"
             if not path.exists():
                 codebook(path, codes)
-            return pretraining.pretrain("omnijet", train, out / f"omnijet-aoj-{codes}", validation=validation,
-                                        settings={"codes": path, "turn": True}, **{**views, "lr": 1e-3, **options})
+            return pretraining.pretrain(
+                "omnijet",
+                train,
+                out / f"omnijet-aoj-{codes}",
+                validation=validation,
+                settings={"codes": path, "turn": True},
+                **{**views, "lr": 1e-3, **options},
+            )
+
         return train
 
     def codebook(path, codes):
@@ -70,20 +81,43 @@ def trainings(folder: Path, out: Path, tiny: bool) -> dict[str, Callable[[dict],
         settings = {"n_codes": 64 if tiny else 2048}
         if codes == "kmeans":
             settings = {"n_codes": 64 if tiny else 8192, "context": "features"}
-        pretraining.pretrain("tokens", train, path, seed=1, validation=validation, settings=settings, batch_size=128,
-                             steps=20 if tiny else 4_000, lr=1e-3, progress=False)
+        pretraining.pretrain(
+            "tokens",
+            train,
+            path,
+            seed=1,
+            validation=validation,
+            settings=settings,
+            batch_size=128,
+            steps=20 if tiny else 4_000,
+            lr=1e-3,
+            progress=False,
+        )
 
     def labels(options):
         train, validation = made(folder, "jetclass")
-        return pretraining.pretrain("supervised", train, out / "supervised", validation=validation,
-                                    **{**views, **options})
+        return pretraining.pretrain(
+            "supervised", train, out / "supervised", validation=validation, **{**views, **options}
+        )
 
     sizes = () if tiny else (512, 1500, 8000)
-    return {"jetclr": contrast(), **{f"jetclr-{n}-jets": contrast(n) for n in sizes}, "supervised": labels,
-            "omnijet-aoj-vqvae": generator("vqvae"), "omnijet-aoj-kmeans": generator("kmeans")}
+    return {
+        "jetclr": contrast(),
+        **{f"jetclr-{n}-jets": contrast(n) for n in sizes},
+        "supervised": labels,
+        "omnijet-aoj-vqvae": generator("vqvae"),
+        "omnijet-aoj-kmeans": generator("kmeans"),
+    }
 
 
-def train(words: list[str], out: Path, folder: Path, ends: float, tiny: bool, maker: subprocess.Popen | None) -> None:
+def train(
+    words: list[str],
+    out: Path,
+    folder: Path,
+    ends: float,
+    tiny: bool,
+    maker: subprocess.Popen | None,
+) -> None:
     """All trainings, a process each, since small networks leave most of a GPU idle; each when its jets are there.
 
     words: the command of one process, to which its training is added. maker: the process that simulates, if one does.
@@ -91,7 +125,9 @@ def train(words: list[str], out: Path, folder: Path, ends: float, tiny: bool, ma
     waiting, running = list(trainings(folder, out, tiny)), []
     while waiting and time.time() < ends:
         over = maker is None or maker.poll() is not None
-        for name in [name for name in waiting if over or (folder / SAMPLE_OF.get(name, "jetclass")).exists()]:
+        for name in [
+            name for name in waiting if over or (folder / SAMPLE_OF.get(name, "jetclass")).exists()
+        ]:
             running.append(subprocess.Popen([*words, "--ends", str(ends), "--train", name]))
             waiting.remove(name)
         time.sleep(0.5)
@@ -99,7 +135,9 @@ def train(words: list[str], out: Path, folder: Path, ends: float, tiny: bool, ma
         process.wait()
 
 
-def train_one(record: Record, name: str, out: Path, folder: Path, device: str, ends: float, tiny: bool) -> None:
+def train_one(
+    record: Record, name: str, out: Path, folder: Path, device: str, ends: float, tiny: bool
+) -> None:
     """One training, with as many steps as the time is long enough for, so that its learning rate falls to zero."""
     work = trainings(folder, out, tiny)[name]
     options = dict(accelerator=device, progress=False)
@@ -112,8 +150,13 @@ def train_one(record: Record, name: str, out: Path, folder: Path, device: str, e
         steps = 40 if tiny else max(200, int(0.85 * (ends - time.time()) / pace.seconds))
         history = work({**options, "steps": steps, "watch": lambda _: time.time() > ends})
         last = history.epochs[-1] if history.epochs else history.steps[-1]
-        return {"steps": history.steps[-1]["step"], "of": steps, "ended": history.reason,
-                "ms/step": 1e3 * pace.seconds, **last}
+        return {
+            "steps": history.steps[-1]["step"],
+            "of": steps,
+            "ended": history.reason,
+            "ms/step": 1e3 * pace.seconds,
+            **last,
+        }
 
     record.take(name, run)
 

@@ -10,20 +10,29 @@ import tomllib
 import nbformat
 import pytest
 
-from jetnb import runner
+from jetnb.book import runner
 
 NUMBERED = runner.find()
 FORBIDDEN = {
     r"^\s*!": "a shell command",
     r"^\s*%": "a magic (%pip, %%bash, %matplotlib ...)",
     r"\bsys\.path\b": "sys.path",
-    r"\bpickle\b|\bMemory\(|allow_pickle|joblib\.(?:load|dump)": "pickle, which runs what a file says (use jetnb.ledger)",
+    r"\bpickle\b|\bMemory\(|allow_pickle|joblib\.(?:load|dump)": "pickle, which runs what a file says (use jetnb.finetuning.ledger)",
     r"\b(?:Output|interact\w*)\(": "ipywidgets.Output or interact (use Image)",
     r"^\s*from ipywidgets import .*\b(?:Output|interact\w*)\b": "ipywidgets.Output or interact (use Image)",
     r"^\s*(?:from|import) rich\b": "rich (it makes an Output)",
 }
 TRAINS = {"training.fit", "finetuning.measure", "pretraining.pretrain"}
-CODE = (ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Return, ast.For, ast.With, ast.FunctionDef)
+CODE = (
+    ast.Assign,
+    ast.AugAssign,
+    ast.Import,
+    ast.ImportFrom,
+    ast.Return,
+    ast.For,
+    ast.With,
+    ast.FunctionDef,
+)
 
 
 def tags(cell):
@@ -48,9 +57,18 @@ def lint(notebook, *, links=(), number=None):
     links: file names that exist beside it. number: its place in the series, None for the template.
     """
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found = [f"cell {notebook.cells.index(cell) + 1}: {problem}" for cell in code for problem in cell_problems(cell)]
-    return found + [*sizes(notebook, code), *file_problems(notebook, code), *head(notebook, links, number),
-                    *parameter_problems(code), *parts(code)]
+    found = [
+        f"cell {notebook.cells.index(cell) + 1}: {problem}"
+        for cell in code
+        for problem in cell_problems(cell)
+    ]
+    return found + [
+        *sizes(notebook, code),
+        *file_problems(notebook, code),
+        *head(notebook, links, number),
+        *parameter_problems(code),
+        *parts(code),
+    ]
 
 
 def sizes(notebook, code):
@@ -61,7 +79,11 @@ def sizes(notebook, code):
         yield "more than one in ten code cells has over 15 lines"
     if counts[-1] > 25:
         yield f"a code cell has {counts[-1]} lines, at most 25 are allowed"
-    above = [before.cell_type for before, cell in zip(notebook.cells, notebook.cells[1:]) if cell.cell_type == "code"]
+    above = [
+        before.cell_type
+        for before, cell in zip(notebook.cells, notebook.cells[1:])
+        if cell.cell_type == "code"
+    ]
     if above.count("markdown") < 0.85 * len(code):
         yield f"{above.count('markdown')} of {len(code)} code cells stand directly under a markdown cell, 85 % must"
 
@@ -83,20 +105,31 @@ def head(notebook, links, number):
     if first.cell_type != "markdown" or not first.source.startswith("# "):
         yield "the first cell is not markdown that begins with '# title'"
         return
-    asked = [line for line in first.source.splitlines() if line.rstrip("*_ ").endswith("?") and line[:1] != "#"]
+    asked = [
+        line
+        for line in first.source.splitlines()
+        if line.rstrip("*_ ").endswith("?") and line[:1] != "#"
+    ]
     if len(asked) != 1 or re.search(r"[.!?] +[A-Z]", asked[0]):
         yield "the first cell has no one-sentence question (one line of its own that ends in '?')"
-    time = r"\b[^\w\n]{1,8}(?:under |about |below )?[<~]?\d[\d.]* ?(?:s|min|h|seconds|minutes|hours)\b"
+    time = (
+        r"\b[^\w\n]{1,8}(?:under |about |below )?[<~]?\d[\d.]* ?(?:s|min|h|seconds|minutes|hours)\b"
+    )
     for scale in runner.SCALES:
         honest = scale == "paper" and re.search(r"\bpaper\W{1,8}not measured\b", first.source)
         if not honest and not re.search(rf"\b{scale}{time}", first.source):
             yield f"the first cell gives no time for the scale {scale} (such as '{scale} 20 s', or 'paper not measured')"
     linked = set(re.findall(r"\]\((?:\./)?([^)#:]+\.ipynb)", first.source))
-    yield from (f"the first cell links to {name}, which is not there" for name in sorted(linked - set(links)))
+    yield from (
+        f"the first cell links to {name}, which is not there"
+        for name in sorted(linked - set(links))
+    )
     series = sorted(name for name in links if re.match(r"\d\d_", name))
     at = [i for i, name in enumerate(series) if number and name.startswith(number)]
     near = {series[j] for i in at for j in (i - 1, i + 1) if 0 <= j < len(series)}
-    yield from (f"the first cell does not link to its neighbour {name}" for name in sorted(near - linked))
+    yield from (
+        f"the first cell does not link to its neighbour {name}" for name in sorted(near - linked)
+    )
 
 
 def parameter_problems(code):
@@ -106,10 +139,12 @@ def parameter_problems(code):
         return
     source = tagged[0].source.splitlines()
     for statement in tree(tagged[0]).body:
-        text = source[statement.lineno - 1:statement.end_lineno]
+        text = source[statement.lineno - 1 : statement.end_lineno]
         try:
             ast.literal_eval(statement.value)
-            literal = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+            literal = isinstance(statement, ast.Assign) and isinstance(
+                statement.targets[0], ast.Name
+            )
         except (AttributeError, ValueError):
             literal = False
         if not literal:
@@ -119,8 +154,13 @@ def parameter_problems(code):
 
 
 def parts(code):
-    importing = sum(any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree(cell) or ast.Pass()))
-                    for cell in code)
+    importing = sum(
+        any(
+            isinstance(node, (ast.Import, ast.ImportFrom))
+            for node in ast.walk(tree(cell) or ast.Pass())
+        )
+        for cell in code
+    )
     if importing > 1:
         yield f"{importing} cells import; all imports belong into one"
     if not any("raises-exception" in tags(cell) for cell in code):
@@ -135,15 +175,20 @@ def parts(code):
 
 
 def cell_problems(cell):
-    yield from (what for pattern, what in FORBIDDEN.items() if re.search(pattern, cell.source, re.M))
+    yield from (
+        what for pattern, what in FORBIDDEN.items() if re.search(pattern, cell.source, re.M)
+    )
     if tree(cell) is None:
         yield "not Python"
         return
     for node in ast.walk(tree(cell)):
         if isinstance(node, (ast.Try, ast.TryStar)):
             yield "try/except"
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in TRAINS and not any(
-                keyword.arg in (None, "accelerator") for keyword in node.keywords):  # None: **options
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in TRAINS
+            and not any(keyword.arg in (None, "accelerator") for keyword in node.keywords)
+        ):  # None: **options
             yield f"{ast.unparse(node.func)} is not told its accelerator (ACCELERATOR, a parameter)"
         text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
         if re.match(r"/\w+/|~/|[A-Za-z]:[\\/]", text):
@@ -159,7 +204,10 @@ def is_code(comment):
         body = ast.parse(comment).body
     except SyntaxError:
         return False
-    return any(isinstance(s, CODE) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)) for s in body)
+    return any(
+        isinstance(s, CODE) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Call))
+        for s in body
+    )
 
 
 def scale_problems(scales, notebooks):
@@ -171,29 +219,41 @@ def scale_problems(scales, notebooks):
             values = scales.get(number, {}).get(scale)
             if values is None:
                 yield f"there is no table [{number}.{scale}]"
-            yield from (f"[{number}.{scale}] sets {name}, which is no parameter"
-                        for name in values or {} if name not in known)
+            yield from (
+                f"[{number}.{scale}] sets {name}, which is no parameter"
+                for name in values or {}
+                if name not in known
+            )
 
 
-@pytest.mark.parametrize("path", [*NUMBERED, runner.NOTEBOOKS / "_template.ipynb"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*NUMBERED, runner.NOTEBOOKS / "_template.ipynb"], ids=lambda path: path.stem
+)
 def test_notebook_keeps_the_contract(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     links = [other.name for other in path.parent.glob("*.ipynb")]
     number = path.name[:2] if path in NUMBERED else None
-    assert not (problems := lint(notebook, links=links, number=number)), f"{path.name}:\n  " + "\n  ".join(problems)
+    assert not (problems := lint(notebook, links=links, number=number)), (
+        f"{path.name}:\n  " + "\n  ".join(problems)
+    )
 
 
 def test_scales_fit_the_notebooks():
     scales = tomllib.loads((runner.NOTEBOOKS / "scales.toml").read_text(encoding="utf-8"))
-    notebooks = {path.name[:2]: runner.parameters(nbformat.read(path, as_version=4)) for path in NUMBERED}
+    notebooks = {
+        path.name[:2]: runner.parameters(nbformat.read(path, as_version=4)) for path in NUMBERED
+    }
     assert not list(scale_problems(scales, notebooks))
 
 
 def test_scales_that_do_not_fit_are_told():
     scales = {"01": {"ci": {"n": 1, "wrong": 2}}, "07": {}}
     assert list(scale_problems(scales, {"01": {"n": 5}})) == [
-        "[07] belongs to no notebook", "[01.ci] sets wrong, which is no parameter", "there is no table [01.paper]"]
+        "[07] belongs to no notebook",
+        "[01.ci] sets wrong, which is no parameter",
+        "there is no table [01.paper]",
+    ]
 
 
 def _change(notebook, index, source=None, **metadata):
@@ -210,7 +270,9 @@ HEAD, IMPORTS, PARAMETERS, MISTAKE, SOLUTION = 0, 2, 4, 12, 14
 BROKEN = {
     "'# title'": lambda n: _change(n, HEAD, "no title"),
     "one-sentence question": lambda n: _change(n, HEAD, n.cells[0].source.replace("?", ".")),
-    "scale paper": lambda n: _change(n, HEAD, n.cells[0].source.replace("paper | about 5 min", "paper | long")),
+    "scale paper": lambda n: _change(
+        n, HEAD, n.cells[0].source.replace("paper | about 5 min", "paper | long")
+    ),
     "which is not there": lambda n: _change(n, HEAD, n.cells[0].source + "\n[x](98_gone.ipynb)"),
     "its neighbour 01_b.ipynb": lambda n: _change(n, HEAD, n.cells[0].source + "\n[x](../x.md)"),
     "outputs or execution counts": lambda n: n.cells[IMPORTS].update(execution_count=3),
@@ -252,7 +314,14 @@ def test_a_notebook_that_breaks_the_contract_is_told_so(problem):
 
 
 def test_words_and_sums_are_not_taken_for_code():
-    for words in ("the mass in GeV", "paper: 2_000_000", "pt / energy", "see (3) of the paper", "TODO", "2 -> 3"):
+    for words in (
+        "the mass in GeV",
+        "paper: 2_000_000",
+        "pt / energy",
+        "see (3) of the paper",
+        "TODO",
+        "2 -> 3",
+    ):
         assert not is_code(words)
     for code in ("x = 3", "plt.show()", "import os", "x += 1"):
         assert is_code(code)

@@ -1,0 +1,1 @@
+"""Notebooks: the runner of `jetnb run`, and the gallery of what they drew."""

@@ -1,0 +1,280 @@
+"""Run notebooks without a browser: at a scale, with a progress bar each, leaving pages that can be read offline."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import atexit
+import contextlib
+import json
+import signal
+import time
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+
+import nbformat
+from jupyter_client.utils import ensure_async
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+GALLERY = ROOT / "data" / "derived" / "gallery"
+SCALES = ("ci", "laptop", "paper")
+TIMEOUT = 3600  # seconds per cell; never infinite, a lost message would otherwise hang for ever
+
+
+@dataclass
+class Outcome:
+    """What came of one notebook: the executed copy, the seconds it took, its ``result``, and the error if it failed."""
+
+    name: str
+    scale: str
+    notebook: NotebookNode
+    seconds: float = 0.0
+    result: dict = field(default_factory=dict)
+    error: str = ""
+
+
+def find(numbers=(), *, folder=NOTEBOOKS) -> list[Path]:
+    """The numbered notebooks in order, or those with these numbers ("2" and "02" are the same).
+
+    Raises ValueError naming the numbers that there are if one does not exist.
+    """
+    every = {path.name[:2]: path for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
+    wanted = [str(number).zfill(2) for number in numbers] or list(every)
+    for number in wanted:
+        if number not in every:
+            raise ValueError(
+                f"there is no notebook {number!r}; there are {', '.join(every) or 'none'}"
+            )
+    return [every[number] for number in wanted]
+
+
+def cell_index(notebook, tag) -> int | None:
+    """Index of the first cell that carries this tag; None without one."""
+    return next(
+        (i for i, cell in enumerate(notebook.cells) if tag in cell.metadata.get("tags", [])), None
+    )
+
+
+def parameters(notebook) -> dict:
+    """The literals that the cell tagged ``parameters`` assigns."""
+    index = cell_index(notebook, "parameters")
+    tree = ast.parse("" if index is None else notebook.cells[index].source)
+    return {
+        s.targets[0].id: ast.literal_eval(s.value) for s in tree.body if isinstance(s, ast.Assign)
+    }
+
+
+def at_scale(path, scale="laptop") -> NotebookNode:
+    """Read a notebook and give it the parameters of ``scales.toml`` (which lies beside it) for this scale.
+
+    ``laptop`` is the notebook as it stands. Otherwise a cell tagged ``injected-parameters`` follows the tagged one.
+    Raises ValueError for an unknown scale and for a parameter that the notebook does not have.
+    """
+    path = Path(path)
+    _check_scale(scale)
+    notebook = nbformat.read(path, as_version=4)
+    if scale == "laptop":
+        return notebook
+    scales = tomllib.loads((path.parent / "scales.toml").read_text(encoding="utf-8"))
+    values = scales.get(path.name[:2], {}).get(scale)
+    if values is None:
+        raise ValueError(f"scales.toml has no table [{path.name[:2]}.{scale}] for {path.name}")
+    for name in values:
+        if name not in (there := parameters(notebook)):
+            raise ValueError(
+                f"{path.name} has no parameter {name!r}, which scales.toml [{path.name[:2]}.{scale}] sets;"
+                f" it has {', '.join(there) or 'none'}"
+            )
+    lines = [f"# scale: {scale}", *(f"{name} = {value!r}" for name, value in values.items())]
+    cell = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
+    if values:
+        notebook.cells.insert(cell_index(notebook, "parameters") + 1, cell)
+    return notebook
+
+
+def _check_scale(scale) -> None:
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; there are {', '.join(SCALES)}")
+
+
+class _SlicedChannel:
+    """A shell channel that is polled in slices of a second.
+
+    While a widget's Output is in use, nbclient can lose the wake-up of a reply and then waits for the whole
+    timeout (jupyter/nbclient 312); a fresh poll sees the reply that is already there.
+    """
+
+    def __init__(self, channel):
+        self._channel = channel
+
+    def __getattr__(self, name):
+        return getattr(self._channel, name)
+
+    async def get_msg(self, timeout=None):
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            try:
+                return await ensure_async(self._channel.get_msg(timeout=max(0.0, min(1.0, left))))
+            except Empty:
+                if left <= 1.0:
+                    raise
+
+
+class _Client(NotebookClient):
+    stopped = None  # the signal that ended it
+
+    async def async_start_new_kernel(self, **options):
+        self._execution = asyncio.current_task()
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # nbclient's own handlers only shut the kernel down
+            with contextlib.suppress(
+                RuntimeError, NotImplementedError
+            ):  # not the main thread; Windows
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+        await super().async_start_new_kernel(**options)
+
+    def _stop(self, number):
+        self.stopped, self.shutdown_kernel = (
+            number,
+            "immediate",
+        )  # a busy kernel would not hear a request
+        (getattr(self, "task_poll_for_reply", None) or self._execution).cancel()
+
+    def end(self):
+        """After a stop: end the kernel if it is still there, raise what the signal asks for."""
+        if self.km is not None and self.km.has_kernel:
+            self._cleanup_kernel()
+        atexit.unregister(self._cleanup_kernel)
+        if self.stopped == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    async def _async_poll_for_reply(self, *args, **kwargs):
+        if not isinstance(self.kc.shell_channel, _SlicedChannel):
+            self.kc._shell_channel = _SlicedChannel(self.kc.shell_channel)
+        return await super()._async_poll_for_reply(*args, **kwargs)
+
+
+def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
+    """Execute a copy of one notebook, the kernel working in the notebook's own folder; the file is not touched.
+
+    The last cell's ``result`` is read out of the kernel. A cell that fails (unless it is tagged ``raises-exception``),
+    takes longer than ``timeout`` seconds or kills its kernel ends the notebook and is told in the outcome's ``error``,
+    as is a notebook that cannot be read or has no dict as ``result``. Raises ValueError for an unknown scale.
+    """
+    path = Path(path)
+    _check_scale(scale)
+    try:
+        notebook = at_scale(path, scale)
+        nbformat.validate(notebook)
+    except Exception as error:  # of whatever kind: the file may be damaged in any way
+        why = f"{path.name} cannot be run: {_first_line(error)}"
+        stub = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {path.stem}")])
+        return Outcome(path.stem, scale, stub, error=why)
+    probe = nbformat.v4.new_code_cell(
+        "import json as _json\nprint(_json.dumps(result, default=float))"
+    )
+    notebook.cells.append(probe)
+    outcome = Outcome(path.stem, scale, notebook)
+    total = sum(cell.cell_type == "code" for cell in notebook.cells) - 1
+    current, start = 0, time.monotonic()
+    with tqdm(
+        total=total, desc=path.stem, unit="cell", disable=not progress, dynamic_ncols=True
+    ) as bar:
+
+        def started(cell, cell_index):
+            nonlocal current
+            current = cell_index
+
+        def executed(cell, cell_index, execute_reply):
+            bar.update(cell is not probe)
+
+        client = _Client(
+            notebook,
+            timeout=timeout,
+            kernel_name="python3",
+            on_cell_start=started,
+            on_cell_executed=executed,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            resources={"metadata": {"path": str(path.parent)}},
+        )
+        try:
+            client.execute()
+            outcome.result = _result(probe)
+        except CellExecutionError as error:
+            outcome.error = f"{error.ename}: {error.evalue}"
+        except CellTimeoutError:
+            outcome.error = f"took longer than {timeout} s"
+        except KeyboardInterrupt:  # before its signals were handled, or after
+            client.end()
+        except (Exception, asyncio.CancelledError) as error:
+            if client.stopped:
+                client.end()
+            outcome.error = (
+                "the kernel died (often: out of memory)"
+                if isinstance(error, DeadKernelError)
+                else _first_line(error)
+            )
+    if outcome.error:
+        injected = cell_index(notebook, "injected-parameters")
+        number = current + 1 - (injected is not None and injected < current)
+        here = (
+            f"cell {number}"
+            if notebook.cells[current] is not probe
+            else "no `result` after the last cell"
+        )
+        outcome.error = f"{path.name}, {here}: {outcome.error}"
+    notebook.cells.remove(probe)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _result(probe) -> dict:
+    text = "".join(
+        output.get("text", "") for output in probe.outputs if output.get("name") == "stdout"
+    )
+    result = json.loads(text.strip().rpartition("\n")[2])  # a thread may have printed before
+    if not isinstance(result, dict):
+        raise ValueError(
+            f"it is of type {type(result).__name__}, and must be a dict of names and values"
+        )
+    return result
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.300}"
+
+
+def run(numbers=(), scale="laptop", *, out=GALLERY, folder=NOTEBOOKS, timeout=TIMEOUT) -> int:
+    """Execute the numbered notebooks, write the gallery, print a summary; the number of notebooks that failed.
+
+    ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page and the facts as ``.json``, and
+    ``index.html`` over everything that the folder holds. A notebook that fails does not stop the others, and after
+    Ctrl-C those that were done are there. Raises ValueError for an unknown number or scale, and while another process
+    writes this gallery.
+    """
+    from jetnb import atomic
+    from jetnb.book import gallery
+
+    _check_scale(scale)
+    outcomes, paths = [], find(numbers, folder=folder)
+    with atomic.alone(out, "writing the gallery"):
+        index = gallery.write_index(out)
+        for path in paths:
+            outcomes.append(execute(path, scale, timeout=timeout))
+            gallery.write_page(outcomes[-1], out, folder=folder)
+            gallery.write_index(out)
+    for outcome in outcomes:
+        print(f"{outcome.name:32s} {outcome.seconds:7.1f} s  {outcome.error or 'ok'}")
+    print(f"gallery: {index.resolve().as_uri()}")
+    return sum(bool(outcome.error) for outcome in outcomes)

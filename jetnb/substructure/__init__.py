@@ -1,0 +1,8 @@
+"""Substructure: groomed mass, N-subjettiness, energy correlations, the other high-level features of jets, and images.
+
+features: what each name means, over blocks of jets. kernels: clustering and axes, compiled.
+"""
+
+from jetnb.substructure.features import AXES, FEATURES, TAUS, compute, decluster, images
+
+__all__ = ["AXES", "FEATURES", "TAUS", "compute", "decluster", "images"]

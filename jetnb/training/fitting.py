@@ -1,0 +1,258 @@
+"""Training: `fit(model, data, epochs=..., seed=...)`, the one loop, from a laptop to many GPUs, on Lightning Fabric.
+
+A model is an `nn.Module` with `loss(batch, *, generator=None)`, which returns a scalar; every strategy and every
+classifier is one. Data are those of `jetnb.inputs.batches`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from jetnb import atomic, checkpoints, hardware
+from jetnb.training import resume
+from jetnb.training.history import History
+from jetnb.training.loop import Training
+
+
+def fit(
+    model: nn.Module,
+    data,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+    clip: float | None = None,
+    seed: int,
+    parameters: Sequence[dict] | None = None,
+    validation=None,
+    measure: Callable[[nn.Module], dict] | None = None,
+    keep: str = "best",
+    best_by: str = "validation_loss",
+    patience: int | None = None,
+    path=None,
+    resume: bool = False,
+    save_every: int | None = None,
+    card: dict | None = None,
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    compile: bool = False,
+    log_every: int = 10,
+    watch: Callable[[dict], Any] | None = None,
+    progress: bool = True,
+) -> History:
+    """Train `model` on `data`, in place, and return what happened. The model is left in eval mode, on its device.
+
+    model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()` -> dict of numbers
+    about the last batch, which are recorded every epoch. data: see `jetnb.inputs.batches`; its batches reach the model as
+    tuples of tensors, the offsets on the CPU and all else on the device. epochs or steps: one of them.
+    batch_size: jets per step, over all devices.
+
+    The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all steps) and falls to
+    zero on a cosine. weight_decay spares biases and norms. clip: largest norm of the gradient; None is 1, and with
+    16-mixed 0.1. parameters: param groups, dicts of "params" and, where they differ, "lr" and "weight_decay".
+    seed: order of jets, augmentation and dropout; initial weights are those of `model`. The same seed gives the same
+    numbers on the same CPU with the same number of threads; on a GPU sums over a jet have no fixed order. torch's
+    global generator is left as it was.
+
+    validation: data on which the mean loss is taken after every epoch, in eval mode and with the same random numbers
+    each time. measure(model): more numbers to take then. keep: "best" ends with the weights of the epoch that is best
+    by "validation_loss" (the lowest), or by the number `best_by` of `measure` (the highest), the first of equals;
+    "last", or no validation, with the last ones. patience: end after so many epochs in a row without a better one.
+
+    path: folder for checkpoints, of every epoch, every `save_every` steps and, at the next record, after every minute,
+    see `jetnb.checkpoints`; `card` is added to theirs. The history grows in the file `<path>.history.jsonl` beside it.
+    One training at a time writes there. resume: go on where the checkpoint at `path` is, if there is one, as if nothing
+    had happened; a finished training is loaded and returned. Data are compared with those of the checkpoint: their
+    number, and labels, numbers of constituents and features of up to 4096 jets, evenly over them.
+    log_every: steps between records. watch(record): called after each, the last of an epoch with
+    its validation too;
+    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of JupyterLab), after the
+    step that is under way: what was learned is kept. So it is, at `path`, with SIGTERM, which then ends the process.
+    progress: show a bar.
+
+    precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed", "auto", 4, 1,
+    "ddp". precision "tf32" is "32-true" where factors of matrix products on a GPU are rounded to TensorFloat-32, with
+    10 bits of mantissa in place of 23: several times as quick from NVIDIA's Ampere on, and all else is float32.
+    With several devices each takes its share of each batch: the gradient is that of one device as long as the
+    loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
+    which takes up to minutes to begin, for what lies between attentions, or for all of a model that has no attention of
+    ours. Measure before you use it: on an H200 a transformer of 2 million weights was slower with it in float32, TF32
+    and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a Particle Transformer quicker (8 200, not 7 000).
+    On a CPU, a network of less than a million weights trains on at most two threads, and on one unless OMP_WAIT_POLICY
+    is PASSIVE, as `start.py` and `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own
+    OMP_NUM_THREADS or torch.set_num_threads win.
+
+    Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a path to which
+    another process trains, and a checkpoint that cannot be written; `FileExistsError` where there is one and resume is
+    False; `FloatingPointError` at the next record after a loss or gradient that is not
+    finite; no step with such a gradient changes the weights. With 16-mixed these steps are skipped, counted, and end
+    the training only when 50 follow on each other. Warns, once each, of gradients that explode and of collapse.
+    Taught in notebook 07.
+    """
+    arguments = dict(
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        clip=clip,
+        seed=seed,
+        keep=keep,
+        best_by=best_by,
+        patience=patience,
+        precision=precision,
+    )
+    _check(model, data, validation, measure, arguments, save_every, log_every)
+    hardware.check(accelerator)
+    check_free(path, resume)
+    card = checkpoints.as_json(card or {})
+    from lightning.fabric import (
+        Fabric,
+    )  # takes seconds, which those who only look at records need not wait
+
+    with _quiet():
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision="32-true" if precision == "tf32" else precision,
+        )
+        done, weights = fabric.launch(
+            _run,
+            os.getpid(),
+            model,
+            data,
+            arguments,
+            dict(
+                parameters=parameters,
+                validation=validation,
+                measure=measure,
+                path=path,
+                resume=resume,
+                save_every=save_every,
+                card=card,
+                compile=compile,
+                log_every=log_every,
+                watch=watch,
+                progress=progress,
+            ),
+        )
+    if weights is not None:  # the training was in other processes
+        model.load_state_dict(safetensors.torch.load(weights))
+        model.eval()
+    return done
+
+
+def _run(
+    fabric, caller: int, model: nn.Module, data, arguments: dict, options: dict
+) -> tuple[History, bytes | None]:
+    """The training, in each of the processes that share it."""
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with (
+        _alone(fabric, path := options["path"]),
+        torch.random.fork_rng(devices),
+        hardware.threads(model, fabric.device),
+    ):
+        check_free(path, options["resume"])  # another training may have ended meanwhile
+        training = Training(fabric, model, data, arguments, **options)
+        training.run()
+    elsewhere = (
+        os.getpid() != caller
+    )  # in a process that was forked or spawned, with a copy of the model
+    return training.history, safetensors.torch.save(
+        checkpoints.copies(model.state_dict())
+    ) if elsewhere else None
+
+
+def check_free(path, resume: bool) -> None:
+    """Raise `FileExistsError` where there is something at `path` that is not to be gone on with."""
+    if path is not None and not resume and Path(path).exists():
+        raise FileExistsError(
+            f"path: {path} exists; pass resume=True to go on with that training, or choose another"
+        )
+
+
+@contextlib.contextmanager
+def _alone(fabric, path):
+    """Be the only training to `path`, in all its processes, or raise `ValueError` in all of them."""
+    with contextlib.ExitStack() as stack:
+        refused = ""
+        if path is not None and fabric.is_global_zero:
+            try:
+                if resume.is_done(path):  # it is only read, by as many as like
+                    atomic.clean(Path(path))
+                else:
+                    stack.enter_context(atomic.alone(Path(path), "training to"))
+            except ValueError as error:
+                refused = f"path: {error}"
+        if refused := fabric.broadcast(refused):
+            raise ValueError(refused)
+        yield
+
+
+def _check(model, data, validation, measure, arguments: dict, save_every, log_every) -> None:
+    def refuse(name, remedy, value=None):
+        raise ValueError(f"{name} is {arguments.get(name, value)!r}: {remedy}")
+
+    if not callable(getattr(model, "loss", None)):
+        raise ValueError(
+            f"model is a {type(model).__name__} without a method loss(batch, *, generator=None): wrap it, "
+            "e.g. in jetnb.models.heads.Classifier"
+        )
+    for name, jets in (("data", data), ("validation", validation)):
+        if jets is not None and len(jets) == 0:
+            raise ValueError(f"{name} has no jets")
+    if (arguments["epochs"] is None) == (arguments["steps"] is None):
+        raise ValueError(
+            f"epochs is {arguments['epochs']} and steps is {arguments['steps']}: give one of them"
+        )
+    for name, value in {**arguments, "save_every": save_every, "log_every": log_every}.items():
+        if (
+            name in ("epochs", "steps", "batch_size", "patience", "save_every", "log_every")
+            and value is not None
+            and value < 1
+        ):
+            refuse(name, "it must be at least 1", value)
+        if name in ("lr", "clip") and value is not None and not value > 0:
+            refuse(name, "it must be positive")
+    if not 0 <= arguments["warmup"] < 1:
+        refuse("warmup", "it is a share of all steps, from 0 to below 1")
+    if not arguments["weight_decay"] >= 0:
+        refuse("weight_decay", "it must not be negative")
+    if arguments["keep"] not in ("best", "last"):
+        refuse("keep", 'it is "best" or "last"')
+    if arguments["best_by"] != "validation_loss" and measure is None:
+        refuse("best_by", "it names a number of measure, and there is no measure")
+    if arguments["patience"] and validation is None and arguments["best_by"] == "validation_loss":
+        refuse("patience", "it needs validation, or a measure named by best_by")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Leave out what Lightning says about devices and ranks: a notebook wants the history and nothing else."""
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
