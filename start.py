@@ -5,10 +5,10 @@
     python3 start.py run [NN ...]    run the notebooks (or some of them), leave an HTML gallery
     python3 start.py test            run the tests
 
-More words are passed on. The first call makes an environment in .venv, or in the folder JETNB_VENV (a minute or more,
-2 GB); later calls start at once, without network, and take nothing away that works. torch is PyPI's CUDA build where
-nvidia-smi finds a GPU, else the CPU build; JETNB_TORCH=cpu, cuda or a name at download.pytorch.org, such as cu126 (the
-way to CUDA on Windows), says otherwise.
+More words are passed on. The first call makes an environment in .venv, or in the folder JETNB_VENV
+(a minute or more, 2 GB); later calls start at once, without network, and take nothing away that
+works. torch is PyPI's CUDA build where nvidia-smi finds a GPU, else the CPU build; JETNB_TORCH=cpu,
+cuda or a name at download.pytorch.org, such as cu126 (the way to CUDA on Windows), says otherwise.
 """
 
 import contextlib
@@ -45,7 +45,9 @@ NEEDS = {
 
 
 def call(*words, stderr=sp.DEVNULL, **options):
-    """Run a program; return its exit status and what it printed. One that is not there, or does not end, has failed."""
+    """Run a program; return its exit status and what it printed. One that is not there, or does not
+    end, has failed.
+    """
     try:
         done = sp.run(
             [str(word) for word in words],
@@ -65,7 +67,9 @@ def works(modules, **options):
 
 @contextlib.contextmanager
 def alone():
-    """Take turns with others that set up from this folder (not on Windows): a lock, which ends with this process."""
+    """Take turns with others that set up from this folder (not on Windows): a lock, which ends with
+    this process.
+    """
     with open(ROOT / "pyproject.toml", "rb") as file:
         with contextlib.suppress(OSError, NameError):  # no locks on this file system, or Windows
             try:
@@ -77,7 +81,9 @@ def alone():
 
 
 def install_torch(version):
-    """Put the right build of torch there before all else: PyPI's for Linux brings 3 GB of CUDA along."""
+    """Put the right build of torch there before all else: PyPI's for Linux brings 3 GB of CUDA
+    along.
+    """
     flavour = TORCH if TORCH != "auto" else "cpu" if call("nvidia-smi", "-L")[0] else "cuda"
     kind = "cpu" if flavour == "cpu" or sys.platform == "darwin" else "cuda"
     there = call(PY, "-c", "import torch; print('cuda' if torch.version.cuda else 'cpu')")[
@@ -205,7 +211,9 @@ def set_up(command):
 
 
 def check_data():
-    """Compare the shipped data with its checksums, the first time and when a file has changed since."""
+    """Compare the shipped data with its checksums, the first time and when a file has changed
+    since.
+    """
     now = json.dumps(
         [
             (path.name, path.stat().st_size, path.stat().st_mtime)
@@ -229,7 +237,7 @@ def check_data():
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  it runs before any installation
         sys.exit("jetnb needs Python 3.11 or newer; this is " + sys.version.split()[0])
     sys.stdout.reconfigure(line_buffering=True)
     program = PROGRAMS.get("".join(sys.argv[1:2])) or sys.exit(__doc__)
@@ -240,7 +248,8 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     if sys.argv[1] != "test":
         check_data()
-    # Threads of torch that wait for each other sleep: else they take the time of those who have something to do.
+    # Threads of torch that wait for each other sleep: else they take the time of those who have
+    # something to do.
     os.environ.update(
         {
             "OMP_WAIT_POLICY": "PASSIVE",

@@ -1,6 +1,8 @@
-"""Foundation models of LHC jets, notebook first: `jets = jetnb.load("aoj")`, `print(jetnb.describe(jets))`.
+"""Foundation models of LHC jets, notebook first: `jets = jetnb.load("aoj")`,
+`print(jetnb.describe(jets))`.
 
-Importing the package is cheap: awkward, torch and the rest are imported by the modules that need them.
+Importing the package is cheap: awkward, torch and the rest are imported by the modules that need
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The command line, ``jetnb`` or ``python -m jetnb``: each command is one call that a notebook cell could make."""
+"""The command line, ``jetnb`` or ``python -m jetnb``: each command is one call that a notebook cell
+could make.
+"""
 
 from __future__ import annotations
 
@@ -202,7 +204,9 @@ def _pretrain(args) -> int:
 
 
 def _set(settings: dict, text: str) -> None:
-    """Put KEY=VALUE into settings: KEY may be a path with points, VALUE is read as JSON if it can be."""
+    """Put KEY=VALUE into settings: KEY may be a path with points, VALUE is read as JSON if it can
+    be.
+    """
     import json
 
     key, equals, value = text.partition("=")
@@ -318,10 +322,11 @@ INTERRUPTED = {  # what becomes of the work of a command that is interrupted
 
 
 def main(argv=None) -> int:
-    """Run one command; 0 if all went well, 1 if a notebook failed or a file should not be used, 2 if what was asked
-    for cannot be done, 130 if it was interrupted."""
+    """Run one command; 0 if all went well, 1 if a notebook failed or a file should not be used, 2
+    if what was asked for cannot be done, 130 if it was interrupted."""
     args = _parser().parse_args(argv)
-    # Threads of torch that wait sleep, here and in kernels: else they take the time of those who have something to do.
+    # Threads of torch that wait sleep, here and in kernels: else they take the time of those who
+    # have something to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[

@@ -1,7 +1,9 @@
-"""`njit`: as numba's, with the machine code kept on disk, and without an error where it cannot be kept.
+"""`njit`: as numba's, with the machine code kept on disk, and without an error where it cannot be
+kept.
 
-numba keeps it beside the source or in the user's home, and refuses to compile where neither can be written, as in a
-read-only container. Then it is kept in a folder for temporary files; where there is none, each process compiles anew.
+numba keeps it beside the source or in the user's home, and refuses to compile where neither can be
+written, as in a read-only container. Then it is kept in a folder for temporary files; where there
+is none, each process compiles anew.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from pathlib import Path
 
 
 def njit(**options) -> Callable:
-    """Decorator: `numba.njit` with these options, and the machine code kept on disk where that can be."""
+    """Decorator: `numba.njit` with these options, and the machine code kept on disk where that can
+    be.
+    """
 
     def compiled(function):
         import numba  # seconds, which those who compile nothing need not wait
@@ -28,7 +32,8 @@ def njit(**options) -> Callable:
 
 
 def with_cache(make: Callable):
-    """`make()`, which decorates functions with `cache=True`: again with another folder if numba finds none.
+    """`make()`, which decorates functions with `cache=True`: again with another folder if numba
+    finds none.
 
     Raises `RuntimeError`, as numba does, where there is no such folder either.
     """
@@ -44,7 +49,9 @@ def with_cache(make: Callable):
 
 
 def _private() -> Path | None:
-    """A folder for temporary files that nobody else can write in, for what lies there is executed; None if none is."""
+    """A folder for temporary files that nobody else can write in, for what lies there is executed;
+    None if none is.
+    """
     try:
         folder = Path(
             tempfile.gettempdir(),

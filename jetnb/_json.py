@@ -1,4 +1,6 @@
-"""JSON that was read from a file and is what it should be: the one way in for cards, settings and histories."""
+"""JSON that was read from a file and is what it should be: the one way in for cards, settings and
+histories.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ def read(
 ) -> dict:
     """The record in the file `path`, with at least `fields` of these types.
 
-    what: names the record in errors, e.g. "card of a checkpoint"; remedy: what to do about a damaged one. Raises
-    `FileNotFoundError` and `PermissionError` as opening does, and `ValueError` naming file, field and value for what
-    is no such record.
+    what: names the record in errors, e.g. "card of a checkpoint"; remedy: what to do about a
+    damaged one. Raises `FileNotFoundError` and `PermissionError` as opening does, and `ValueError`
+    naming file, field and value for what is no such record.
     """
     path = Path(path)
     if (size := path.stat().st_size) > LIMIT:

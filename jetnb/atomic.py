@@ -1,7 +1,8 @@
 """Files and folders that appear under their name only when they are complete and on disk.
 
-The content is made in a hidden place beside the target and renamed, so a process that is killed, a full disk
-or a second process that makes the same thing never leaves half of it, and never spoils what was there.
+The content is made in a hidden place beside the target and renamed, so a process that is killed, a
+full disk or a second process that makes the same thing never leaves half of it, and never spoils
+what was there.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ except ImportError:  # not on Windows: there, what a killed process left stays u
 
 @contextlib.contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty hidden folder; at the end of the block it becomes `path`, after an error it is removed.
+    """Yield an empty hidden folder; at the end of the block it becomes `path`, after an error it is
+    removed.
 
-    Folders that killed processes left beside `path` are removed too: each is locked while it is filled, and
-    the kernel lets go of the lock when the process ends, however it ends. `replace=True` swaps the new folder
-    with an existing one in one step. Raises `FileExistsError` when `path` is there and not to be replaced.
+    Folders that killed processes left beside `path` are removed too: each is locked while it is
+    filled, and the kernel lets go of the lock when the process ends, however it ends.
+    `replace=True` swaps the new folder with an existing one in one step. Raises `FileExistsError`
+    when `path` is there and not to be replaced.
     """
     _free(path, replace)
     with _hidden(path) as folder:
@@ -43,10 +46,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a hidden file name; at the end of the block that file becomes `path`, after an error it goes.
+    """Yield a hidden file name; at the end of the block that file becomes `path`, after an error it
+    goes.
 
-    What killed processes left beside `path` goes too: the file is made in a folder like those of `new_folder`, since
-    some writers lock their files themselves. Raises `FileExistsError` when `path` is there and not to be replaced.
+    What killed processes left beside `path` goes too: the file is made in a folder like those of
+    `new_folder`, since some writers lock their files themselves. Raises `FileExistsError` when
+    `path` is there and not to be replaced.
     """
     _free(path, replace)
     with _hidden(path) as folder:
@@ -60,11 +65,13 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(path: Path, doing: str, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Be the only process that is `doing` something with `path` until the end of the block, e.g. "training to".
+    """Be the only process that is `doing` something with `path` until the end of the block, e.g.
+    "training to".
 
-    Another one gets a `ValueError` that names this process; or it calls `wait`, which should take a while, until it is
-    its turn. The lock is the file `.NAME.lock` beside `path`, and the kernel lets go of it when a process ends, however
-    it ends. Where the system has no locks, or the folder may not be written, nothing is held.
+    Another one gets a `ValueError` that names this process; or it calls `wait`, which should take a
+    while, until it is its turn. The lock is the file `.NAME.lock` beside `path`, and the kernel
+    lets go of it when a process ends, however it ends. Where the system has no locks, or the folder
+    may not be written, nothing is held.
     """
     path = Path(os.path.abspath(path))
     lock, handle = path.parent / f".{path.name}.lock", None
@@ -106,7 +113,9 @@ def alone(path: Path, doing: str, *, wait: Callable[[], object] | None = None) -
 
 @contextlib.contextmanager
 def held(stream) -> Iterator[None]:
-    """Wait until no other process holds the open file `stream`, and hold it to the end of the block."""
+    """Wait until no other process holds the open file `stream`, and hold it to the end of the
+    block.
+    """
     with contextlib.suppress(OSError):  # of a file system without locks
         if fcntl:
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -121,7 +130,9 @@ def held(stream) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hidden(path: Path) -> Iterator[Path]:
-    """A new hidden folder beside `path`, locked, and gone at the end; those of processes that are gone go first."""
+    """A new hidden folder beside `path`, locked, and gone at the end; those of processes that are
+    gone go first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     clean(path)
     while True:
@@ -138,7 +149,9 @@ def _hidden(path: Path) -> Iterator[Path]:
 
 
 def clean(path: Path) -> None:
-    """Remove what processes that were killed have left beside `path`; every new file or folder there does it, too."""
+    """Remove what processes that were killed have left beside `path`; every new file or folder
+    there does it, too.
+    """
     for stale in map(
         Path, glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.name)}.*.partial")
     ):

@@ -1,10 +1,12 @@
-"""Symmetries of jets as augmentations: one function per symmetry, on packed batches of torch tensors.
+"""Symmetries of jets as augmentations: one function per symmetry, on packed batches of torch
+tensors.
 
-A batch is `particles` (T, 3), the columns pt in GeV, deta and dphi (in rad) relative to the jet axis, and `offsets`
-(B + 1,): jet b is `particles[offsets[b]:offsets[b + 1]]`. Every function returns a new pair (particles, offsets) and
-draws from `generator`, on the device of the particles; None stands for torch's global one. Offsets stay on the CPU
-where the particles are on a GPU: how long jets are decides how long arrays are, and asking a GPU means waiting for it.
-deta and dphi are treated as a plane: nothing is wrapped at pi, from which the jets that these functions are made for
+A batch is `particles` (T, 3), the columns pt in GeV, deta and dphi (in rad) relative to the jet
+axis, and `offsets` (B + 1,): jet b is `particles[offsets[b]:offsets[b + 1]]`. Every function
+returns a new pair (particles, offsets) and draws from `generator`, on the device of the particles;
+None stands for torch's global one. Offsets stay on the CPU where the particles are on a GPU: how
+long jets are decides how long arrays are, and asking a GPU means waiting for it. deta and dphi are
+treated as a plane: nothing is wrapped at pi, from which the jets that these functions are made for
 stay away.
 """
 
@@ -26,10 +28,10 @@ HARDEST = (
 def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
     """Rotate each jet about its axis by an angle drawn evenly from 0 to 2 pi.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). Distances between the
-    particles of a jet and their pt do not change. The jet mass does a little, by a relative order R^2 / 12, as the
-    rotation is no Lorentz transformation. Raises ValueError for a malformed batch. Source: 2108.04253.
-    Taught in notebook 07.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). Distances
+    between the particles of a jet and their pt do not change. The jet mass does a little, by a
+    relative order R^2 / 12, as the rotation is no Lorentz transformation. Raises ValueError for a
+    malformed batch. Source: 2108.04253. Taught in notebook 07.
 
     >>> one = torch.tensor([[10.0, 0.3, 0.4]]), torch.tensor([0, 1])
     >>> turned, _ = rotate(*one, generator=torch.Generator().manual_seed(1))
@@ -48,8 +50,9 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
 def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
     """Turn the sign of dphi in half of the jets, drawn at random.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). A jet is as likely as its mirror
-    image, and its mass is the same. Raises ValueError for a malformed batch. Taught in notebook 06.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). A jet is as
+    likely as its mirror image, and its mass is the same. Raises ValueError for a malformed batch.
+    Taught in notebook 06.
     """
     n = _count(particles, offsets)
     sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(
@@ -65,10 +68,11 @@ def translate(
 ) -> Batch:
     """Shift each jet as a whole in deta and dphi.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Each of the two shifts is drawn evenly from -`width` to
-    `width` times the extent of the jet in that direction: the distance between its outermost particles, zero for a
-    jet of one. Returns (particles, offsets). Raises ValueError for a malformed batch or a negative width. Source:
-    2108.04253; in its public settings width is 1. Taught in notebook 07.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Each of the two shifts is drawn evenly
+    from -`width` to `width` times the extent of the jet in that direction: the distance between its
+    outermost particles, zero for a jet of one. Returns (particles, offsets). Raises ValueError for
+    a malformed batch or a negative width. Source: 2108.04253; in its public settings width is 1.
+    Taught in notebook 07.
     """
     n = _count(particles, offsets)
     _at_least_zero(width=width)
@@ -93,13 +97,15 @@ def smear(
     scale: float = 0.1,
     pt_min: float = 0.1,
 ) -> Batch:
-    """Move each particle in deta and dphi, the softer the more: what an infrared-safe observable hardly notices.
+    """Move each particle in deta and dphi, the softer the more: what an infrared-safe observable
+    hardly notices.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Both shifts are normal with standard deviation `scale` /
-    max(pt, `pt_min`); `scale` [GeV] stands for Lambda_QCD, `pt_min` [GeV] bounds the shift. The mean shift weighted
-    with pt is thus at most `scale` for every particle. Returns (particles, offsets). Raises ValueError for a
-    malformed batch, a negative scale or a pt_min that is not positive. Source: 2108.04253; both are 0.1 in its public
-    code. Taught in notebook 07.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Both shifts are normal with standard
+    deviation `scale` / max(pt, `pt_min`); `scale` [GeV] stands for Lambda_QCD, `pt_min` [GeV]
+    bounds the shift. The mean shift weighted with pt is thus at most `scale` for every particle.
+    Returns (particles, offsets). Raises ValueError for a malformed batch, a negative scale or a
+    pt_min that is not positive. Source: 2108.04253; both are 0.1 in its public code. Taught in
+    notebook 07.
     """
     _count(particles, offsets)
     _at_least_zero(scale=scale)
@@ -123,14 +129,16 @@ def split_collinear(
     fraction: float = 1.0,
     n_max: int | None = None,
 ) -> Batch:
-    """Split particles in two of the same direction: what a collinear-safe observable does not notice.
+    """Split particles in two of the same direction: what a collinear-safe observable does not
+    notice.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). In a jet of n particles, `fraction` x n (rounded) of them
-    are drawn and split, fewer where it would then have more than `n_max`, none where it has as many already. One half
-    takes an evenly drawn share of the pt; the two add up to the old pt exactly. They stand side by side, the harder
-    first: sort anew where falling pt matters. Returns (particles (T', 3), offsets). Raises ValueError for a malformed
-    batch, a fraction outside 0 to 1 or a negative n_max. Source: 2108.04253; its public code fills the slots of a
-    padded jet, which is fraction 1 and n_max the number of slots. Taught in notebook 07.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). In a jet of n particles, `fraction` x n
+    (rounded) of them are drawn and split, fewer where it would then have more than `n_max`, none
+    where it has as many already. One half takes an evenly drawn share of the pt; the two add up to
+    the old pt exactly. They stand side by side, the harder first: sort anew where falling pt
+    matters. Returns (particles (T', 3), offsets). Raises ValueError for a malformed batch, a
+    fraction outside 0 to 1 or a negative n_max. Source: 2108.04253; its public code fills the slots
+    of a padded jet, which is fraction 1 and n_max the number of slots. Taught in notebook 07.
     """
     n = _count(particles, offsets)
     if not 0 <= fraction <= 1:
@@ -141,7 +149,8 @@ def split_collinear(
     if n_max is not None:
         _at_least_zero(n_max=n_max)
         n_split = torch.minimum(n_split, (n_max - n).clamp(min=0))
-    # Whole numbers sort the jets in their order and their particles at random; the first n_split of a jet are taken.
+    # Whole numbers sort the jets in their order and their particles at random; the first n_split of
+    # a jet are taken.
     jet = _spread(torch.arange(len(n), device=particles.device), n, particles)  # (T,)
     key = (jet << 31) + torch.randint(2**31, jet.shape, generator=generator, device=jet.device)
     chosen = key.argsort()[send(_first(n_split, offsets), jet.device)]
@@ -150,7 +159,8 @@ def split_collinear(
     split = particles.repeat_interleave(
         copies, dim=0, output_size=len(particles) + int(n_split.sum())
     )  # (T', 3)
-    # The harder half is drawn: the difference to a number less than twice as large is exact in floating point.
+    # The harder half is drawn: the difference to a number less than twice as large is exact in
+    # floating point.
     pt = particles[chosen, 0]
     hard = pt * (0.5 + 0.5 * _rand(particles, len(pt), generator=generator)).clamp(max=HARDEST)
     first = (copies.cumsum(0) - 2)[chosen]
@@ -159,10 +169,12 @@ def split_collinear(
 
 
 def keep_hardest(particles: Tensor, offsets: Tensor, *, n_max: int) -> Batch:
-    """Cut jets to their first `n_max` particles, the hardest, as constituents are sorted by falling pt.
+    """Cut jets to their first `n_max` particles, the hardest, as constituents are sorted by falling
+    pt.
 
-    `particles` (T, 3 or more) [GeV, 1, rad, ...], `offsets` (B + 1,). Returns (particles, offsets). Raises ValueError
-    for a malformed batch or a negative n_max. The published study cuts to 50: 2108.04253. Taught in notebook 07.
+    `particles` (T, 3 or more) [GeV, 1, rad, ...], `offsets` (B + 1,). Returns (particles, offsets).
+    Raises ValueError for a malformed batch or a negative n_max. The published study cuts to 50:
+    2108.04253. Taught in notebook 07.
     """
     n = _count(particles[:, :3], offsets)
     _at_least_zero(n_max=n_max)
@@ -183,13 +195,14 @@ def views(
 ) -> tuple[Batch, Batch]:
     """Two views of each jet with the published settings, for contrastive learning.
 
-    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). The first view is rotated and translated; the second also
-    split twice, and smeared. `scale` [GeV] is that of `smear`, `width` that of `translate`, `n_max` that of
-    `split_collinear`. Returns ((particles, offsets), (particles, offsets)). Raises ValueError as these functions do.
-    Source: 2108.04253 and its public code, in which jets are cut to 50 particles first: `keep_hardest`. For whole
-    jets set n_max to the most particles of a jet, e.g. 128. Other than there, the translation comes before the
-    smearing, which makes jets several times as wide and would so decide how far they are shifted.
-    Taught in notebook 07.
+    `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). The first view is rotated and translated;
+    the second also split twice, and smeared. `scale` [GeV] is that of `smear`, `width` that of
+    `translate`, `n_max` that of `split_collinear`. Returns ((particles, offsets), (particles,
+    offsets)). Raises ValueError as these functions do. Source: 2108.04253 and its public code, in
+    which jets are cut to 50 particles first: `keep_hardest`. For whole jets set n_max to the most
+    particles of a jet, e.g. 128. Other than there, the translation comes before the smearing, which
+    makes jets several times as wide and would so decide how far they are shifted. Taught in
+    notebook 07.
     """
     one, two = (
         translate(

@@ -1,8 +1,9 @@
 """Checkpoints: a folder with the weights and a card that says what they are.
 
-`model.safetensors` holds the weights, `card.json` what they were trained on, how, with what result, and by which
-versions; `state.safetensors`, while a training is not finished, what it needs to go on. No file is a pickle, so opening
-a checkpoint from elsewhere runs no code of others. A folder appears when it is complete and is replaced in one step.
+`model.safetensors` holds the weights, `card.json` what they were trained on, how, with what result,
+and by which versions; `state.safetensors`, while a training is not finished, what it needs to go
+on. No file is a pickle, so opening a checkpoint from elsewhere runs no code of others. A folder
+appears when it is complete and is replaced in one step.
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ def save(
     *,
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint to the folder `path`; that of an earlier moment of the same run is replaced.
+    """Write a checkpoint to the folder `path`; that of an earlier moment of the same run is
+    replaced.
 
-    model: the module, or its state dict. card: plain text, numbers, lists and dicts; by convention "data", "encoder"
-    (the settings to build it with), "features", "scaler", "training", and as results "metrics" and "trained" (steps,
-    jets); date and versions are added. state: tensors that a training needs to go on.
+    model: the module, or its state dict. card: plain text, numbers, lists and dicts; by convention
+    "data", "encoder" (the settings to build it with), "features", "scaler", "training", and as
+    results "metrics" and "trained" (steps, jets); date and versions are added. state: tensors that
+    a training needs to go on.
 
-    Raises `ValueError` for a card that JSON cannot hold, and `FileExistsError`, naming the field, where the
-    checkpoint at `path` is of other settings, or where something else is there; `ValueError` too where it cannot be
-    written, e.g. because the disk is full: what was at `path` is still there then. Taught in notebook 07.
+    Raises `ValueError` for a card that JSON cannot hold, and `FileExistsError`, naming the field,
+    where the checkpoint at `path` is of other settings, or where something else is there;
+    `ValueError` too where it cannot be written, e.g. because the disk is full: what was at `path`
+    is still there then. Taught in notebook 07.
     """
     path = Path(path)
     versions = {
@@ -80,11 +84,13 @@ def save(
 
 
 def load(path, model: nn.Module, *, part: str = "") -> dict:
-    """Fill `model` with the weights of the checkpoint at `path`, on the device where it is, and return the card.
+    """Fill `model` with the weights of the checkpoint at `path`, on the device where it is, and
+    return the card.
 
-    part: take only the weights of this part of the saved model, e.g. "encoder" for that of a pretrained JetCLR.
-    Raises `FileNotFoundError` where there is no checkpoint, and `ValueError` naming the parameters and shapes that
-    differ, before anything of `model` is changed. Taught in notebook 08.
+    part: take only the weights of this part of the saved model, e.g. "encoder" for that of a
+    pretrained JetCLR. Raises `FileNotFoundError` where there is no checkpoint, and `ValueError`
+    naming the parameters and shapes that differ, before anything of `model` is changed. Taught in
+    notebook 08.
     """
     card, weights = read_card(path), _read(Path(path) / WEIGHTS)
     if part:
@@ -101,10 +107,12 @@ def load(path, model: nn.Module, *, part: str = "") -> dict:
 def restore(
     path, build: Callable[..., nn.Module], *, name: str, part: str = ""
 ) -> tuple[nn.Module, dict]:
-    """The model `build(card[name], seed=0)` with the weights of the checkpoint at `path`, for evaluation, and its card.
+    """The model `build(card[name], seed=0)` with the weights of the checkpoint at `path`, for
+    evaluation, and its card.
 
-    name: where the card has the settings. part: as for `load`. Raises as `load`, and `ValueError` where the card has
-    no such settings, or those of a network that is larger than the weights that are there: it is not built.
+    name: where the card has the settings. part: as for `load`. Raises as `load`, and `ValueError`
+    where the card has no such settings, or those of a network that is larger than the weights that
+    are there: it is not built.
     """
     card = read_card(path)
     if name not in card:
@@ -137,7 +145,9 @@ def restore(
 
 
 def read_card(path) -> dict:
-    """The card of the checkpoint at `path`. Raises `FileNotFoundError` or `ValueError` where there is none."""
+    """The card of the checkpoint at `path`. Raises `FileNotFoundError` or `ValueError` where there
+    is none.
+    """
     file = Path(path) / CARD
     try:
         return _json.read(
@@ -157,7 +167,9 @@ def read_state(path) -> dict[str, Tensor] | None:
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str, *, settings=None) -> None:
-    """Copy `weights` into `model`, all of them or none; `ValueError` says what differs between it and `source`."""
+    """Copy `weights` into `model`, all of them or none; `ValueError` says what differs between it
+    and `source`.
+    """
     have = model.state_dict()
     wrong = [
         [
@@ -198,7 +210,9 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str, *, settin
 
 
 def _build(build: Callable[..., nn.Module], settings: Mapping, size: int) -> nn.Module:
-    """`build(settings, seed=0)`, but no network that has far more numbers than `size`, and not its memory either."""
+    """`build(settings, seed=0)`, but no network that has far more numbers than `size`, and not its
+    memory either.
+    """
     *_, second, first = sorted([1, 1, *_integers(settings)])
     if first > size:
         raise _TooLarge(
@@ -227,7 +241,9 @@ class _TooLarge(Exception):
 
 @contextlib.contextmanager
 def _at_most(size: int) -> Iterator[None]:
-    """Raise `_TooLarge` in this thread as soon as modules that are built have far more numbers than `size`."""
+    """Raise `_TooLarge` in this thread as soon as modules that are built have far more numbers than
+    `size`.
+    """
     limit, thread, seen = (
         4 * size + 2**20,
         threading.get_ident(),
@@ -255,12 +271,14 @@ def _at_most(size: int) -> Iterator[None]:
 def _size(file: Path) -> int:
     """How many numbers the tensors in a file have, from its header alone."""
     with _readable(file), safe_open(file, "pt") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  no mapping
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system in writing a checkpoint into a `ValueError` that says what to do."""
+    """Turn a failure of the file system in writing a checkpoint into a `ValueError` that says what
+    to do.
+    """
     try:
         yield
     except FileExistsError:
@@ -288,7 +306,9 @@ def as_json(card: Mapping) -> dict:
 
 
 def difference(old: Mapping, new: Mapping, *, where: str = "") -> str:
-    """The first field in which two cards differ, with both values, but for results; "" where there is none."""
+    """The first field in which two cards differ, with both values, but for results; "" where there
+    is none.
+    """
     for name in (*old, *(name for name in new if name not in old)):
         if not where and name in RESULTS:
             continue
@@ -324,7 +344,9 @@ def inside(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor by itself on the CPU, as safetensors wants them: tied ones are there under both names."""
+    """Each tensor by itself on the CPU, as safetensors wants them: tied ones are there under both
+    names.
+    """
     return {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
     }

@@ -1,4 +1,5 @@
-"""FastJet (arXiv:1111.6097) over many events at once: jets, groomed mass and N-subjettiness, and which jets are near to what.
+"""FastJet (arXiv:1111.6097) over many events at once: jets, groomed mass and N-subjettiness, and
+which jets are near to what.
 
 FastJet is optional, so it is imported where it is used.
 """
@@ -16,7 +17,9 @@ TAU_AXES, TAU_MEASURE = "WTA_KT_Axes", "NormalizedMeasure"
 
 
 class Clustered(NamedTuple):
-    """Jets, sorted by event and falling pt, and the rows of the input that make up each of them, jet after jet."""
+    """Jets, sorted by event and falling pt, and the rows of the input that make up each of them,
+    jet after jet.
+    """
 
     jets: dict[str, np.ndarray]  # event, px, py, pz, energy, pt, eta, phi, mass
     rows: np.ndarray
@@ -24,7 +27,9 @@ class Clustered(NamedTuple):
 
 
 def four_momentum(table: dict, weight: np.ndarray | float = 1.0) -> dict:
-    """px, py, pz, energy [GeV] of candidates with pt, eta, phi, mass, each multiplied by its weight."""
+    """px, py, pz, energy [GeV] of candidates with pt, eta, phi, mass, each multiplied by its
+    weight.
+    """
     pt, eta = table["pt"], table["eta"]
     momentum = dict(
         zip(("px", "py", "pz"), kinematics.to_cartesian(pt, eta, table["phi"]), strict=True)
@@ -88,8 +93,9 @@ def select(clustered: Clustered, chosen: np.ndarray) -> Clustered:
 def substructure(p: dict, counts: np.ndarray, *, radius: float = 0.8) -> dict:
     """softdrop_mass [GeV] (beta=0, z_cut=0.1, arXiv:1402.2657) and tau1..tau4 of each jet.
 
-    N-subjettiness (arXiv:1011.2268): beta = 1, exclusive-kT axes with winner-take-all recombination, divided by the
-    scalar sum of pt times the radius. p holds the four-momenta of all constituents, jet after jet.
+    N-subjettiness (arXiv:1011.2268): beta = 1, exclusive-kT axes with winner-take-all
+    recombination, divided by the scalar sum of pt times the radius. p holds the four-momenta of all
+    constituents, jet after jet.
     """
     import awkward as ak
     import fastjet
@@ -112,7 +118,9 @@ def substructure(p: dict, counts: np.ndarray, *, radius: float = 0.8) -> dict:
 
 
 def pairs(jets: dict, table: dict, *, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All (jet row, table row, delta R) of one event closer than radius. The table has event, px, py, pz."""
+    """All (jet row, table row, delta R) of one event closer than radius. The table has event, px,
+    py, pz.
+    """
     order = np.argsort(table["event"], kind="stable")
     event = table["event"][order]
     low, high = (

@@ -1,7 +1,9 @@
-"""How far generated jets are from true ones: KLD and Wasserstein-1 of each feature, with bands and the noise floor.
+"""How far generated jets are from true ones: KLD and Wasserstein-1 of each feature, with bands and
+the noise floor.
 
-A distance of two finite samples is never zero. So beside each value stand the *band* in which it would lie if both were
-taken again, and the *floor*: what two samples of the truth, of the same sizes, give.
+A distance of two finite samples is never zero. So beside each value stand the *band* in which it
+would lie if both were taken again, and the *floor*: what two samples of the truth, of the same
+sizes, give.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ N_ANGLES = 16  # the mean of |cos| over them is 2 / pi to 0.4 %, whichever way t
 class Distance(NamedTuple):
     """One distance: value, band, floor, and what it was made of.
 
-    `n_empty` counts bins that hold truth and nothing generated, `n_dropped` NaN in truth and generated.
+    `n_empty` counts bins that hold truth and nothing generated, `n_dropped` NaN in truth and
+    generated.
     """
 
     value: float
@@ -117,23 +120,29 @@ class Table(list):
 
 
 def kld(truth, generated, *, n_bins: int | None = None, convention: str = "jetnb") -> float:
-    """Kullback-Leibler divergence KL(truth || generated) in nats, in bins of equal probability of the truth.
+    """Kullback-Leibler divergence KL(truth || generated) in nats, in bins of equal probability of
+    the truth.
 
-    truth: (N,), generated: (M,), in the same unit; or (N, 2) and (M, 2), where the first column is cut into about
-    sqrt(n_bins) bins and each of these along the second: never more than `n_bins`. NaN are dropped. The outer bins
-    reach to infinity, and edges that coincide, as for integers and for many equal values, count once.
+    truth: (N,), generated: (M,), in the same unit; or (N, 2) and (M, 2), where the first column is
+    cut into about sqrt(n_bins) bins and each of these along the second: never more than `n_bins`.
+    NaN are dropped. The outer bins reach to infinity, and edges that coincide, as for integers and
+    for many equal values, count once.
 
-    n_bins: None is 30, and fewer where the smaller of the samples would leave less than 20 jets for each. A bin
-    without a generated jet counts as if it had one, of M: what is not seen is rarer than that, and how much rarer the
-    sample cannot say. With 1e-10 each such bin costs 0.65 nats (30 bins, M = 600), more than all others together.
-    `measure` and `compare` tell how many there were.
+    n_bins: None is 30, and fewer where the smaller of the samples would leave less than 20 jets for
+    each. A bin without a generated jet counts as if it had one, of M: what is not seen is rarer
+    than that, and how much rarer the sample cannot say. With 1e-10 each such bin costs 0.65 nats
+    (30 bins, M = 600), more than all others together. `measure` and `compare` tell how many there
+    were.
 
-    convention: "jetnb" as above, or that of a public code, in 30 bins if none are given: "enhancing_ntp4jets" (arXiv:2512.04149) is infinite where
-    a bin has no generated jet; "omnijet_alpha_c" (arXiv:2501.05534) adds 1e-10 to every bin of them, and takes as many
-    bins as the plot has edges; "omnijet_alpha" (arXiv:2403.05618, not in two dimensions) has n_bins - 1 bins between
-    the quantiles 0.001 and 0.999, ignores jets outside and bin widths, and is NaN where edges coincide.
+    convention: "jetnb" as above, or that of a public code, in 30 bins if none are given:
+    "enhancing_ntp4jets" (arXiv:2512.04149) is infinite where a bin has no generated jet;
+    "omnijet_alpha_c" (arXiv:2501.05534) adds 1e-10 to every bin of them, and takes as many bins as
+    the plot has edges; "omnijet_alpha" (arXiv:2403.05618, not in two dimensions) has n_bins - 1
+    bins between the quantiles 0.001 and 0.999, ignores jets outside and bin widths, and is NaN
+    where edges coincide.
 
-    Raises `ValueError` for empty or infinite input and for more bins than jets. Taught in notebook 06.
+    Raises `ValueError` for empty or infinite input and for more bins than jets. Taught in notebook
+    06.
 
     >>> round(kld([1, 1, 2, 2], [1, 2, 2, 2], n_bins=2), 4)  # ln(2)/2 + ln(2/3)/2
     0.1438
@@ -145,11 +154,13 @@ def kld(truth, generated, *, n_bins: int | None = None, convention: str = "jetnb
 def w1(truth, generated, *, scaled: bool = False) -> float:
     """Wasserstein-1 distance, `scipy.stats.wasserstein_distance`, in the unit of the feature.
 
-    truth: (N,), generated: (M,), in the same unit. scaled: in units of the interquartile range of the truth. For
-    (N, 2) and (M, 2), always scaled, the mean over 16 directions in the plane of the distance along each ("sliced",
-    doi:10.1007/s10851-014-0506-3), quick for any N: a shift by s gives 2 s / pi. NaN are dropped.
+    truth: (N,), generated: (M,), in the same unit. scaled: in units of the interquartile range of
+    the truth. For (N, 2) and (M, 2), always scaled, the mean over 16 directions in the plane of the
+    distance along each ("sliced", doi:10.1007/s10851-014-0506-3), quick for any N: a shift by s
+    gives 2 s / pi. NaN are dropped.
 
-    Raises `ValueError` for empty or infinite input and where there is no range to scale by. Taught in notebook 06.
+    Raises `ValueError` for empty or infinite input and where there is no range to scale by. Taught
+    in notebook 06.
 
     >>> w1([0, 1, 3], [5, 6, 8])
     5.0
@@ -173,21 +184,24 @@ def measure(
 ) -> Distance:
     """A distance with its band and the noise floor, by the bootstrap.
 
-    truth, generated, n_bins, convention, scaled: as for `kld` and `w1`. metric: "kld" or "w1". level: central
-    probability of both bands. Returns a `Distance`, all in the unit of the metric.
+    truth, generated, n_bins, convention, scaled: as for `kld` and `w1`. metric: "kld" or "w1".
+    level: central probability of both bands. Returns a `Distance`, all in the unit of the metric.
 
-    Band: both samples are resampled with replacement. Resamples carry the noise twice and are further apart, so the
-    spread of the replicas about their median is put around the value: where it would lie for other samples of these
-    sizes, not corrected for the bias that it shares with the floor. Near the floor the band is too wide, for the KLD
-    by up to sqrt(3). Bin edges and interquartile range stay those of the given truth, a slightly different estimator;
-    in fine bins the same to first order. The spread between trainings is not in it.
+    Band: both samples are resampled with replacement. Resamples carry the noise twice and are
+    further apart, so the spread of the replicas about their median is put around the value: where
+    it would lie for other samples of these sizes, not corrected for the bias that it shares with
+    the floor. Near the floor the band is too wide, for the KLD by up to sqrt(3). Bin edges and
+    interquartile range stay those of the given truth, a slightly different estimator; in fine bins
+    the same to first order. The spread between trainings is not in it.
 
-    Floor: median and band of the distance between two samples of the sizes of truth and generated, both drawn with
-    replacement from the truth. Two disjoint halves would have half the size, and hence twice the KLD and sqrt(2)
-    times the W1 at this size, and be one draw only. For the KLD it is (bins - 1) (1/N + 1/M) / 2 on average.
-    p_value: share of floor draws at least as large as the value, which counts as one: never below 1 / (n_replicas + 1).
+    Floor: median and band of the distance between two samples of the sizes of truth and generated,
+    both drawn with replacement from the truth. Two disjoint halves would have half the size, and
+    hence twice the KLD and sqrt(2) times the W1 at this size, and be one draw only. For the KLD it
+    is (bins - 1) (1/N + 1/M) / 2 on average. p_value: share of floor draws at least as large as the
+    value, which counts as one: never below 1 / (n_replicas + 1).
 
-    Raises `ValueError` as `kld` and `w1` do, and for a setting that makes no sense. Taught in notebook 06.
+    Raises `ValueError` as `kld` and `w1` do, and for a setting that makes no sense. Taught in
+    notebook 06.
     """
     if metric not in ("kld", "w1") or not 0 < level < 1 or n_replicas < 20:
         raise ValueError(
@@ -262,13 +276,14 @@ def compare(
 ) -> Table:
     """Table of distances over features and metrics: `print(compare(truth, generated, seed=1))`.
 
-    truth, generated: jets arrays, or mappings of feature name to (N,) and (M,). features: names, and pairs of names
-    for distances in two dimensions; all of FEATURES that both have, if not given. by: name of an integer field, such
-    as "label", for whose values in the truth rows of their own follow; -1 is left out. settings: `n_bins`,
-    `convention`, `scaled`, `n_replicas` and `level` of `measure`.
+    truth, generated: jets arrays, or mappings of feature name to (N,) and (M,). features: names,
+    and pairs of names for distances in two dimensions; all of FEATURES that both have, if not
+    given. by: name of an integer field, such as "label", for whose values in the truth rows of
+    their own follow; -1 is left out. settings: `n_bins`, `convention`, `scaled`, `n_replicas` and
+    `level` of `measure`.
 
-    Returns a `Table` of `Row`. Raises `ValueError` for a feature that one of the two lacks, for a class without
-    generated jets, and as `measure` does, naming the feature. Taught in notebook 06.
+    Returns a `Table` of `Row`. Raises `ValueError` for a feature that one of the two lacks, for a
+    class without generated jets, and as `measure` does, naming the feature. Taught in notebook 06.
     """
     have, also = (list(getattr(jets, "fields", jets)) for jets in (truth, generated))
     features = (
@@ -366,7 +381,9 @@ def _clean(truth, generated) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
 
 
 def _count(truth: np.ndarray, generated: np.ndarray, n_bins: int | None, convention: str):
-    """Jets of truth and generated in each bin (n_bins,), and the bin widths where densities are compared, else None."""
+    """Jets of truth and generated in each bin (n_bins,), and the bin widths where densities are
+    compared, else None.
+    """
     if n_bins is None:
         fewer = min(len(truth), len(generated)) // PER_BIN if convention == "jetnb" else MOST_BINS
         n_bins = max(2, min(MOST_BINS, fewer))
@@ -423,7 +440,9 @@ def _kl(p: np.ndarray, q: np.ndarray, widths: np.ndarray | None, convention: str
 
 
 def _sort(truth: np.ndarray, generated: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each direction the order of all values, truth first (A, N + M), and the steps between them (A, N + M - 1)."""
+    """For each direction the order of all values, truth first (A, N + M), and the steps between
+    them (A, N + M - 1).
+    """
     angles = np.pi / N_ANGLES * np.arange(N_ANGLES)
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     if (
@@ -448,7 +467,9 @@ def _sort(truth: np.ndarray, generated: np.ndarray, scaled: bool) -> tuple[np.nd
 
 @_compiled.njit(nogil=True)
 def _area(order, gaps, first, second):
-    """Area between the distribution functions of the jets `first` and `second`, mean over the rows of `order`."""
+    """Area between the distribution functions of the jets `first` and `second`, mean over the rows
+    of `order`.
+    """
     weights = np.zeros(order.shape[1], np.int64)  # integers: no rounding until the end
     for i in first:
         weights[i] += len(second)

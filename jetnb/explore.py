@@ -1,7 +1,9 @@
-"""Counting constituents quickly: maps in eta and phi, average jet images, and histograms of any number of files.
+"""Counting constituents quickly: maps in eta and phi, average jet images, and histograms of any
+number of files.
 
-A few whole-array operations select, and boost-histogram counts: a map of a million constituents takes a few
-hundredths of a second, so a slider feels immediate. A compiled loop of our own was no faster, and slow to start.
+A few whole-array operations select, and boost-histogram counts: a map of a million constituents
+takes a few hundredths of a second, so a slider feels immediate. A compiled loop of our own was no
+faster, and slow to start.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ ALL_ETA, ALL_PHI, ALL_PT = (-5.2, 5.2), (-np.pi, np.pi), (0.0, np.inf)
 
 
 def axis(low: float, high: float, width: float, field: names.Field) -> hist.axis.Regular:
-    """Regular axis in steps of `width` that covers low..high, with its edges at whole multiples of `width`.
+    """Regular axis in steps of `width` that covers low..high, with its edges at whole multiples of
+    `width`.
 
     So cells of the histogram fall on cells of the detector when `width` is the size of one.
     Raises ValueError unless low < high and width > 0.
@@ -58,10 +61,12 @@ def delta_phi(phi, reference):
 def select(
     constituents, *, particle: str | None = None, pt_range=ALL_PT, eta_range=ALL_ETA
 ) -> np.ndarray:
-    """Mask (T,) over the flattened constituents: one particle type, a window in pt [GeV] and one in eta.
+    """Mask (T,) over the flattened constituents: one particle type, a window in pt [GeV] and one in
+    eta.
 
-    constituents: jagged (N, var); particle: a key of `names.PARTICLES`, None for all; windows: low <= value < high.
-    Raises ValueError for an unknown particle, or where one is asked for and the constituents have no pdg_id.
+    constituents: jagged (N, var); particle: a key of `names.PARTICLES`, None for all; windows: low
+    <= value < high. Raises ValueError for an unknown particle, or where one is asked for and the
+    constituents have no pdg_id.
     """
     keep = np.ones(int(ak.count(constituents.pt)), bool)
     for name, (low, high), everything in (("pt", pt_range, ALL_PT), ("eta", eta_range, ALL_ETA)):
@@ -97,11 +102,11 @@ def eta_phi_histogram(
 ) -> hist.Hist:
     """Count constituents in cells of eta and phi.
 
-    constituents, particle, pt_range, eta_range: as in `select`. bin_width: of the cells, in eta and in radians.
-    relative_to: jets (N,) with eta and phi: positions are then taken about the axis of each jet, out to `radius`
-    in both directions, and eta_range stays a window in the detector. by_pt: sum pt [GeV] in place of counting.
-    Returns a `hist.Hist` with axes (eta, phi), or (deta, dphi) where relative. Raises ValueError as `select`
-    and `axis` do.
+    constituents, particle, pt_range, eta_range: as in `select`. bin_width: of the cells, in eta and
+    in radians. relative_to: jets (N,) with eta and phi: positions are then taken about the axis of
+    each jet, out to `radius` in both directions, and eta_range stays a window in the detector.
+    by_pt: sum pt [GeV] in place of counting. Returns a `hist.Hist` with axes (eta, phi), or (deta,
+    dphi) where relative. Raises ValueError as `select` and `axis` do.
     Taught in notebook 02.
     """
     keep = select(constituents, particle=particle, pt_range=pt_range, eta_range=eta_range)
@@ -137,8 +142,9 @@ def average_image(
 ) -> hist.Hist:
     """Average picture of `jets` (N,) about their axes: mean pt [GeV] per jet and cell.
 
-    Arguments as in `eta_phi_histogram`. Returns a `hist.Hist` with axes (deta, dphi); its sum is the mean pt [GeV]
-    per jet inside the window. Raises ValueError where there is no jet. Taught in notebook 02.
+    Arguments as in `eta_phi_histogram`. Returns a `hist.Hist` with axes (deta, dphi); its sum is
+    the mean pt [GeV] per jet inside the window. Raises ValueError where there is no jet. Taught in
+    notebook 02.
     """
     if len(jets) == 0:
         raise ValueError("an average needs at least one jet, and this array has none")
@@ -167,17 +173,20 @@ def fill(
     rows: int = 100_000,
     progress: bool = True,
 ) -> dict[str, hist.Hist]:
-    """Fill histograms with all jets of any number of files, in fixed memory and on all cores, or on a cluster.
+    """Fill histograms with all jets of any number of files, in fixed memory and on all cores, or on
+    a cluster.
 
-    files: one or several, published files or stores. histograms: name -> `hist.Hist`, whose axes have the names of
-    jet fields ("pt") or of fields of constituents ("constituents.pt"); with one of the latter it counts constituents.
-    prepare: function from jets to jets that cuts, or adds fields by `ak.with_field`; it gets one block at a time.
-    client: a `dask.distributed.Client`, to work on its cluster, which must see the files. processes: on this
-    machine; without, all cores where it is worth starting them. rows: read by one piece of work.
+    files: one or several, published files or stores. histograms: name -> `hist.Hist`, whose axes
+    have the names of jet fields ("pt") or of fields of constituents ("constituents.pt"); with one
+    of the latter it counts constituents. prepare: function from jets to jets that cuts, or adds
+    fields by `ak.with_field`; it gets one block at a time. client: a `dask.distributed.Client`, to
+    work on its cluster, which must see the files. processes: on this machine; without, all cores
+    where it is worth starting them. rows: read by one piece of work.
 
-    Returns name -> filled copy. The result is the same, to the last bit, for any number of workers, and a worker
-    that is killed costs time alone. In a script (not in a notebook) call it under ``if __name__ == "__main__":``.
-    Raises `ValueError` for an unknown field, and as `jetnb.data.catalogue.source` does. Taught in notebook 16.
+    Returns name -> filled copy. The result is the same, to the last bit, for any number of workers,
+    and a worker that is killed costs time alone. In a script (not in a notebook) call it under ``if
+    __name__ == "__main__":``. Raises `ValueError` for an unknown field, and as
+    `jetnb.data.catalogue.source` does. Taught in notebook 16.
     """
     from tqdm.auto import tqdm
 
@@ -223,7 +232,9 @@ def _filled(
 
 
 def _columns(jets, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """The fields `wanted` as flat columns of one length: those of jets are repeated beside those of constituents."""
+    """The fields `wanted` as flat columns of one length: those of jets are repeated beside those of
+    constituents.
+    """
     columns, inside = {}, any(name.startswith("constituents.") for name in wanted)
     for name in wanted:
         short = name.removeprefix("constituents.")
@@ -241,5 +252,7 @@ def _columns(jets, wanted: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def flat(constituents, name: str) -> np.ndarray:
-    """One field of jagged constituents (N, var) as a flat array (T,), without a copy where the memory allows."""
+    """One field of jagged constituents (N, var) as a flat array (T,), without a copy where the
+    memory allows.
+    """
     return np.asarray(ak.flatten(constituents[name], axis=1))

@@ -1,5 +1,5 @@
-"""Memory and threads: copies to an accelerator that nobody waits for, what glibc keeps of the memory of a CPU, and how
-many threads a small network gets."""
+"""Memory and threads: copies to an accelerator that nobody waits for, what glibc keeps of the
+memory of a CPU, and how many threads a small network gets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ AT_FIRST = torch.get_num_threads()
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on `device`; to a GPU by way of pinned memory, since a plain copy waits for all work that is queued."""
+    """`values` on `device`; to a GPU by way of pinned memory, since a plain copy waits for all work
+    that is queued.
+    """
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
 def check(accelerator) -> None:
-    """Raise `ValueError` where `accelerator` names what this machine lacks; "cpu" and "auto" are always there."""
+    """Raise `ValueError` where `accelerator` names what this machine lacks; "cpu" and "auto" are
+    always there.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     here = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}
     if not here.get(name := str(accelerator).partition(":")[0], True):
@@ -37,7 +41,9 @@ def check(accelerator) -> None:
 
 
 def named(accelerator: str) -> str:
-    """The device of torch that Lightning means by `accelerator`: for "auto" and "gpu" the one that there is."""
+    """The device of torch that Lightning means by `accelerator`: for "auto" and "gpu" the one that
+    there is.
+    """
     if accelerator not in ("auto", "gpu"):
         return accelerator
     here = {
@@ -49,10 +55,11 @@ def named(accelerator: str) -> str:
 
 
 def tidy(last: float, *, every: float = 20.0) -> float:
-    """Give memory that is free back to the system, if `last` time is `every` seconds ago; returns when it last was.
+    """Give memory that is free back to the system, if `last` time is `every` seconds ago; returns
+    when it last was.
 
-    glibc keeps it, in pieces that no batch of another size fits into: a training would grow to many times its need.
-    Elsewhere than on Linux it does nothing.
+    glibc keeps it, in pieces that no batch of another size fits into: a training would grow to many
+    times its need. Elsewhere than on Linux it does nothing.
     """
     if (now := time.perf_counter()) < last + every:
         return last
@@ -62,9 +69,11 @@ def tidy(last: float, *, every: float = 20.0) -> float:
 
 
 def on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
-    """A generator for random numbers on the CPU: the same one, or one that follows from one on a GPU, and moves it on.
+    """A generator for random numbers on the CPU: the same one, or one that follows from one on a
+    GPU, and moves it on.
 
-    For what decides on the CPU how long arrays are. The state of a generator of a GPU is on the CPU: nobody waits.
+    For what decides on the CPU how long arrays are. The state of a generator of a GPU is on the
+    CPU: nobody waits.
     """
     if generator is None or generator.device.type == "cpu":
         return generator
@@ -76,9 +85,11 @@ def on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
 
 @contextlib.contextmanager
 def tf32(on: bool, device: torch.device):
-    """With `on` and on a GPU: products of float32 matrices whose factors are rounded to TensorFloat-32.
+    """With `on` and on a GPU: products of float32 matrices whose factors are rounded to
+    TensorFloat-32.
 
-    That has 10 bits of mantissa where float32 has 23, so a relative rounding of 5e-4 of each factor; sums stay float32.
+    That has 10 bits of mantissa where float32 has 23, so a relative rounding of 5e-4 of each
+    factor; sums stay float32.
     """
     before = torch.get_float32_matmul_precision()
     try:
@@ -91,7 +102,9 @@ def tf32(on: bool, device: torch.device):
 
 @contextlib.contextmanager
 def threads(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within the block a small `model` that runs on a CPU has as many threads as do it good, see `n_threads`."""
+    """Within the block a small `model` that runs on a CPU has as many threads as do it good, see
+    `n_threads`.
+    """
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(
@@ -105,11 +118,13 @@ def threads(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def n_threads(n_weights: int, now: int, environment: Mapping = os.environ) -> int:
-    """Threads for a network of so many weights, where torch has `now`: for a small one two, or one if they spin.
+    """Threads for a network of so many weights, where torch has `now`: for a small one two, or one
+    if they spin.
 
-    Threads that wait spin unless OMP_WAIT_POLICY is PASSIVE: 40 steps of JetCLR beside other work took 12 to 22 s with
-    two that sleep, 15 to 53 s with one, 37 to 247 s with two that spin (three rounds, two cores). What the user has set
-    stays: OMP_NUM_THREADS or MKL_NUM_THREADS, and a `torch.set_num_threads` that is no default of torch.
+    Threads that wait spin unless OMP_WAIT_POLICY is PASSIVE: 40 steps of JetCLR beside other work
+    took 12 to 22 s with two that sleep, 15 to 53 s with one, 37 to 247 s with two that spin (three
+    rounds, two cores). What the user has set stays: OMP_NUM_THREADS or MKL_NUM_THREADS, and a
+    `torch.set_num_threads` that is no default of torch.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     theirs = (

@@ -1,4 +1,5 @@
-"""Momenta of constituents and jets in NumPy: azimuth, Cartesian and polar coordinates, and sums over jets.
+"""Momenta of constituents and jets in NumPy: azimuth, Cartesian and polar coordinates, and sums
+over jets.
 
 Momenta and energies are in GeV, angles in radian.
 """
@@ -38,12 +39,15 @@ def energy(pt, eta, mass=0.0) -> np.ndarray:
 
 
 def total(px, py, pz, energy, jet, n_jets: int) -> dict[str, np.ndarray]:
-    """pt, eta, phi and mass (n_jets,) of the sum of the momenta (T,) of each jet, in double precision.
+    """pt, eta, phi and mass (n_jets,) of the sum of the momenta (T,) of each jet, in double
+    precision.
 
     jet (T,): the number of the jet of each. The mass is 0 where rounding makes its square negative.
 
-    >>> {name: value.round(3).tolist() for name, value in total(*np.eye(4)[:3] * 3, np.full(4, 5.0), [0, 0, 0, 1], 2).items()}
-    {'pt': [4.243, 0.0], 'eta': [0.658, 0.0], 'phi': [0.785, 0.0], 'mass': [14.071, 5.0]}
+    >>> px, py, pz = np.array([[3.0, 0, 0], [0, 3, 0], [0, 0, 3]])
+    >>> found = total(px, py, pz, [5.0, 5.0, 5.0], [0, 0, 1], 2)
+    >>> found["pt"].round(3).tolist(), found["mass"].round(3).tolist()
+    ([4.243, 0.0], [9.055, 4.0])
     """
     px, py, pz, energy = (
         np.bincount(jet, weights=values, minlength=n_jets) for values in (px, py, pz, energy)

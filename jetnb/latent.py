@@ -1,8 +1,9 @@
-"""The latent space: embed jets with an encoder, project to two dimensions to look at, count neighbours to measure.
+"""The latent space: embed jets with an encoder, project to two dimensions to look at, count
+neighbours to measure.
 
-A map by t-SNE or UMAP shows which jets are neighbours, not how far apart groups are or how large: axes, distances and
-areas have no unit, and other seeds give other maps. So put PCA and a second seed beside it, and quote `knn`, which
-works in the full space.
+A map by t-SNE or UMAP shows which jets are neighbours, not how far apart groups are or how large:
+axes, distances and areas have no unit, and other seeds give other maps. So put PCA and a second
+seed beside it, and quote `knn`, which works in the full space.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class Neighbours(NamedTuple):
 def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarray:
     """Vectors that `encoder` makes of all jets of `data`.
 
-    encoder: encoder(x, offsets) -> constituents (T, D), jets (B, D), or the latter alone; it works on the device of its
-    parameters, in evaluation mode without gradients, and is left in the mode that it came in.
-    data: N jets, len(data) and data[indices] -> (x (T, F), offsets (B+1,), ...), as for `jetnb.training.fit`.
-    batch_size: jets at a time; the result depends on it only by rounding.
+    encoder: encoder(x, offsets) -> constituents (T, D), jets (B, D), or the latter alone; it works
+    on the device of its parameters, in evaluation mode without gradients, and is left in the mode
+    that it came in. data: N jets, len(data) and data[indices] -> (x (T, F), offsets (B+1,), ...),
+    as for `jetnb.training.fit`. batch_size: jets at a time; the result depends on it only by
+    rounding.
 
     Returns (N, D) float32, in the order of the data. Raises ValueError for no jets, a batch_size
     below 1, and a vector that is not finite. Taught in notebook 09.
@@ -76,16 +78,18 @@ def embed(encoder: torch.nn.Module, data, *, batch_size: int = 512) -> np.ndarra
 def project(
     z, method: str = "pca", *, seed: int, start: str = "pca", perplexity: float | None = None
 ) -> np.ndarray:
-    """Project vectors to two dimensions, each feature first shifted and scaled to mean 0 and width 1.
+    """Project vectors to two dimensions, each feature first shifted and scaled to mean 0 and width
+    1.
 
-    z: (N, D), at least 10 jets. method: "pca", or "tsne" (JMLR 9 (2008) 2579) or "umap" (arXiv:1802.03426) of the leading
-    50 principal components, in the usual settings (perplexity 30; 15 neighbours, minimal distance 0.1). start: where
-    the points of these begin, "pca", which keeps some of the large-scale order, or "random", which does not.
-    seed: the same gives the same map on the same machine; PCA, and t-SNE that starts from it, do not depend on it.
+    z: (N, D), at least 10 jets. method: "pca", or "tsne" (JMLR 9 (2008) 2579) or "umap"
+    (arXiv:1802.03426) of the leading 50 principal components, in the usual settings (perplexity 30;
+    15 neighbours, minimal distance 0.1). start: where the points of these begin, "pca", which keeps
+    some of the large-scale order, or "random", which does not. seed: the same gives the same map on
+    the same machine; PCA, and t-SNE that starts from it, do not depend on it.
 
-    Returns (N, 2) float32, without unit. Raises ValueError for an unknown method or start, values that are not finite,
-    too few jets, a perplexity that is not from 1 to below N, and vectors that are all the same.
-    Taught in notebook 09.
+    Returns (N, 2) float32, without unit. Raises ValueError for an unknown method or start, values
+    that are not finite, too few jets, a perplexity that is not from 1 to below N, and vectors that
+    are all the same. Taught in notebook 09.
 
     >>> project(np.random.default_rng(1).normal(size=(20, 8)), seed=0).shape
     (20, 2)
@@ -111,7 +115,8 @@ def project(
     solver = "covariance_eigh" if z.shape[1] <= 1000 else "full"  # exact, so without a seed
     scaled = PCA(n, svd_solver=solver).fit_transform(scaled).astype(np.float32)
     if method == "tsne":
-        # UMAP gives OpenMP all cores, which few jets only spend in waiting for each other: ten times as long.
+        # UMAP gives OpenMP all cores, which few jets only spend in waiting for each other: ten
+        # times as long.
         with threadpoolctl.threadpool_limits(1 if len(z) < 10_000 else None, "openmp"):
             scaled = TSNE(init=start, perplexity=perplexity, random_state=seed).fit_transform(
                 scaled
@@ -131,14 +136,16 @@ def _umap():
 
 
 def knn(z_train, y_train, z_test, y_test, *, k: int = 20, metric: str = "cosine") -> Neighbours:
-    """Classify jets by the majority of their `k` nearest neighbours in the full space: what a map cannot say.
+    """Classify jets by the majority of their `k` nearest neighbours in the full space: what a map
+    cannot say.
 
-    z_train, z_test: (N, D), (M, D). y_train, y_test: class indices (N,), (M,). metric: "cosine" between the vectors as
-    they are, as contrastive losses measure, or "euclidean" after scaling each feature to width 1 on the training jets.
-    Returns `Neighbours`: accuracy with its exact binomial interval and, for two classes, the AUC of the fraction of
-    neighbours in the class with the larger index. The intervals are for the test jets: training jets stay the same.
-    Raises ValueError for shapes that do not fit, values that are not finite, k outside 1..N, and an unknown metric.
-    Taught in notebook 09.
+    z_train, z_test: (N, D), (M, D). y_train, y_test: class indices (N,), (M,). metric: "cosine"
+    between the vectors as they are, as contrastive losses measure, or "euclidean" after scaling
+    each feature to width 1 on the training jets. Returns `Neighbours`: accuracy with its exact
+    binomial interval and, for two classes, the AUC of the fraction of neighbours in the class with
+    the larger index. The intervals are for the test jets: training jets stay the same. Raises
+    ValueError for shapes that do not fit, values that are not finite, k outside 1..N, and an
+    unknown metric. Taught in notebook 09.
 
     >>> z, y = np.array([[0., 1], [0, 2], [1, 0], [2, 0]]), np.array([0, 0, 1, 1])
     >>> float(knn(z, y, z, y, k=1).accuracy.value)

@@ -1,7 +1,8 @@
-"""The one table of what things are called: fields of jets and constituents, jet classes, particle types.
+"""The one table of what things are called: fields of jets and constituents, jet classes, particle
+types.
 
-Every axis label, unit, histogram range and colour in the notebooks comes from here, so a quantity looks
-the same wherever it is drawn. Add a row here before using a new field name anywhere else.
+Every axis label, unit, histogram range and colour in the notebooks comes from here, so a quantity
+looks the same wherever it is drawn. Add a row here before using a new field name anywhere else.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Class(NamedTuple):
 
 
 class Particle(NamedTuple):
-    """One particle type as reconstructed: all PDG codes it covers, TeX, colour, mass hypothesis in GeV."""
+    """One particle type as reconstructed: all PDG codes it covers, TeX, colour, mass hypothesis in
+    GeV.
+    """
 
     name: str
     pdg_ids: tuple[int, ...]

@@ -1,7 +1,8 @@
-"""Packed batches: the constituents of many jets as one long array, jet after jet, and where each jet begins.
+"""Packed batches: the constituents of many jets as one long array, jet after jet, and where each
+jet begins.
 
-Jet `b` is `x[offsets[b]:offsets[b + 1]]`, and `counts = np.diff(offsets)` says how many constituents each has. This is
-the side of NumPy; `jetnb.models._packed` is that of torch.
+Jet `b` is `x[offsets[b]:offsets[b + 1]]`, and `counts = np.diff(offsets)` says how many
+constituents each has. This is the side of NumPy; `jetnb.models._packed` is that of torch.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def ranks(counts) -> np.ndarray:
 
 
 def rows(first, counts) -> np.ndarray:
-    """The numbers from `first[b]` on, `counts[b]` of them, for each b, one jet after the other: (T,).
+    """The numbers from `first[b]` on, `counts[b]` of them, for each b, one jet after the other:
+    (T,).
 
     >>> rows([7, 3], [2, 3]).tolist()
     [7, 8, 3, 4, 5]

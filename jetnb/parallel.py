@@ -1,9 +1,11 @@
-"""One map over the processes of this machine, or of a cluster: whatever happens to a worker, and to its parent.
+"""One map over the processes of this machine, or of a cluster: whatever happens to a worker, and to
+its parent.
 
-A worker that is killed costs time alone: its piece is done again by a new one. Workers end with the process that
-started them, however it ended. Ctrl-C reaches that process alone, which ends them.
+A worker that is killed costs time alone: its piece is done again by a new one. Workers end with the
+process that started them, however it ended. Ctrl-C reaches that process alone, which ends them.
 
-Not `concurrent.futures` or joblib: both give up all pieces when one worker dies, without saying which piece it had.
+Not `concurrent.futures` or joblib: both give up all pieces when one worker dies, without saying
+which piece it had.
 """
 
 from __future__ import annotations
@@ -50,10 +52,11 @@ def run(
 ) -> Iterator:
     """`function(piece)` for each of `pieces`, in their order.
 
-    processes: workers on this machine, all cores without; 1 works here. client: a `dask.distributed.Client`, whose
-    workers are used then. `function` may be one written in a notebook; a script needs ``if __name__ == "__main__":``
-    around the call. Each worker has one thread. Raises what `function` raises, and `RuntimeError` for a piece of which
-    three workers died.
+    processes: workers on this machine, all cores without; 1 works here. client: a
+    `dask.distributed.Client`, whose workers are used then. `function` may be one written in a
+    notebook; a script needs ``if __name__ == "__main__":`` around the call. Each worker has one
+    thread. Raises what `function` raises, and `RuntimeError` for a piece of which three workers
+    died.
     """
     if client is not None:
         yield from _on_cluster(function, pieces, client)
@@ -69,11 +72,13 @@ def run(
 def as_done(
     function: Callable, pieces: Iterable, *, processes: int | None = None, fork: bool = False
 ) -> Iterator:
-    """Pairs (piece, `function(piece)`) as they are done, in no fixed order; always by workers, even by one.
+    """Pairs (piece, `function(piece)`) as they are done, in no fixed order; always by workers, even
+    by one.
 
-    `pieces` may be a generator that decides from the pairs so far what to do next: it is asked when a worker is free.
-    To stop early, stop iterating: the workers are ended. fork: workers share the memory of this process and start at
-    once, where that is safe (on Linux, without a GPU); there, one process works here. Else as `run`.
+    `pieces` may be a generator that decides from the pairs so far what to do next: it is asked when
+    a worker is free. To stop early, stop iterating: the workers are ended. fork: workers share the
+    memory of this process and start at once, where that is safe (on Linux, without a GPU); there,
+    one process works here. Else as `run`.
     """
     if _is_worker() or fork and processes == 1:
         yield from ((piece, function(piece)) for piece in pieces)
@@ -91,11 +96,12 @@ def grid(
     processes: int | None = None,
     progress: bool = True,
 ) -> dict[tuple, object]:
-    """`function(case, seed)` for each of `cases` and each of `seeds`, one beside another: {(case, seed): result}.
+    """`function(case, seed)` for each of `cases` and each of `seeds`, one beside another: {(case,
+    seed): result}.
 
-    cases: what `function` takes, or name -> what it takes, and then the names are in the result. It is in the order of
-    the cases, whichever was done first. Each training has one thread, so that numbers do not depend on `processes`:
-    all cores without; 1 works here. Raises as `run` does.
+    cases: what `function` takes, or name -> what it takes, and then the names are in the result. It
+    is in the order of the cases, whichever was done first. Each training has one thread, so that
+    numbers do not depend on `processes`: all cores without; 1 works here. Raises as `run` does.
     """
     from tqdm.auto import tqdm
 
@@ -143,7 +149,9 @@ def _on_cluster(function: Callable, pieces: Iterable, client) -> Iterator:
 
 
 class _Worker:
-    """A process and the connection to it; ticket: the number and the piece that it has in work, or None."""
+    """A process and the connection to it; ticket: the number and the piece that it has in work, or
+    None.
+    """
 
     def __init__(self, context, function):
         self.connection, theirs = context.Pipe()
@@ -278,7 +286,9 @@ def _result(said: tuple):
 
 
 def _serve(connection, function, lasting: bool) -> None:
-    """Do one piece after another until the parent ends this process; `lasting` is the thread that started it."""
+    """Do one piece after another until the parent ends this process; `lasting` is the thread that
+    started it.
+    """
     _end_with_parent(by_kernel=lasting)
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL
@@ -319,7 +329,9 @@ def _described(error: BaseException) -> tuple:
 
 
 def _end_with_parent(*, by_kernel: bool) -> None:
-    """No life after a killed parent: by the kernel where it can, and by a thread that looks where it cannot."""
+    """No life after a killed parent: by the kernel where it can, and by a thread that looks where
+    it cannot.
+    """
     parent = multiprocessing.parent_process()
     if (
         by_kernel and sys.platform == "linux"
@@ -328,7 +340,8 @@ def _end_with_parent(*, by_kernel: bool) -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
 
     def look():
-        # The pipe to the parent may be held open by other children of it, so its number is looked at too.
+        # The pipe to the parent may be held open by other children of it, so its number is looked
+        # at too.
         while parent.is_alive() and (os.name == "nt" or os.getppid() == parent.pid):
             parent.join(1)
         os._exit(1)
@@ -350,7 +363,9 @@ def _fork_is_safe() -> bool:
 
 @contextlib.contextmanager
 def _as_workers_start(*, spawned: bool) -> Iterator[None]:
-    """What a process that starts in this block inherits: Ctrl-C is not for it, and it has one thread."""
+    """What a process that starts in this block inherits: Ctrl-C is not for it, and it has one
+    thread.
+    """
     if spawned and os.name != "nt":
         from multiprocessing import resource_tracker
 

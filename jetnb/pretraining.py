@@ -60,14 +60,16 @@ def pretrain(
     card: Mapping | None = None,
     **options,
 ) -> History:
-    """Pretrain with `strategy` on `jets`, whose labels only a strategy that asks for them looks at; keep it at `path`.
+    """Pretrain with `strategy` on `jets`, whose labels only a strategy that asks for them looks at;
+    keep it at `path`.
 
-    strategy: a name of `STRATEGIES`, a class, or "FILE.py:Class" or "package.module:Class". jets: an array, or
-    `batches.Rows` of stores of any size, of which only batches are read. settings: those that shall differ from its
-    `SETTINGS`; of one that is a dict, only the keys that differ. validation: other jets, on which the
-    best epoch is picked. card: what else the checkpoint shall say. options: those of `training.fit`, such as steps,
-    batch_size, lr, watch, resume. Returns the history; `load(path)` gives the encoder. Raises `ValueError` for a
-    strategy or settings that are not there, and as `training.fit` does. Taught in notebook 07.
+    strategy: a name of `STRATEGIES`, a class, or "FILE.py:Class" or "package.module:Class". jets:
+    an array, or `batches.Rows` of stores of any size, of which only batches are read. settings:
+    those that shall differ from its `SETTINGS`; of one that is a dict, only the keys that differ.
+    validation: other jets, on which the best epoch is picked. card: what else the checkpoint shall
+    say. options: those of `training.fit`, such as steps, batch_size, lr, watch, resume. Returns the
+    history; `load(path)` gives the encoder. Raises `ValueError` for a strategy or settings that are
+    not there, and as `training.fit` does. Taught in notebook 07.
     """
     name, made = find(strategy)
     settings = _merged(made, settings or {}, name)
@@ -104,7 +106,9 @@ def pretrain(
 
 
 def find(strategy) -> tuple[str, type]:
-    """Name and class of a strategy, see `pretrain`. Raises `ValueError` where there is none of that name."""
+    """Name and class of a strategy, see `pretrain`. Raises `ValueError` where there is none of that
+    name.
+    """
     if isinstance(strategy, type):
         return strategy.__name__, strategy
     module, colon, name = STRATEGIES.get(strategy, str(strategy)).rpartition(":")
@@ -126,10 +130,12 @@ def find(strategy) -> tuple[str, type]:
 
 
 def load(path, strategy=None) -> tuple[nn.Module, dict]:
-    """The pretrained encoder of the checkpoint at `path`, in evaluation mode, and the card of the checkpoint.
+    """The pretrained encoder of the checkpoint at `path`, in evaluation mode, and the card of the
+    checkpoint.
 
-    strategy: as for `pretrain`, for one that is not ours: a checkpoint never says which code to run. Raises
-    `FileNotFoundError` and `ValueError` as `checkpoints.restore` does. Taught in notebook 08.
+    strategy: as for `pretrain`, for one that is not ours: a checkpoint never says which code to
+    run. Raises `FileNotFoundError` and `ValueError` as `checkpoints.restore` does. Taught in
+    notebook 08.
     """
     card = checkpoints.read_card(path)
     if (
@@ -155,10 +161,12 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
 
 
 def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> batches.Packed:
-    """Particles of N jets, the `hardest` of each, and their labels, as data for training and embedding.
+    """Particles of N jets, the `hardest` of each, and their labels, as data for training and
+    embedding.
 
-    extras: names of `inputs.FEATURES` that follow as columns. Returns `Packed(particles (T, 3 + E): pt [GeV], deta,
-    dphi [rad] and the extras; offsets; label (N,))`, without the last for jets that have none. Taught in notebook 07.
+    extras: names of `inputs.FEATURES` that follow as columns. Returns
+    `Packed(particles (T, 3 + E): pt [GeV], deta, dphi [rad] and the extras; offsets; label (N,))`,
+    without the last for jets that have none. Taught in notebook 07.
     """
     x, offsets = inputs.to_relative(jets)
     if extras:
@@ -189,7 +197,9 @@ def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
 
 
 def _some(data, seed: int) -> batches.Packed:
-    """Of data that lie on disk so many jets as fit into memory, drawn at random where there are more."""
+    """Of data that lie on disk so many jets as fit into memory, drawn at random where there are
+    more.
+    """
     if not isinstance(data, batches.Stored):
         return data
     rows = np.arange(len(data))
@@ -199,7 +209,9 @@ def _some(data, seed: int) -> batches.Packed:
 
 
 def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:
-    """A new encoder of particles, with random weights, not yet fitted to any: a transformer of these settings."""
+    """A new encoder of particles, with random weights, not yet fitted to any: a transformer of
+    these settings.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FromParticles(Transformer(**settings))

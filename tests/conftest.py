@@ -1,4 +1,6 @@
-"""Fixtures shared by the tests: small hand-made jets, valid in every field, that stand for no physics."""
+"""Fixtures shared by the tests: small hand-made jets, valid in every field, that stand for no
+physics.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def toy_columns(n: int, seed: int = 0, *, mean: float = 45):
 
 
 def make_toy_jets(n: int, seed: int = 0, *, mean: float = 45):
-    """A valid jets array of `n` toy jets, about `mean` constituents each, classes QCD and TTBar in turn."""
+    """A valid jets array of `n` toy jets, about `mean` constituents each, classes QCD and TTBar in
+    turn.
+    """
     provenance = {
         "sample": "toy",
         "source": "simulation",
@@ -82,7 +86,9 @@ def toy_jets():
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """One thread for torch: batches of tests are too small for more, and the last bits of sums depend on the number."""
+    """One thread for torch: batches of tests are too small for more, and the last bits of sums
+    depend on the number.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -93,7 +99,9 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def of_today():
-    """The function `of_today(name)`: the shipped sample, if it was made with the recipe that is there today."""
+    """The function `of_today(name)`: the shipped sample, if it was made with the recipe that is
+    there today.
+    """
 
     def load(name: str, **options):
         pytest.importorskip(

@@ -1,12 +1,13 @@
-"""What becomes of damaged files: makes them by the hundred from a good one of each format, and counts outcomes.
+"""What becomes of damaged files: makes them by the hundred from a good one of each format, and
+counts outcomes.
 
     python tests/damage.py [--files 2000] [--seed 0] [--keep FOLDER] [FORMAT ...]
 
-Each file is read in a process with a limit of memory, which is killed after some seconds at one file. Good outcomes
-are "read" (the jets pass `jets.check`) and "refused" (a ValueError or OSError that names the file). What is bad:
-"nameless" (a refusal without the name), "traceback" (another exception), "memory" (half a GB for a file of kilobytes),
-"hang", "crash" (a signal). Exits 1 if there is any; with --keep the files are left there. Files number i of one seed
-are always the same.
+Each file is read in a process with a limit of memory, which is killed after some seconds at one
+file. Good outcomes are "read" (the jets pass `jets.check`) and "refused" (a ValueError or OSError
+that names the file). What is bad: "nameless" (a refusal without the name), "traceback" (another
+exception), "memory" (half a GB for a file of kilobytes), "hang", "crash" (a signal). Exits 1 if
+there is any; with --keep the files are left there. Files number i of one seed are always the same.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2*
 
 
 def good_file(folder: Path, name: str) -> Path:
-    """A small good file (or store) of the format `name`, with compression where the published files have some."""
+    """A small good file (or store) of the format `name`, with compression where the published files
+    have some.
+    """
     import test_reader_dumper
     import test_reader_energyflow
     import test_reader_hh4b
@@ -88,7 +91,9 @@ def good_file(folder: Path, name: str) -> Path:
 
 
 def damaged(raw: bytes, rng: random.Random) -> bytes:
-    """Other bytes: a few changed, a run cleared, scrambled, moved, taken out or put in, cut, or a number made wild."""
+    """Other bytes: a few changed, a run cleared, scrambled, moved, taken out or put in, cut, or a
+    number made wild.
+    """
     data, n = bytearray(raw), len(raw)
     near = rng.randrange(min(n, 2048))  # headers are at the start, footers at the end
     at = rng.choice((rng.randrange(n), rng.randrange(n), near, n - 1 - near))
@@ -259,7 +264,9 @@ def child(tasks: list[list[str]]) -> None:
 
 
 def run(tasks: list[tuple[str, Path, bool]]) -> list[str]:
-    """The outcome of each task (name, path, whether `check` is run as well); crashed processes are replaced."""
+    """The outcome of each task (name, path, whether `check` is run as well); crashed processes are
+    replaced.
+    """
     outcomes: list[str] = []
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path]),
@@ -273,8 +280,7 @@ def run(tasks: list[tuple[str, Path, bool]]) -> list[str]:
             input=json.dumps(rest),
             text=True,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
         )
         outcomes += [json.loads(line) for line in done.stdout.splitlines()]
         if done.returncode > 0:
@@ -291,7 +297,9 @@ def run(tasks: list[tuple[str, Path, bool]]) -> list[str]:
 
 
 def prepare(folder: Path, formats, n_files: int, *, seed: int = 0) -> list[tuple[str, Path, bool]]:
-    """Make `n_files` damaged files of each format in `folder`; the tasks for `run`, every eighth with `check`."""
+    """Make `n_files` damaged files of each format in `folder`; the tasks for `run`, every eighth
+    with `check`.
+    """
     tasks = []
     for name in formats:
         (folder / name).mkdir(parents=True)

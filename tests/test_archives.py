@@ -1,4 +1,6 @@
-"""Archives that want to write elsewhere, or more than they have, or to change what is there: none gets anywhere."""
+"""Archives that want to write elsewhere, or more than they have, or to change what is there: none
+gets anywhere.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,8 @@ def test_permissions_of_an_archive_are_not_taken(target):
     assert stat.S_IMODE((target / "root_shell").stat().st_mode) & 0o7111 == 0
 
 
-# Each would write, link or read outside, on a Python whose filter has one of the holes, or without any filter.
+# Each would write, link or read outside, on a Python whose filter has one of the holes, or without
+# any filter.
 CHAIN = [
     entry
     for i in range(16)

@@ -1,4 +1,6 @@
-"""Files and folders are there whole or not at all, killed writers leave nothing for long, and names can be held."""
+"""Files and folders are there whole or not at all, killed writers leave nothing for long, and names
+can be held.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def mass(particles, offsets):
 
 
 def spread(particles, offsets):
-    """Sum over pairs of pt pt dR^2, over the squared sum of pt: rotations and shifts leave it alone."""
+    """Sum over pairs of pt pt dR^2, over the squared sum of pt: rotations and shifts leave it
+    alone.
+    """
     pt, place = particles[:, :1].double(), particles[:, 1:].double()
     total, mean, square = (per_jet(pt * x, offsets) for x in (torch.ones_like(pt), place, place**2))
     return (square * total - mean**2).sum(1) / total[:, 0] ** 2

@@ -99,7 +99,9 @@ def test_edges_cover_the_range_once(block_size):
 
 
 def test_a_damaged_basket_is_never_read_as_if_it_were_whole(tmp_path):
-    """LZ4 has a checksum: every change of compressed bytes is noticed, here or by uproot, which raises."""
+    """LZ4 has a checksum: every change of compressed bytes is noticed, here or by uproot, which
+    raises.
+    """
     path, names = write(tmp_path / "a.root")
     whole = path.read_bytes()
     with uproot.open(path) as file:

@@ -1,6 +1,7 @@
 """Brushing one distribution selects the same jets everywhere, from code, mouse and slider."""
 
 import io
+import itertools
 
 import awkward as ak
 import matplotlib.pyplot as plt
@@ -21,11 +22,13 @@ def panel(jets):
     return widgets.brush(jets, features=("pt", "mass", "n_constituents"))
 
 
-def drag(panel, name, x0, x1, y0=0.0, y1=1.0, *, count=[0]):
+DRAGS = itertools.count(1)
+
+
+def drag(panel, name, x0, x1, y0=0.0, y1=1.0):
     """What the browser sends after a drag over the distribution called name, or over the map."""
-    count[0] += 1
     number = ["pt", "mass", "n_constituents", "map"].index(name)
-    panel.image.set_state({"dragged": [number, x0, y0, x1, y1, count[0]]})
+    panel.image.set_state({"dragged": [number, x0, y0, x1, y1, next(DRAGS)]})
 
 
 def test_ranges_select_and_are_all_to_be_met(jets, panel):

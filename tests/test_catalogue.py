@@ -139,7 +139,9 @@ def test_files_of_a_published_dataset(tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A store of 2000 jets, four in each event, in the order of top-tagging files: ten of one class after the other."""
+    """A store of 2000 jets, four in each event, in the order of top-tagging files: ten of one class
+    after the other.
+    """
     jets = jetnb.load("jetclass", n_jets=2000)
     folder = tmp_path_factory.mktemp("runs")
     jets["label"] = (np.arange(2000) // 10 % 2).astype(np.int16)
@@ -205,7 +207,9 @@ def test_a_part_that_was_drawn_can_be_split_with_the_same_seed(runs):
 def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(
     runs, monkeypatch, jets_in_a_row
 ):
-    """Rows are jets, or events of four; the blocks that are read are short, many, and hold four times what is drawn."""
+    """Rows are jets, or events of four; the blocks that are read are short, many, and hold four
+    times what is drawn.
+    """
     read, real = [], catalogue.Source.blocks
     whole = catalogue.Source(runs, "", 2000 // jets_in_a_row)
 
@@ -230,7 +234,9 @@ def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(
 
 
 def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs, monkeypatch):
-    """Thirty jets in the first block that is drawn, two at the end of the next, none elsewhere: all 32 are found."""
+    """Thirty jets in the first block that is drawn, two at the end of the next, none elsewhere: all
+    32 are found.
+    """
     order, jets, where = [], jetnb.load(runs), {}
 
     def blocks(self, start=0, stop=None, **options):

@@ -1,4 +1,6 @@
-"""Which format a file has, and the report on it: what is good, what is odd, and what must be refused."""
+"""Which format a file has, and the report on it: what is good, what is odd, and what must be
+refused.
+"""
 
 from __future__ import annotations
 
@@ -225,7 +227,9 @@ def hdf5(path, **arrays):
 
 
 def test_one_name_alone_makes_no_file_that_of_a_format(tmp_path):
-    """Each of these has a name of a known format by chance: what is there is listed, and no format is named."""
+    """Each of these has a name of a known format by chance: what is there is listed, and no format
+    is named.
+    """
     for name in ("PFCands", "particle_features", "X_pfo", "fj_pt", "jets", "data"):
         path = hdf5(tmp_path / f"{name}.h5", **{name: np.zeros((3, 2)), "mine": np.zeros(4)})
         refused(path, "of no dataset", f"{name} (3, 2)", "mine (4,)")
@@ -458,7 +462,9 @@ def test_without_fastjet_a_file_that_needs_it_is_not_judged(tmp_path, monkeypatc
 def test_reports_are_printed_as_they_are_made_whatever_comes_after(
     good, tmp_path, capsys, monkeypatch
 ):
-    """Each file has its report before the next is opened, and a file that cannot be read costs no other its own."""
+    """Each file has its report before the next is opened, and a file that cannot be read costs no
+    other its own.
+    """
     second, printed = tmp_path / "second.h5", []
     second.write_bytes(good.read_bytes())
     real = reporting.check
@@ -494,7 +500,9 @@ print(json.dumps(peaks))
     not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc"
 )
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """20 000 jets, then 120 000, in one process: the peak [MiB] stays, and far below what the jets would take."""
+    """20 000 jets, then 120 000, in one process: the peak [MiB] stays, and far below what the jets
+    would take.
+    """
     sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
     from big_files import aspen_file
 

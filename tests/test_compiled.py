@@ -76,7 +76,11 @@ def test_machine_code_that_others_may_have_planted_is_not_run(tmp_path, how, mon
         folder.touch(0o600)
     else:
         folder.mkdir(0o700)
-        monkeypatch.setattr(_compiled.os, "geteuid", lambda mine=os.geteuid(): mine + 1)
+        monkeypatch.setattr(
+            _compiled.os,
+            "geteuid",
+            lambda mine=os.geteuid(): mine + 1,  # noqa: B008
+        )
         folder.rename(cache_of(tmp_path, os.geteuid()))
     assert _compiled._private() is None
 

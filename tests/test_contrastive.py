@@ -1,4 +1,6 @@
-"""Contrastive loss, its two measures, the collapse monitor and JetCLR, with a small stand-in encoder."""
+"""Contrastive loss, its two measures, the collapse monitor and JetCLR, with a small stand-in
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_full_precision_under_autocast(chunk):
 
 
 def test_chunked_memory_is_linear():
-    """The largest tensor that forward and backward make: (2 B)^2 if dense, at most chunk x 2 B if chunked."""
+    """The largest tensor that forward and backward make: (2 B)^2 if dense, at most chunk x 2 B if
+    chunked.
+    """
 
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         size = 0
@@ -165,7 +169,9 @@ def features(particles):
 
 
 def batch(n_jets=64, seed=1):
-    """Jets of one to three directions: what is left of them when turned and shifted is how far apart they are."""
+    """Jets of one to three directions: what is left of them when turned and shifted is how far
+    apart they are.
+    """
     g = generator(seed)
     n = torch.randint(3, 20, (n_jets,), generator=g)
     offsets = torch.cat([n.new_zeros(1), n.cumsum(0)])

@@ -1,4 +1,6 @@
-"""The table of published datasets: against what its publishers say elsewhere, and what it says to those who ask."""
+"""The table of published datasets: against what its publishers say elsewhere, and what it says to
+those who ask.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ def test_quark_and_gluon_files_are_those_that_energyflow_fetches():
 
 
 def test_higgstobb_files_are_those_of_the_published_index_files():
-    """The CERN record gives the sizes of four lists of addresses: 1350, 12463 (HDF5), 1386, 12791 bytes (ROOT)."""
+    """The CERN record gives the sizes of four lists of addresses: 1350, 12463 (HDF5), 1386, 12791
+    bytes (ROOT).
+    """
     sizes = {}
     for file in DATASETS["higgstobb"].files:
         host = (

@@ -1,7 +1,8 @@
-"""What only a GPU would break, looked for without one: waits, tensors in the wrong place, and what compiled parts do.
+"""What only a GPU would break, looked for without one: waits, tensors in the wrong place, and what
+compiled parts do.
 
-A step is run on a device that is pretended: its tensors are on the CPU, but say that they are on a GPU, and refuse what
-a GPU would wait for, or would not do at all because an operand is elsewhere.
+A step is run on a device that is pretended: its tensors are on the CPU, but say that they are on a
+GPU, and refuse what a GPU would wait for, or would not do at all because an operand is elsewhere.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def _refuse(func, args, kwargs):
 
 
 class Pretend(TorchFunctionMode):
-    """What is asked to be on a GPU is made on the CPU, and says that it is there; nothing comes back."""
+    """What is asked to be on a GPU is made on the CPU, and says that it is there; nothing comes
+    back.
+    """
 
     def __init__(self):
         super().__init__()
@@ -433,7 +436,9 @@ def test_sums_over_layers_are_in_float32_under_autocast():
 
 
 def compile_and_compare(kind, **options):
-    """Steps of a model and of its compiled copy on batches of many shapes; how many graphs there are after each."""
+    """Steps of a model and of its compiled copy on batches of many shapes; how many graphs there
+    are after each.
+    """
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()

@@ -1,4 +1,6 @@
-"""Distances: closed forms, invariances, the known traps of each convention, calibration of bands and floors."""
+"""Distances: closed forms, invariances, the known traps of each convention, calibration of bands
+and floors.
+"""
 
 from __future__ import annotations
 

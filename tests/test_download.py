@@ -1,4 +1,6 @@
-"""Downloads, from a server on this machine that can misbehave in every way that servers on the network do."""
+"""Downloads, from a server on this machine that can misbehave in every way that servers on the
+network do.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def serve(
     shift=0,
     **headers,
 ):
-    """Send the body as a good server does, unless told otherwise: no ranges, cut short, another length, slowly."""
+    """Send the body as a good server does, unless told otherwise: no ranges, cut short, another
+    length, slowly.
+    """
 
     def act(handler):
         time.sleep(delay)
@@ -124,7 +128,9 @@ def server(running):
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    """No waiting between tries, only a record of how long it would have been; and no way out to the network."""
+    """No waiting between tries, only a record of how long it would have been; and no way out to the
+    network.
+    """
     waited, connect = [], socket.socket.connect
 
     def local_only(self, address):

@@ -1,4 +1,6 @@
-"""The encoders: what a jet gets depends on its own constituents alone, and is what plain attention gives."""
+"""The encoders: what a jet gets depends on its own constituents alone, and is what plain attention
+gives.
+"""
 
 import math
 import subprocess

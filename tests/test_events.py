@@ -1,4 +1,6 @@
-"""Events packed twice and the heads on them: against plain loops, and against the zero-padded route."""
+"""Events packed twice and the heads on them: against plain loops, and against the zero-padded
+route.
+"""
 
 import copy
 
@@ -166,7 +168,9 @@ def test_what_does_not_fit_is_refused(problem, match):
 
 
 def padded(model, data, indices):
-    """The same logits by the zero-padded route, (events, 5, most, F): attention, means and sums under masks."""
+    """The same logits by the zero-padded route, (events, 5, most, F): attention, means and sums
+    under masks.
+    """
     x, in_jets, in_events, hlf, *_ = data[indices]
     lengths, n = in_jets.diff(), in_events.diff()
     most, n_events, n_jets = int(lengths.max()), len(n), int(n.max())
@@ -394,7 +398,8 @@ def test_displaced_tracks_are_counted_by_significance():
     jets = toy()
     expected = [
         sum(
-            e > 0 and abs(d) > 3 * e for d, e in zip(jet.constituents.d0, jet.constituents.d0_error)
+            e > 0 and abs(d) > 3 * e
+            for d, e in zip(jet.constituents.d0, jet.constituents.d0_error, strict=True)
         )
         for jet in jets
     ]

@@ -1,4 +1,6 @@
-"""The study of label budgets: same numbers whatever the processes and interrupts, honest jets, refusals that name."""
+"""The study of label budgets: same numbers whatever the processes and interrupts, honest jets,
+refusals that name.
+"""
 
 import json
 import warnings

@@ -1,7 +1,9 @@
-"""Every format of HDF5, Parquet and NumPy in every way that its files may be stored: the jets are the same.
+"""Every format of HDF5, Parquet and NumPy in every way that its files may be stored: the jets are
+the same.
 
-A file of each format is made by the writer in `WRITERS`, then written again, value for value, in other number types,
-chunks, compressions, row groups and kinds of lists. A new reader needs a writer here, and nothing else.
+A file of each format is made by the writer in `WRITERS`, then written again, value for value, in
+other number types, chunks, compressions, row groups and kinds of lists. A new reader needs a writer
+here, and nothing else.
 """
 
 from __future__ import annotations
@@ -171,7 +173,9 @@ def same(name, path, expected):
 
 
 def retyped(values, kind):
-    """`values` as `kind`, where that type holds each of them; numbers with digits stay such, and integers integers."""
+    """`values` as `kind`, where that type holds each of them; numbers with digits stay such, and
+    integers integers.
+    """
     kind = np.dtype(kind)
     if values.dtype.names:
         fields = {name: retyped(values[name], kind) for name in values.dtype.names}

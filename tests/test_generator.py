@@ -398,7 +398,9 @@ def test_drawing_from_many_codes():
 
 @pytest.fixture(scope="module")
 def learned():
-    """A language of two classes: lengths of 1 + Poisson, the next code from the one before, and the model of it."""
+    """A language of two classes: lengths of 1 + Poisson, the next code from the one before, and the
+    model of it.
+    """
     rng = np.random.default_rng(3)
     transitions = rng.dirichlet(np.full(K, 0.4), (2, K))
 

@@ -1,4 +1,6 @@
-"""Files that are broken on purpose: each gives jets that `jets.check` accepts, or a ValueError that names the file."""
+"""Files that are broken on purpose: each gives jets that `jets.check` accepts, or a ValueError that
+names the file.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def a_value(data, values):
 
 @pytest.fixture(scope="module")
 def columns(tmp_path_factory):
-    """The datasets of Aspen Open Jets with 20 jets: of 0, 1, 2 constituents, of as many as fit, and usual ones."""
+    """The datasets of Aspen Open Jets with 20 jets: of 0, 1, 2 constituents, of as many as fit, and
+    usual ones.
+    """
     path = aspen.write(tmp_path_factory.mktemp("a") / "a.h5", jetnb.load("aoj", n_jets=20))
     with h5py.File(path) as file:
         found = {name: data[:] for name, data in file.items()}
@@ -232,7 +236,9 @@ class Bomb:
 
 
 def test_nothing_is_ever_unpickled(columns, tmp_path):
-    """Pickles lie in the attributes of published files of pandas; one that is malicious must stay what it is."""
+    """Pickles lie in the attributes of published files of pandas; one that is malicious must stay
+    what it is.
+    """
     bomb = np.void(pickle.dumps(Bomb(tmp_path / "exploded")))
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -251,7 +257,9 @@ def test_nothing_is_ever_unpickled(columns, tmp_path):
 @settings(EXAMPLES, max_examples=100)
 @given(data=st.data())
 def test_flipped_bytes(columns, tmp_path, data):
-    """Any file with any bytes changed is read, or refused by name: never another exception, never a crash."""
+    """Any file with any bytes changed is read, or refused by name: never another exception, never a
+    crash.
+    """
     path = tmp_path / f"{next(numbers)}.h5"
     with h5py.File(path, "w") as file:
         for name, values in columns.items():
@@ -497,7 +505,9 @@ def bombs(path, kind):
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_fields_that_overlap_are_refused(tmp_path, nested):
-    """A float of four bytes whose exponent only a double can hold: read, it would be written over what comes next."""
+    """A float of four bytes whose exponent only a double can hold: read, it would be written over
+    what comes next.
+    """
     odd, table = h5py.h5t.IEEE_F32LE.copy(), h5py.h5t.create(h5py.h5t.COMPOUND, 8)
     odd.set_ebias(254)
     table.insert(b"a", 0, odd)
@@ -543,7 +553,9 @@ def test_fields_that_overlap_are_refused(tmp_path, nested):
     }.items(),
 )
 def test_bombs_in_hdf5(hdf5_files, tmp_path, kind, message):
-    """No more memory than the data should have; and none of what lies behind a chunk that is too short."""
+    """No more memory than the data should have; and none of what lies behind a chunk that is too
+    short.
+    """
     path = tmp_path / "t.hdf5"
     shutil.copy(hdf5_files["jetnet"], path)
     bombs(path, kind)

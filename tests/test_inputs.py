@@ -1,4 +1,6 @@
-"""Inputs of models: every feature against its definition, what is missing is said, the scaler and momenta come back."""
+"""Inputs of models: every feature against its definition, what is missing is said, the scaler and
+momenta come back.
+"""
 
 import json
 

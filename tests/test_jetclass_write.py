@@ -1,4 +1,6 @@
-"""Jets written with the columns of JetClass: by hand, read back by our own reader, and the jets that are refused."""
+"""Jets written with the columns of JetClass: by hand, read back by our own reader, and the jets
+that are refused.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +223,8 @@ def same(back, jets):
         assert ak.all(back[name] == jets[name]), name
     size = jets.pt * np.cosh(jets.eta)  # the mass comes from an energy of 24 bits
     assert ak.all(abs(back.mass**2 - jets.mass**2) <= 4e-7 * (size**2 + jets.mass**2))
-    # Constituents of equal pt can change places when pt comes from px and py: compare by energy and type.
+    # Constituents of equal pt can change places when pt comes from px and py: compare by energy and
+    # type.
     a, b = (
         c[ak.argsort(c.energy + 1e-3 * c.pdg_id, axis=1)]
         for c in (back.constituents, jets.constituents)

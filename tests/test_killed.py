@@ -1,7 +1,9 @@
-"""Trainings and studies killed at any moment lose nothing: the next call goes on as if nothing had happened.
+"""Trainings and studies killed at any moment lose nothing: the next call goes on as if nothing had
+happened.
 
-A process that is forked is killed just before its n-th touch of a file below its folder. The tests try some n; run as a
-script, all of them, and as many moments drawn at random: `python tests/test_killed.py`.
+A process that is forked is killed just before its n-th touch of a file below its folder. The tests
+try some n; run as a script, all of them, and as many moments drawn at random:
+`python tests/test_killed.py`.
 """
 
 from __future__ import annotations
@@ -128,7 +130,9 @@ def measured(folder) -> dict:
 
 
 def child(work, folder, *, touch=None, seconds=None) -> int:
-    """The status of a process that does `work`, and is killed at a touch of a file or after some time."""
+    """The status of a process that does `work`, and is killed at a touch of a file or after some
+    time.
+    """
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,6 @@
-"""Embeddings follow the order of the data, maps keep neighbours and repeat, and k-NN measures what is there."""
+"""Embeddings follow the order of the data, maps keep neighbours and repeat, and k-NN measures what
+is there.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -169,7 +171,9 @@ def test_knn_agrees_with_scikit_learn(clusters, metric):
 
 
 def test_knn_with_cosine_does_not_look_at_lengths():
-    """The class is the direction; those to be asked are as long as the known ones of the other class."""
+    """The class is the direction; those to be asked are as long as the known ones of the other
+    class.
+    """
     rng = np.random.default_rng(8)
     label = rng.integers(0, 2, 600)
     angle = rng.normal(0, 0.3, 600) + label * np.pi / 3

@@ -1,4 +1,6 @@
-"""The ledger of runs: what was done is known again, whoever was killed in writing it and whoever else writes."""
+"""The ledger of runs: what was done is known again, whoever was killed in writing it and whoever
+else writes.
+"""
 
 import json
 import os

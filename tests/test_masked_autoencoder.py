@@ -193,7 +193,9 @@ def test_hidden_tracks_are_hidden(reads):
 
 @pytest.mark.parametrize("reads", ["tracks", "jet"])
 def test_order_matters_with_slots_only_by_place(reads):
-    """Visible tracks may change places among each other; with one token all hidden tracks of a jet get the same."""
+    """Visible tracks may change places among each other; with one token all hidden tracks of a jet
+    get the same.
+    """
     x, offsets = batch((6, 8))
     mask = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 1], dtype=torch.bool)
     order = torch.tensor([0, 4, 2, 3, 1, 5, 12, 7, 8, 10, 9, 11, 6, 13])
@@ -213,7 +215,9 @@ def test_order_matters_with_slots_only_by_place(reads):
 
 
 def test_packed_is_the_padded_loop():
-    """The loss against the usual way: padded, a Python loop over jets, the decoder of each jet alone."""
+    """The loss against the usual way: padded, a Python loop over jets, the decoder of each jet
+    alone.
+    """
     x, offsets = batch()
     one = model("jet", encoder=DeepSets(FEATURES, dim=DIM), targets=[0, 2])
     loss = float(one.loss((x, offsets), generator=generator(5)).detach())
@@ -260,7 +264,9 @@ def test_targets_and_tokens():
 
 
 def test_it_learns_and_sees_collapse():
-    """Tracks of one jet share a number: it is learned. Without anything in common nothing is, and the rank falls."""
+    """Tracks of one jet share a number: it is learned. Without anything in common nothing is, and
+    the rank falls.
+    """
     lengths = np.random.default_rng(1).integers(4, 12, 600)
     offsets = np.append(0, np.cumsum(lengths))
     shared = np.repeat(np.random.default_rng(2).normal(size=(600, 2)), lengths, axis=0)

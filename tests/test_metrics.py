@@ -1,4 +1,6 @@
-"""Metrics agree with closed forms and scikit-learn, and their intervals cover the truth as often as they say."""
+"""Metrics agree with closed forms and scikit-learn, and their intervals cover the truth as often as
+they say.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Next-token prediction: one checkpoint for tokenizer and generator, from Python and from the command line."""
+"""Next-token prediction: one checkpoint for tokenizer and generator, from Python and from the
+command line.
+"""
 
 import awkward as ak
 import numpy as np

@@ -1,4 +1,6 @@
-"""The panel for a file of one's own: what it lists, proposes, checks, loads, and says when it cannot."""
+"""The panel for a file of one's own: what it lists, proposes, checks, loads, and says when it
+cannot.
+"""
 
 import numpy as np
 import psutil

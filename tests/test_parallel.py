@@ -1,4 +1,6 @@
-"""Work over processes and clusters, and histograms filled that way: the same result whatever happens to a worker."""
+"""Work over processes and clusters, and histograms filled that way: the same result whatever
+happens to a worker.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def square(x):
 
 
 def die_once(piece):
-    """Kills its process the first time it is called for a piece that names a file which is not there."""
+    """Kills its process the first time it is called for a piece that names a file which is not
+    there.
+    """
     number, flag = piece
     if flag is not None and not flag.exists():
         flag.touch()
@@ -254,7 +258,9 @@ finetuning.measure(lambda seed: Slow(3, dim=8, n_layers=1), [part] * 3, budgets=
 
 @pytest.fixture
 def parent(request, tmp_path):
-    """The process of a script in PARENTS whose workers have begun, in a group of its own, and all of its workers."""
+    """The process of a script in PARENTS whose workers have begun, in a group of its own, and all
+    of its workers.
+    """
     file = tmp_path / "parent.py"
     file.write_text(
         "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

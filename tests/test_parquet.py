@@ -34,7 +34,9 @@ def back(file):
 
 
 def differences(before, after):
-    """Name, values before, and the difference of every field, in the measure in which its loss is stated."""
+    """Name, values before, and the difference of every field, in the measure in which its loss is
+    stated.
+    """
     old, new = jetnb.jets.to_columns(before), jetnb.jets.to_columns(after)
     assert np.array_equal(old[2], new[2])
     for prefix, a, b in (("", old[0], new[0]), ("constituents.", old[1], new[1])):

@@ -1,4 +1,6 @@
-"""Particle Transformer: that of weaver-core to rounding, on packed jets, with its weights; padding changes nothing."""
+"""Particle Transformer: that of weaver-core to rounding, on packed jets, with its weights; padding
+changes nothing.
+"""
 
 import math
 
@@ -273,7 +275,9 @@ def test_training_and_gradients_are_finite(lengths):
 
 
 def test_momenta_from_relative_coordinates(jets):
-    """With a scaler, pairs come from log_pt, deta and dphi, and are those of massless constituents in the detector."""
+    """With a scaler, pairs come from log_pt, deta and dphi, and are those of massless constituents
+    in the detector.
+    """
     plain = features.compute(jets, features.KINEMATIC)
     scaler = features.Scaler.fit(plain.x, features.KINEMATIC)
     torch.manual_seed(7)
@@ -361,7 +365,9 @@ def test_bf16_autocast(batch):
 
 
 def test_it_learns_what_only_pairs_tell():
-    """Two bunches of constituents with a sign each: in one class it is that of the bunch, in the other drawn."""
+    """Two bunches of constituents with a sign each: in one class it is that of the bunch, in the
+    other drawn.
+    """
     rng = torch.Generator().manual_seed(9)
     lengths, label = torch.full((64,), 12), torch.arange(64) % 2
     offsets = torch.arange(65) * 12
@@ -448,7 +454,9 @@ def test_what_does_not_fit_is_refused(jets, batch):
 
 @pytest.mark.parametrize("eta", [-40, -20, -12, -9, -8.5, 8.5, 9, 12, 20, 40])
 def test_pairs_far_forward_are_finite(eta):
-    """Massless constituents whose energy and |pz| are the same number in float32, with each other and a central one."""
+    """Massless constituents whose energy and |pz| are the same number in float32, with each other
+    and a central one.
+    """
     pt, eta, phi = (
         torch.tensor(values) for values in ([3.0, 2.0, 1.0], [eta, eta + 0.1, 0.2], [0.0, 0.1, 0.2])
     )

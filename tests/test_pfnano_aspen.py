@@ -1,4 +1,6 @@
-"""PFNano made into Aspen Open Jets: the selection by hand, the layout, and real jets that come out as they went in."""
+"""PFNano made into Aspen Open Jets: the selection by hand, the layout, and real jets that come out
+as they went in.
+"""
 
 from __future__ import annotations
 
@@ -331,7 +333,11 @@ def test_real_jets_come_out_as_they_went_in(real, tmp_path):  # noqa: F811
     linked, _, number = real
     with uproot.open(linked) as file:
         n = file["Events"].num_entries
-        names = [name for name in file["Events"].keys() if not name.startswith("n")]
+        names = [
+            name
+            for name in file["Events"].keys()  # noqa: SIM118
+            if not name.startswith("n")
+        ]
         branches = {name: file["Events"][name].array() for name in names}
     info = read_all(ASPEN)["event_info"]
     ids = np.array(list(dict.fromkeys(map(tuple, info.tolist()))))

@@ -1,4 +1,6 @@
-"""Figures say where their jets come from, draw what they are given, and hide nothing under a legend."""
+"""Figures say where their jets come from, draw what they are given, and hide nothing under a
+legend.
+"""
 
 import subprocess
 import sys

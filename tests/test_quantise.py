@@ -1,4 +1,6 @@
-"""The vector quantiser: exact search in bounded memory, gradients that pass, codes that follow and are all used."""
+"""The vector quantiser: exact search in bounded memory, gradients that pass, codes that follow and
+are all used.
+"""
 
 import multiprocessing
 
@@ -24,7 +26,9 @@ def quantiser(dim=3, n_codes=16, **options):
 
 
 def brute(z, codes):
-    """The same in float64 with all distances at once, and how much further the second nearest code is."""
+    """The same in float64 with all distances at once, and how much further the second nearest code
+    is.
+    """
     distance = torch.cdist(z.double(), codes.double(), compute_mode="donot_use_mm_for_euclid_dist")
     two = distance.topk(min(2, len(codes)), dim=1, largest=False)
     return two.indices[:, 0], two.values[:, -1] - two.values[:, 0]

@@ -1,4 +1,6 @@
-"""The reader and writer of the Aspen Open Jets layout, on files written here by hand and on real CMS jets."""
+"""The reader and writer of the Aspen Open Jets layout, on files written here by hand and on real
+CMS jets.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from jetnb.readers import _padded, aspen
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "aoj_layout_21_cms_mc_jets.h5"
 NO_TRACK = [-1, -1, -1, -1]
-# px, py, pz, E, d0, d0Err, dz, dzErr [cm], charge, pdgId, puppiWeight, as in the file, by falling pt
+# px, py, pz, E, d0, d0Err, dz, dzErr [cm], charge, pdgId, puppiWeight, as in the file, by falling
+# pt
 PION = [300, 400, 0, 500.02, -0.05, 0.002, 0.3, 0.004, 1, 211, 1]
 PHOTON = [0, 30, 40, 50, *NO_TRACK, 0, 22, 0.5]
 LOST = [12, 0, 0, 13, *NO_TRACK, -1, -211, 1]  # charged, without a track
@@ -29,7 +32,9 @@ JET = [PION, PHOTON, LOST, AT_MINUS_ONE, *FORWARD, INFINITE]
 def write_by_hand(
     path, jets, *, runs=None, lumis=None, events=None, kinematics=None, tagging=None, **change
 ):
-    """A file as the producer writes it. `jets`: list of lists of candidates; `change`: dataset -> array or None."""
+    """A file as the producer writes it. `jets`: list of lists of candidates; `change`: dataset ->
+    array or None.
+    """
     n = len(jets)
     cands = np.zeros((n, 150, 11), np.float32)
     for row, jet in zip(cands, jets, strict=True):
@@ -624,7 +629,9 @@ def test_chunks_that_were_never_written_are_zeros(tmp_path):
 
 
 def test_swapped_track_columns_are_refused(tmp_path):
-    """A public loader takes the columns for d0, dz, d0 error, dz error: a file written so has negative errors."""
+    """A public loader takes the columns for d0, dz, d0 error, dz error: a file written so has
+    negative errors.
+    """
     path = aspen.write(tmp_path / "a.h5", jetnb.load("aoj", n_jets=60))
     with h5py.File(path, "r+") as file:
         cands = file["PFCands"][:]

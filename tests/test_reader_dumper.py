@@ -1,4 +1,6 @@
-"""The reader of the training-dataset-dumper of ATLAS, on files written here by hand in the documented layout."""
+"""The reader of the training-dataset-dumper of ATLAS, on files written here by hand in the
+documented layout.
+"""
 
 from __future__ import annotations
 
@@ -92,8 +94,8 @@ def write_by_hand(
 ):
     """`jets`: pairs of a jet and its tracks, as mappings; unused slots are NaN or 0, and not valid.
 
-    leave_out: fields that are not written, e.g. "theta", "jets.pt". add: field of tracks, or "jets.<field>" -> type.
-    types: field -> another type, in both.
+    leave_out: fields that are not written, e.g. "theta", "jets.pt". add: field of tracks, or
+    "jets.<field>" -> type. types: field -> another type, in both.
     """
     jet_types, track_types = JETS.copy(), TRACKS.copy()
     for field, kind in dict(add).items():

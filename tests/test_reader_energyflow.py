@@ -1,4 +1,6 @@
-"""Quark and gluon jets of EnergyFlow: momenta by hand, what a detector would call particles, and archives that lie."""
+"""Quark and gluon jets of EnergyFlow: momenta by hand, what a detector would call particles, and
+archives that lie.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ IDS = [22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13
 
 
 def arrays(n=30, slots=24, seed=0, dtype=np.float64):
-    """X and y as published, of no physics: padded, not sorted, phi beyond pi, and a jet without particles."""
+    """X and y as published, of no physics: padded, not sorted, phi beyond pi, and a jet without
+    particles.
+    """
     rng = np.random.default_rng(seed)
     x = np.zeros((n, slots, 4))
     for i in range(n):
@@ -188,7 +192,9 @@ class Bomb:
 
 
 def forged(path, name, header, body=b"", size=None):
-    """An archive with a good array of the other name, and an array whose header is made up; `size` in the directory."""
+    """An archive with a good array of the other name, and an array whose header is made up; `size`
+    in the directory.
+    """
     good = arrays()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for other in {"X", "y"} - {name}:

@@ -1,4 +1,6 @@
-"""The reader of X -> HH -> 4b events, on HDF5 and ROOT files written here by hand in the published layout."""
+"""The reader of X -> HH -> 4b events, on HDF5 and ROOT files written here by hand in the published
+layout.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The reader of CMS open data record 12102, on ROOT and HDF5 files written here by hand in the published layout."""
+"""The reader of CMS open data record 12102, on ROOT and HDF5 files written here by hand in the
+published layout.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ def parts_of(jets):
 
 
 def write_root(path, jets, *, tree="deepntuplizer/tree", without=(), **change):
-    """A file as the producer writes it, but for `float[]` in place of std::vector<float>, which uproot cannot write."""
+    """A file as the producer writes it, but for `float[]` in place of std::vector<float>, which
+    uproot cannot write.
+    """
     branches = {
         name: values
         for name, values in (columns_of(len(jets), **change) | parts_of(jets)).items()

@@ -1,7 +1,9 @@
-"""The JetClass reader: files in the published layouts, hand-worked jets, the known traps, bad files, real files.
+"""The JetClass reader: files in the published layouts, hand-worked jets, the known traps, bad
+files, real files.
 
-The real JetClass has std::vector branches, which uproot reads but cannot write. The files here have arrays with
-counters; that the reader copes with std::vector is tested on a real file of another experiment.
+The real JetClass has std::vector branches, which uproot reads but cannot write. The files here have
+arrays with counters; that the reader copes with std::vector is tested on a real file of another
+experiment.
 """
 
 from __future__ import annotations
@@ -144,7 +146,9 @@ WRITE = {"root": write_root, "parquet": write_parquet}
 
 @pytest.fixture(scope="module", params=["JetClass root", "JetClass-II root", "JetClass-II parquet"])
 def sample(request, tmp_path_factory):
-    """Path, toy columns, constituents, counts and whether it is JetClass-II; in baskets or row groups of 70."""
+    """Path, toy columns, constituents, counts and whether it is JetClass-II; in baskets or row
+    groups of 70.
+    """
     which, kind = request.param.split()
     second = which == "JetClass-II"
     columns, inside, counts = toy(second=second)
@@ -220,7 +224,8 @@ def test_every_field_comes_back(sample):
     path, columns, inside, counts, second = sample
     blocks = list(jetclass.read(path, block_size=64))
     assert max(map(len, blocks)) <= 64 and sum(map(len, blocks)) == 200
-    # baskets and row groups have 70 jets: no block of ROOT has jets of two baskets, unless these fit into one block
+    # baskets and row groups have 70 jets: no block of ROOT has jets of two baskets, unless these
+    # fit into one block
     assert path.suffix != ".root" or [len(block) for block in blocks] == [35, 35, 35, 35, 60]
     jets = ak.concatenate(blocks)
     jetnb.jets.check(jets)

@@ -1,4 +1,6 @@
-"""OmniLearn's layout, written by the formulas of its scripts: momenta come back, what is unclear is refused or said."""
+"""OmniLearn's layout, written by the formulas of its scripts: momenta come back, what is unclear is
+refused or said.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The reader of CMS PFNano, on files written here by hand in the published layout and on real jets put into it."""
+"""The reader of CMS PFNano, on files written here by hand in the published layout and on real jets
+put into it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ TYPES = {
 }
 CAND = ("pt", "eta", "phi", "mass", "d0", "d0Err", "dz", "dzErr", "charge", "pdgId", "puppiWeight")
 NO = (-1, -1, -1, -1)
-# The candidates of an event with two jets, at (eta, phi) = (0.5, 3.1) and (-1, 0), as in the file: [cm]
+# The candidates of an event with two jets, at (eta, phi) = (0.5, 3.1) and (-1, 0), as in the file:
+# [cm]
 PION = (300, 0.5, 3.125, 0.13957, -0.05, 0.0025, 0.25, 0.005, 1, 211, 1)
 PHOTON = (40, 0.25, -3.125, 0, *NO, 0, 22, 0.5)
 LOST = (50, 0.5, 3, 0.13957, *NO, -1, -211, 1)  # charged, without a track
@@ -149,7 +152,8 @@ def write_by_hand(
         name: values for name, values in (branches | (more or {})).items() if name not in leave_out
     }
     branches |= change or {}
-    # Branches of one collection share a counter, as in NanoAOD, unless their lengths or types were changed.
+    # Branches of one collection share a counter, as in NanoAOD, unless their lengths or types were
+    # changed.
     grouped = {}
     for name, values in branches.items():
         prefix, _, column = name.partition("_")
@@ -436,7 +440,8 @@ def test_clustering_finds_the_constituents_of_the_jets_of_cms(tmp_path, jets):
 
 
 def test_momenta_are_weighted_before_clustering(tmp_path):
-    # With its weight the photon moves the axis to 0.15, without to 0.34: too far from the soft candidate.
+    # With its weight the photon moves the axis to 0.15, without to 0.34: too far from the soft
+    # candidate.
     pion, photon = (300, 0, 0, 0, *NO, 1, 211, 1), (400, 0.6, 0, 0, *NO, 0, 22, 0.25)
     soft = (100, -0.6, 0, 0, *NO, 0, 22, 1)
     jet = CENTRAL | {"eta": [0.0], "phi": [0.0]}

@@ -1,7 +1,8 @@
-"""The reader of ATLAS PHYSLITE, on files written here by hand in the published layout and on real simulated events.
+"""The reader of ATLAS PHYSLITE, on files written here by hand in the published layout and on real
+simulated events.
 
-uproot cannot write a list of lists into a TTree, so files with the names of a TTree are RNTuples of that name here; the
-TTree itself is covered by the real file.
+uproot cannot write a list of lists into a TTree, so files with the names of a TTree are RNTuples of
+that name here; the TTree itself is covered by the real file.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def columns_of(
     types=None,
     **change,
 ):
-    """`change`: column -> lists, or an awkward array; `base`: the members of a link are those of its base class."""
+    """`change`: column -> lists, or an awkward array; `base`: the members of a link are those of
+    its base class.
+    """
     types, data = TYPES | (types or {}), {}
     for column, values in (EVENTS | change).items():
         container, depth, _ = physlite.COLUMNS[column]
@@ -123,7 +126,9 @@ def write_by_hand(path, *, tree="EventData", **change):
 
 
 def write_release_21(path, **change):
-    """As the older files: names of a TTree, EventInfo in a static store, one vertex kept, a continuous Jvt."""
+    """As the older files: names of a TTree, EventInfo in a static store, one vertex kept, a
+    continuous Jvt.
+    """
     return write_by_hand(
         path,
         tree="CollectionTree",
@@ -541,7 +546,9 @@ NOWHERE = st.tuples(st.sampled_from([0, 7]), st.sampled_from([0, 1, NULL])) | st
 
 @st.composite
 def hostile(draw):
-    """A few events of the right layout: `wild` of the values are any number, some columns too long or absent."""
+    """A few events of the right layout: `wild` of the values are any number, some columns too long
+    or absent.
+    """
     n_events, wild = draw(st.integers(0, 3)), draw(st.sampled_from([0, 0.02, 0.3]))
     sizes = {
         where: draw(st.lists(st.integers(0, 3), min_size=n_events, max_size=n_events))
@@ -660,7 +667,9 @@ def test_real_jets(real):
 
 
 def test_real_sums_of_tracks_are_those_behind_corr_jvf(real):
-    """corrJVF = sum / (sum + sum_pileup / (0.01 n)), arXiv:1510.03823, n being the same whole number in an event."""
+    """corrJVF = sum / (sum + sum_pileup / (0.01 n)), arXiv:1510.03823, n being the same whole
+    number in an event.
+    """
     some = real[(real.corr_jvf > 0.02) & (real.corr_jvf < 0.98)]
     n = ak.to_numpy(
         100 * some.sum_track_pt_pileup * some.corr_jvf / (some.sum_track_pt * (1 - some.corr_jvf))

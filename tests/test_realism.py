@@ -1,4 +1,6 @@
-"""How realism is measured, and that the shipped jets stay as near to published ones as they are said to be."""
+"""How realism is measured, and that the shipped jets stay as near to published ones as they are
+said to be.
+"""
 
 from pathlib import Path
 
@@ -65,7 +67,9 @@ def test_class_patterns_and_windows(toy_jets):
 
 @pytest.mark.parametrize("name", ["QCD", "TTBar"])
 def test_shipped_toptagging_looks_like_the_reference(name, of_today):
-    """Of 500 published jets. Trees tell the two apart no better than chance, and few features exceed their floor."""
+    """Of 500 published jets. Trees tell the two apart no better than chance, and few features
+    exceed their floor.
+    """
     tables = [
         realism.features(realism.select(s, name))
         for s in (real("toptagging_500_blosc.h5"), of_today("toptagging", n_jets=3000))
@@ -99,8 +103,9 @@ def test_shipped_toptagging_shares_directions_as_the_reference(of_today):
 
 
 def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones(of_today):
-    """d0 errors are looked up before tracks take the energy of the calorimeter: the pt that they say is not that of
-    the track, by as much as in public jets of the same chain (JetClass-II, of other processes and with pile-up)."""
+    """d0 errors are looked up before tracks take the energy of the calorimeter: the pt that they
+    say is not that of the track, by as much as in public jets of the same chain (JetClass-II, of
+    other processes and with pile-up)."""
     from jetnb.simulation import delphes
 
     spread = []
@@ -119,7 +124,9 @@ def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones(of_today):
 
 
 def test_hard_scatter_jets_of_shipped_pileup_have_the_tracks_of_published_ones(of_today):
-    """137 jets of ATLAS simulation; pile-up jets there lie in busier events and have hard-scatter tracks, ours do not."""
+    """137 jets of ATLAS simulation; pile-up jets there lie in busier events and have hard-scatter
+    tracks, ours do not.
+    """
     some = dict(pt_range=(15, 60), eta_max=2)
     samples = real("PHYSLITE_example.root"), of_today("pileup")
     rows, separation = realism.compare(

@@ -1,4 +1,6 @@
-"""What goes wrong while a file is read, in every format: it names the file, says what it is and what to do."""
+"""What goes wrong while a file is read, in every format: it names the file, says what it is and
+what to do.
+"""
 
 from __future__ import annotations
 

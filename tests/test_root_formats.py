@@ -113,7 +113,9 @@ FLAVOURS = pytest.mark.parametrize(
 
 
 def write(path, tree, columns, kind, *, compression=CODECS["zstd"], pieces=1, older=None):
-    """A file of `columns`, in so many baskets or clusters; `older`: columns of a cycle of the same name before it."""
+    """A file of `columns`, in so many baskets or clusters; `older`: columns of a cycle of the same
+    name before it.
+    """
     with uproot.recreate(path, compression=compression) as file:
         for data in (older, columns):
             if data is None:
@@ -220,7 +222,9 @@ def test_integers_of_every_type_and_double_precision(tmp_path, want, name, kind,
 
 @pytest.mark.parametrize("name", ["CMS PFNano", "CMS 2017", "CMS v15"])
 def test_lists_of_structs_are_what_a_ttree_has_as_branches(tmp_path, want, name):
-    """uproot writes `ak.zip` into a TTree as `FatJet_pt`, into an RNTuple as a list of structs `FatJet`."""
+    """uproot writes `ak.zip` into a TTree as `FatJet_pt`, into an RNTuple as a list of structs
+    `FatJet`.
+    """
     grouped, columns = {}, FORMATS[name].columns()
     for key, values in columns.items():
         prefix, _, member = key.partition("_")
@@ -460,7 +464,9 @@ def test_a_tree_with_a_bomb_for_a_basket_or_a_header_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("name", [name for name, kind in ALL if kind == "TTree"])
 def test_more_rows_than_there_are_end_in_a_sentence(tmp_path, name):
-    """One byte of a number of rows is changed, wherever the number stands, so that it is 2**31 larger."""
+    """One byte of a number of rows is changed, wherever the number stands, so that it is 2**31
+    larger.
+    """
     reader, tree, columns = FORMATS[name]
     whole = write(tmp_path / "a.root", tree, columns(), "TTree").read_bytes()
     number, at, places = struct.pack(">q", 12), -1, []
@@ -540,7 +546,9 @@ def patience(path, seconds=60):
 
 
 def damaged(whole, rng):
-    """`whole` with a few bytes changed, or cut; half of the places are near the start or the end, where headers are."""
+    """`whole` with a few bytes changed, or cut; half of the places are near the start or the end,
+    where headers are.
+    """
     hurt, n = bytearray(whole), len(whole)
     near = rng.integers(min(n, 3000)), n - 1 - rng.integers(min(n, 6000))
     at, how = int(rng.choice([rng.integers(n), rng.integers(n), *near])), rng.integers(5)

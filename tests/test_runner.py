@@ -30,7 +30,9 @@ ipywidgets.IntSlider()"""
 
 
 def write(folder, *code, name="07_small.ipynb", tags=()):
-    """A small notebook: a first markdown cell, the parameters, then these code cells; with a scales.toml."""
+    """A small notebook: a first markdown cell, the parameters, then these code cells; with a
+    scales.toml.
+    """
     cells = [
         nbformat.v4.new_markdown_cell(FIRST),
         nbformat.v4.new_code_cell(

@@ -1,4 +1,6 @@
-"""Set-up: start.py, pyproject.toml and environment.yml say the same, and start.py tells what is missing in one line."""
+"""Set-up: start.py, pyproject.toml and environment.yml say the same, and start.py tells what is
+missing in one line.
+"""
 
 import ast
 import contextlib
@@ -153,7 +155,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="the stand-in for Python i
 
 
 class Installed:
-    """A copy of start.py beside an environment whose Python is a shell script that writes down what it is asked for."""
+    """A copy of start.py beside an environment whose Python is a shell script that writes down what
+    it is asked for.
+    """
 
     def __init__(self, folder):
         self.folder, self.env = folder, folder / "env"
@@ -174,7 +178,9 @@ class Installed:
         self.stamp.write_text(json.dumps({"recipe": recipe, "extras": list(extras)}))
 
     def start(self, *words, runs=0, torch="cpu", pip=1, test=1, lab=0, **environment):
-        """Everything works, and nothing can be installed, unless told otherwise: the exit status of each."""
+        """Everything works, and nothing can be installed, unless told otherwise: the exit status of
+        each.
+        """
         (self.folder / "calls").unlink(missing_ok=True)
         return start(
             *words,

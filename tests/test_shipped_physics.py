@@ -1,4 +1,6 @@
-"""Is the shipped sample physics? Peaks, shares, shapes and detector features, each against a known answer."""
+"""Is the shipped sample physics? Peaks, shares, shapes and detector features, each against a known
+answer.
+"""
 
 import awkward as ak
 import numpy as np
@@ -100,8 +102,8 @@ def test_constituents_add_up_to_the_jet(sample):
     ],
 )
 def test_mass_peaks(jetclass, name, mass):
-    # Low, not high: soft tracks vanish with the card of JetClass, and b hadrons lose neutrinos. Published jets of
-    # JetClass-II lose 11 % of their particle-level mass.
+    # Low, not high: soft tracks vanish with the card of JetClass, and b hadrons lose neutrinos.
+    # Published jets of JetClass-II lose 11 % of their particle-level mass.
     found = mode(of_class(jetclass, name).softdrop_mass, width=3, low=40, high=220)
     assert 0.90 * mass < found < mass + 3
 
@@ -140,10 +142,11 @@ def test_every_class_is_there_in_equal_number(jetclass):
 
 
 def test_shares_of_jet_pt(aoj):
-    """Charged, photon and neutral-hadron shares within a few points of the generator's own in multijets.
+    """Charged, photon and neutral-hadron shares within a few points of the generator's own in
+    multijets.
 
-    The generator has 0.605, 0.268 and 0.127 (test_simulation_parts.py recomputes them). Lost tracks and upward
-    fluctuations of the calorimeter move some points from charged to neutral.
+    The generator has 0.605, 0.268 and 0.127 (test_simulation_parts.py recomputes them). Lost tracks
+    and upward fluctuations of the calorimeter move some points from charged to neutral.
     """
     c = aoj.constituents[abs(aoj.eta) < 1.5]
     w, kind = c.puppi_weight, code(c)
@@ -217,7 +220,8 @@ def test_gap_between_barrel_and_endcap(flat):
 def test_crystals_are_seen_in_the_barrel_and_not_in_tracks(flat):
     """Soft photons pile up at the centres of crystals; charged hadrons do not know of them.
 
-    In phi: along the beam the vertex moves by more than a crystal, and eta is measured from the vertex.
+    In phi: along the beam the vertex moves by more than a crystal, and eta is measured from the
+    vertex.
     """
 
     def modulation(chosen):
@@ -241,7 +245,9 @@ def test_no_crystals_are_seen_where_delphes_puts_clusters_anywhere_in_their_cell
 
 
 def test_soft_tracks_are_rare_in_jetclass(of_today):
-    """Below the threshold of the calorimeter tracks vanish; JetClass-II, with pile-up, has 0.2 below 0.5 GeV a jet."""
+    """Below the threshold of the calorimeter tracks vanish; JetClass-II, with pile-up, has 0.2
+    below 0.5 GeV a jet.
+    """
     jetclass = of_today("jetclass")
     c = jetclass.constituents[jetclass.constituents.charge != 0]
     assert ak.mean(ak.sum(c.pt < 0.5, axis=1)) < 0.2

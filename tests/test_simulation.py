@@ -1,4 +1,6 @@
-"""Making samples: the same jets whatever the number of processes or interruptions, and clear errors."""
+"""Making samples: the same jets whatever the number of processes or interruptions, and clear
+errors.
+"""
 
 import functools
 import json

@@ -88,7 +88,9 @@ def test_towers_have_the_edges_of_the_cards():
 
 
 def test_track_that_the_calorimeter_measures_better_takes_its_energy():
-    """At 300 GeV and |eta| = 2 a track of the ATLAS card is good to 97 %, so that nothing neutral is left beside it."""
+    """At 300 GeV and |eta| = 2 a track of the ATLAS card is good to 97 %, so that nothing neutral
+    is left beside it.
+    """
     found = [
         measure(particles([211, 130], [300.0, 40.0], eta=2.02), exact(ATLAS), seed)
         for seed in range(20)
@@ -170,7 +172,9 @@ def test_tracks_bend_as_in_the_other_detector(charge):
 
 
 def test_impact_parameter_resolution_is_the_published_one():
-    """arXiv:1405.6569, figure 15: about 90 and 30 micrometres at 1 and 10 GeV in the barrel; it only falls with pt."""
+    """arXiv:1405.6569, figure 15: about 90 and 30 micrometres at 1 and 10 GeV in the barrel; it
+    only falls with pt.
+    """
     assert CMS.d0(np.array([0.95, 1.0, 10.0, 500.0]), np.zeros(4)) == pytest.approx(
         [0.0753, 0.0753, 0.0191, 0.011]
     )

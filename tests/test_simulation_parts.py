@@ -136,7 +136,8 @@ def test_lost_track_becomes_a_neutral_hadron_bent_by_the_field():
     blind = perfect(track_efficiency=lambda pt, eta, code: np.zeros(np.shape(pt)))
     got = measure(particle(px=5.0, energy=5.0, pdg_id=211, charge=1), blind)
     assert list(got["pdg_id"]) == [130]
-    # A circle of radius pt/0.3B = 4.386 m meets the cylinder of 1.29 m at -arcsin(1.29/(2*4.386)) = -0.1476.
+    # A circle of radius pt/0.3B = 4.386 m meets the cylinder of 1.29 m at -arcsin(1.29/(2*4.386)) =
+    # -0.1476.
     assert got["phi"][0] == pytest.approx(-0.1476, abs=0.087 / 2)
 
 
@@ -175,7 +176,8 @@ def test_no_tracks_beyond_the_tracker():
 
 @pytest.mark.parametrize("charge", [1, -1])
 def test_impact_parameter_of_a_displaced_track(charge):
-    # born at (0, 2) mm and moving along x: the straight line misses the beam by 2 mm; the circle by less than 1 % of that
+    # born at (0, 2) mm and moving along x: the straight line misses the beam by 2 mm; the circle by
+    # less than 1 % of that
     got = measure(particle(px=50.0, energy=50.0, pdg_id=211 * charge, charge=charge, y=2.0))
     # the sign is that of x sin(phi) - y cos(phi), whatever the charge
     assert got["d0"][0] == pytest.approx(-2.0, rel=1e-2)
@@ -292,7 +294,8 @@ def test_every_top_has_three_quarks_that_add_up_to_its_mass(tops):
             sum(m**2 for m in momentum) + np.where(np.abs(p["pdg_id"][mine]) == 5, 4.8, 0.3) ** 2
         )
         masses.append(np.sqrt(energy.sum() ** 2 - sum(m.sum() ** 2 for m in momentum)))
-    # The b is taken before it radiates and the W after it has recoiled, so single tops stray from the peak.
+    # The b is taken before it radiates and the W after it has recoiled, so single tops stray from
+    # the peak.
     assert np.median(masses) == pytest.approx(172.5, abs=3)
     assert len(masses) == 80
 
@@ -308,7 +311,9 @@ def test_momentum_is_conserved_up_to_the_neutrinos_and_the_beam(tops):
 
 
 def test_shares_of_generated_jets():
-    """Charged, photon and other neutral shares of the pt of multijets: what test_shipped_physics compares with."""
+    """Charged, photon and other neutral shares of the pt of multijets: what test_shipped_physics
+    compares with.
+    """
     events = processes.generate(
         processes.make_generator("multijet", seed=5, settings=("PhaseSpace:pTHatMin=300",)), 300
     )
@@ -387,7 +392,8 @@ def test_clustered_rows_add_up_to_the_jets(tops):
 
 
 def test_two_prongs_have_no_second_subjettiness():
-    # two massless particles of 50 and 30 GeV at +-0.2: tau2 = 0, and soft drop keeps both (z = 0.375 > 0.1)
+    # two massless particles of 50 and 30 GeV at +-0.2: tau2 = 0, and soft drop keeps both (z =
+    # 0.375 > 0.1)
     eta, pt = np.array([0.2, -0.2]), np.array([50.0, 30.0])
     p = {"px": pt, "py": np.zeros(2), "pz": pt * np.sinh(eta), "energy": pt * np.cosh(eta)}
     got = clustering.substructure(p, np.array([2]))

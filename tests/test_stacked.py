@@ -1,4 +1,6 @@
-"""Stacked heads: each comes out as if it were trained alone, and as scikit-learn or a plain torch loop has it."""
+"""Stacked heads: each comes out as if it were trained alone, and as scikit-learn or a plain torch
+loop has it.
+"""
 
 import math
 

@@ -98,7 +98,9 @@ def test_zero_copy(small):
 
 
 def test_opening_is_cheap_whatever_the_size(small, tmp_path):
-    """Tens of GB in sparse files open in no memory: nothing is hashed, and only the offsets are read."""
+    """Tens of GB in sparse files open in no memory: nothing is hashed, and only the offsets are
+    read.
+    """
     n_jets, n_constituents = 20_000_000, 1_000_000_000
     meta = json.loads((small.path / "meta.json").read_text())
     meta |= {"n_jets": n_jets, "n_constituents": n_constituents}
@@ -157,7 +159,9 @@ def test_gather_small_integers(toy_jets, tmp_path):
 
 
 def test_gather_from_damaged_offsets(small):
-    """A wild offset must not become a read of memory that is not ours, nor one that comes after opening."""
+    """A wild offset must not become a read of memory that is not ours, nor one that comes after
+    opening.
+    """
     with (small.path / "offsets.npy").open("r+b") as stream:
         stream.seek(128 + 8 * 50)
         stream.write(np.int64(2**50).tobytes())
@@ -397,7 +401,9 @@ def offset(path, jet, value):
 
 
 def test_lengths_are_compared_with_the_counts(small):
-    """The values of another column, or more memory than there is, would else be taken for constituents."""
+    """The values of another column, or more memory than there is, would else be taken for
+    constituents.
+    """
     short = columns(small.path)["constituent_pt"]["length"] - 60
     column(small.path, "constituent_pt", length=short)
     os.truncate(small.path / "constituent_pt.npy", 128 + 4 * short)
@@ -610,7 +616,9 @@ def test_writing_takes_the_memory_of_one_block(tmp_path):
 
 
 def test_throughput_is_not_absurd(toy_jets, tmp_path):
-    """Guards against an accidental Python loop per jet; the real figures come from tests/benchmarks."""
+    """Guards against an accidental Python loop per jet; the real figures come from
+    tests/benchmarks.
+    """
     jets = toy_jets(5000)
     start = time.perf_counter()
     opened = store.write(tmp_path / "fast", jets)

@@ -118,7 +118,9 @@ def test_correlations_are_those_of_fjcontrib(sample, sequence, beta):
 
 
 def test_omnijet_axes_are_those_of_its_repository(sample):
-    """Massless constituents, kT with radius 0.8 and beam, E scheme, distance in pseudorapidity, with awkward."""
+    """Massless constituents, kT with radius 0.8 and beam, E scheme, distance in pseudorapidity,
+    with awkward.
+    """
     fastjet = pytest.importorskip("fastjet")
     sample = sample[:600]
     c = sample.constituents
@@ -302,7 +304,9 @@ def test_minimised_axes_lower_tau(sample):
 
 @pytest.mark.parametrize("name", ["jetclass", "toptagging", "aoj"])
 def test_stored_values_come_back(name):
-    """The shipped jets were measured by FastJet before their constituents were rounded, to 12 bits of mantissa."""
+    """The shipped jets were measured by FastJet before their constituents were rounded, to 12 bits
+    of mantissa.
+    """
     jets = jetnb.load(name)[:2000]
     weights = "puppi_weight" if name == "aoj" else None
     table = S.compute(jets, [*TAUS, "softdrop_mass", "mass", "pt"], weights=weights)
@@ -421,7 +425,9 @@ def test_images_hold_the_pt_around_the_axis(sample):
 
 
 def test_cms_stores_one_pass_kt_axes_of_weighted_constituents():
-    """On simulated CMS jets in the layout of Aspen Open Jets: one definition comes back to 1e-4, no other does."""
+    """On simulated CMS jets in the layout of Aspen Open Jets: one definition comes back to 1e-4, no
+    other does.
+    """
     real = (
         Path(__file__).resolve().parents[2] / "shared" / "realdata" / "aoj_layout_21_cms_mc_jets.h5"
     )

@@ -1,4 +1,6 @@
-"""The tokenizer: it learns, a jet's tokens are its own, causal means causal, and what comes back are jets."""
+"""The tokenizer: it learns, a jet's tokens are its own, causal means causal, and what comes back
+are jets.
+"""
 
 import awkward as ak
 import numpy as np

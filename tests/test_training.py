@@ -1,6 +1,8 @@
-"""The training loop: the steps are the right ones, whatever stops it can be resumed, and trouble is said.
+"""The training loop: the steps are the right ones, whatever stops it can be resumed, and trouble is
+said.
 
-Run as a script with a folder it is the child of two tests, which train in two processes and in one that is killed.
+Run as a script with a folder it is the child of two tests, which train in two processes and in one
+that is killed.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ QUIET = {"progress": False, "accelerator": "cpu"}
 
 
 class Linear(nn.Module):
-    """A classifier of jets on the sum of their constituents, small enough to train in milliseconds a step."""
+    """A classifier of jets on the sum of their constituents, small enough to train in milliseconds
+    a step.
+    """
 
     def __init__(self, seed=0, dropout=0.0):
         super().__init__()
@@ -88,7 +92,9 @@ def weights(model):
 
 @pytest.fixture(scope="module")
 def child(tmp_path_factory):
-    """A folder in which a child has trained with two processes, and in another training was killed in an epoch."""
+    """A folder in which a child has trained with two processes, and in another training was killed
+    in an epoch.
+    """
     folder = tmp_path_factory.mktemp("child")
     done = subprocess.run(
         [sys.executable, __file__, str(folder)],
@@ -156,7 +162,7 @@ def two_measure_something_else(folder: Path) -> None:
             raise
 
     Training._end_epoch = told
-    for name, (found, best_by, _) in WRONG.items():
+    for name, (found, best_by, _) in WRONG.items():  # noqa: B007  the process that fails says it
         with contextlib.suppress(Exception):
             fit(
                 Linear(),
@@ -164,9 +170,9 @@ def two_measure_something_else(folder: Path) -> None:
                 devices=2,
                 strategy="ddp_fork",
                 best_by=best_by,
-                measure=lambda model: found,
+                measure=lambda model, found=found: found,
                 **SHARED,
-            )  # noqa: B023
+            )
     Training._end_epoch = end
 
 
@@ -313,7 +319,7 @@ def test_one_process_says_what_a_measure_lacks(name, tmp_path):
         fit(
             Linear(),
             toy(),
-            measure=lambda model: found,
+            measure=lambda model, found=found: found,
             best_by=best_by,
             path=tmp_path / "run",
             **TOY,
@@ -692,7 +698,9 @@ def test_a_loss_that_is_not_finite_ends_it_and_spares_the_weights(value, gradien
 
 @pytest.fixture
 def float16(monkeypatch):
-    """Fabric does bfloat16 on a CPU where float16 is asked for: make it do float16, which takes long and works."""
+    """Fabric does bfloat16 on a CPU where float16 is asked for: make it do float16, which takes
+    long and works.
+    """
     import lightning.fabric
     from lightning.fabric.plugins import MixedPrecision
 
@@ -876,7 +884,9 @@ def test_a_variance_that_falls_to_nothing_warns_once_also_after_a_resume(tmp_pat
 
 
 class Counted(Linear):
-    """Its validation losses are given; a buffer counts the training steps, to tell the epochs' weights apart."""
+    """Its validation losses are given; a buffer counts the training steps, to tell the epochs'
+    weights apart.
+    """
 
     def __init__(self, losses):
         super().__init__()

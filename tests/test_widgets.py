@@ -1,6 +1,7 @@
 """The panels redraw when a knob turns, and say in the picture what went wrong."""
 
 import io
+from pathlib import Path
 
 import awkward as ak
 import hist
@@ -150,7 +151,7 @@ def test_zoom_save_and_limits(jets, tmp_path, monkeypatch):
     for form, magic in (("PNG", b"\x89PNG"), ("PDF", b"%PDF"), ("PNG", b"\x89PNG")):
         panel.buttons[f"save {form}"].click()
         path = panel.status.value.removeprefix("Saved as ")
-        assert open(path, "rb").read(4) == magic
+        assert Path(path).read_bytes()[:4] == magic
     assert path.endswith("detector_map_all_2.png")
     panel.controls["view"].value = "one jet"
     panel.buttons["zoom in"].click()

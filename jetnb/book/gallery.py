@@ -1,4 +1,6 @@
-"""Pages of executed notebooks and an index over them that read well from disk, without a network or a kernel."""
+"""Pages of executed notebooks and an index over them that read well from disk, without a network or
+a kernel.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ FACTS = {
     "result": dict,
 }
 
-# nbconvert's page less everything that it would fetch (MathJax, RequireJS, mermaid, widgets), with solutions folded
-# away and with pictures that say what they show.
+# nbconvert's page less everything that it would fetch (MathJax, RequireJS, mermaid, widgets), with
+# solutions folded away and with pictures that say what they show.
 PAGE = """{%- extends 'index.html.j2' -%}
 {% block html_head_js %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
@@ -81,7 +83,9 @@ executed notebooks; everything here reads without a network.</p><div class="card
 
 
 def tex_to_mathml(tex, display="inline") -> str:
-    """A formula as MathML, which every current browser draws by itself; TeX that cannot be read stays as it is."""
+    """A formula as MathML, which every current browser draws by itself; TeX that cannot be read
+    stays as it is.
+    """
     try:
         return mathml(tex.strip(), display=display)
     except Exception:  # the converter raises errors of many kinds
@@ -111,7 +115,9 @@ class _Exporter(HTMLExporter):
 
 
 def question(notebook) -> tuple[str, str]:
-    """Title and one-sentence question of a notebook, without markup but for $formulae$, from its first cell."""
+    """Title and one-sentence question of a notebook, without markup but for $formulae$, from its
+    first cell.
+    """
     text = notebook.cells[0].source if notebook.cells else ""
     lines = [
         re.sub(r"^Question: *", "", re.sub(r"\*\*|`", "", line).strip("*_ "))
@@ -129,9 +135,11 @@ def _with_formulae(text) -> str:
 
 
 def html(notebook, *, line="") -> str:
-    """One executed notebook as a page that loads nothing: formulae as MathML, live widgets left out.
+    """One executed notebook as a page that loads nothing: formulae as MathML, live widgets left
+    out.
 
-    Every interactive panel has a static companion in the notebook, so no picture is lost with the widgets.
+    Every interactive panel has a static companion in the notebook, so no picture is lost with the
+    widgets.
     """
     notebook = copy.deepcopy(notebook)
     notebook.metadata.pop("widgets", None)
@@ -162,9 +170,11 @@ def thumbnail(notebook) -> bytes | None:
 
 
 def write_page(outcome, out, *, folder) -> Path:
-    """Write NAME.ipynb, NAME.html, NAME.json and NAME.png (the thumbnail) of one outcome of `jetnb.book.runner.execute`.
+    """Write NAME.ipynb, NAME.html, NAME.json and NAME.png (the thumbnail) of one outcome of
+    `jetnb.book.runner.execute`.
 
-    Each appears when it is complete. Where the notebook makes no page, that is added to the `error` of the outcome.
+    Each appears when it is complete. Where the notebook makes no page, that is added to the `error`
+    of the outcome.
     """
     out, name, date = Path(out), outcome.name, f"{datetime.now():%Y-%m-%d %H:%M}"
     line = f"{_duration(outcome.seconds)} at {outcome.scale} scale, {date}"
@@ -214,7 +224,9 @@ def _replace(path: Path, content: str | bytes | None) -> None:
 
 
 def write_index(out) -> Path:
-    """Write index.html over all notebooks whose pages lie in the folder; other files are left out, and named there."""
+    """Write index.html over all notebooks whose pages lie in the folder; other files are left out,
+    and named there.
+    """
     out, cards, left_out = Path(out), [], []
     for path in sorted(out.glob("[0-9]*.json")):
         try:

@@ -1,4 +1,6 @@
-"""Run notebooks without a browser: at a scale, with a progress bar each, leaving pages that can be read offline."""
+"""Run notebooks without a browser: at a scale, with a progress bar each, leaving pages that can be
+read offline.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ TIMEOUT = 3600  # seconds per cell; never infinite, a lost message would otherwi
 
 @dataclass
 class Outcome:
-    """What came of one notebook: the executed copy, the seconds it took, its ``result``, and the error if it failed."""
+    """What came of one notebook: the executed copy, the seconds it took, its ``result``, and the
+    error if it failed.
+    """
 
     name: str
     scale: str
@@ -72,10 +76,12 @@ def parameters(notebook) -> dict:
 
 
 def at_scale(path, scale="laptop") -> NotebookNode:
-    """Read a notebook and give it the parameters of ``scales.toml`` (which lies beside it) for this scale.
+    """Read a notebook and give it the parameters of ``scales.toml`` (which lies beside it) for this
+    scale.
 
-    ``laptop`` is the notebook as it stands. Otherwise a cell tagged ``injected-parameters`` follows the tagged one.
-    Raises ValueError for an unknown scale and for a parameter that the notebook does not have.
+    ``laptop`` is the notebook as it stands. Otherwise a cell tagged ``injected-parameters`` follows
+    the tagged one. Raises ValueError for an unknown scale and for a parameter that the notebook
+    does not have.
     """
     path = Path(path)
     _check_scale(scale)
@@ -107,8 +113,8 @@ def _check_scale(scale) -> None:
 class _SlicedChannel:
     """A shell channel that is polled in slices of a second.
 
-    While a widget's Output is in use, nbclient can lose the wake-up of a reply and then waits for the whole
-    timeout (jupyter/nbclient 312); a fresh poll sees the reply that is already there.
+    While a widget's Output is in use, nbclient can lose the wake-up of a reply and then waits for
+    the whole timeout (jupyter/nbclient 312); a fresh poll sees the reply that is already there.
     """
 
     def __init__(self, channel):
@@ -166,11 +172,13 @@ class _Client(NotebookClient):
 
 
 def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
-    """Execute a copy of one notebook, the kernel working in the notebook's own folder; the file is not touched.
+    """Execute a copy of one notebook, the kernel working in the notebook's own folder; the file is
+    not touched.
 
-    The last cell's ``result`` is read out of the kernel. A cell that fails (unless it is tagged ``raises-exception``),
-    takes longer than ``timeout`` seconds or kills its kernel ends the notebook and is told in the outcome's ``error``,
-    as is a notebook that cannot be read or has no dict as ``result``. Raises ValueError for an unknown scale.
+    The last cell's ``result`` is read out of the kernel. A cell that fails (unless it is tagged
+    ``raises-exception``), takes longer than ``timeout`` seconds or kills its kernel ends the
+    notebook and is told in the outcome's ``error``, as is a notebook that cannot be read or has no
+    dict as ``result``. Raises ValueError for an unknown scale.
     """
     path = Path(path)
     _check_scale(scale)
@@ -256,12 +264,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def run(numbers=(), scale="laptop", *, out=GALLERY, folder=NOTEBOOKS, timeout=TIMEOUT) -> int:
-    """Execute the numbered notebooks, write the gallery, print a summary; the number of notebooks that failed.
+    """Execute the numbered notebooks, write the gallery, print a summary; the number of notebooks
+    that failed.
 
-    ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page and the facts as ``.json``, and
-    ``index.html`` over everything that the folder holds. A notebook that fails does not stop the others, and after
-    Ctrl-C those that were done are there. Raises ValueError for an unknown number or scale, and while another process
-    writes this gallery.
+    ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page and the facts as
+    ``.json``, and ``index.html`` over everything that the folder holds. A notebook that fails does
+    not stop the others, and after Ctrl-C those that were done are there. Raises ValueError for an
+    unknown number or scale, and while another process writes this gallery.
     """
     from jetnb import atomic
     from jetnb.book import gallery

@@ -1,4 +1,6 @@
-"""What the headers of an answer over HTTP say of the file: which part of it comes, its version, size and checksum."""
+"""What the headers of an answer over HTTP say of the file: which part of it comes, its version,
+size and checksum.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ def content_range(response: requests.Response) -> tuple[int | None, int | None]:
 
 
 def version(response: requests.Response) -> str:
-    """What the server calls this version of the file: a strong ETag, or else the date; "" if it says neither."""
+    """What the server calls this version of the file: a strong ETag, or else the date; "" if it
+    says neither.
+    """
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
 def digest(response: requests.Response) -> str:
-    """The sha256 of the file, which Hugging Face says of large ones before it leads to them; "" of others."""
+    """The sha256 of the file, which Hugging Face says of large ones before it leads to them; "" of
+    others.
+    """
     headers = [each.headers.get("X-Linked-ETag", "") for each in (*response.history, response)]
     return next((found[1] for found in map(SHA256.fullmatch, headers) if found), "")
 

@@ -1,7 +1,9 @@
-"""Unpacking tar archives that come from elsewhere: plain files and folders inside the target, and nothing else.
+"""Unpacking tar archives that come from elsewhere: plain files and folders inside the target, and
+nothing else.
 
-tarfile only reads the headers here; what is written, and where, is decided below. Its own filters are not relied on:
-older versions of Python 3.11 and later have none, or one with holes (CVE-2025-4517, CVE-2025-4138, CVE-2024-12718).
+tarfile only reads the headers here; what is written, and where, is decided below. Its own filters
+are not relied on: older versions of Python 3.11 and later have none, or one with holes
+(CVE-2025-4517, CVE-2025-4138, CVE-2024-12718).
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ class _Header(tarfile.TarInfo):
 def unpack(path: Path, folder: Path) -> None:
     """Write the files of the tar archive `path`, which is not compressed, into the empty `folder`.
 
-    Of the members only name and content are taken: permissions, owners and dates are those of new files. Raises
-    `ArchiveError`, a `ValueError`, for links, devices, names that lead elsewhere, deep nesting, too many members and
-    damage; what was unpacked until then stays.
+    Of the members only name and content are taken: permissions, owners and dates are those of new
+    files. Raises `ArchiveError`, a `ValueError`, for links, devices, names that lead elsewhere,
+    deep nesting, too many members and damage; what was unpacked until then stays.
     """
     with path.open("rb") as stream:
         try:

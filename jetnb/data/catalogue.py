@@ -1,8 +1,9 @@
 """Every sample by name, and every file of a published dataset: how to get jets from it.
 
-The shipped samples are compact Parquet files. The first `load` turns one into a store under `data/derived`
-(or the folder in the environment variable `JETNB_DERIVED`), later ones map that store and cost nothing.
-Files of published datasets (`jetnb.data.datasets`) are known by their content and read block by block.
+The shipped samples are compact Parquet files. The first `load` turns one into a store under
+`data/derived` (or the folder in the environment variable `JETNB_DERIVED`), later ones map that
+store and cost nothing. Files of published datasets (`jetnb.data.datasets`) are known by their
+content and read block by block.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ CITATION = "jetnb; please cite Pythia 8.3, arXiv:2203.11601, and FastJet, arXiv:
 
 
 class Sample(NamedTuple):
-    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates, in words and by
-    its name in `jetnb.data.datasets.DATASETS`.
+    """A shipped sample: name, number of jets, what it holds, which published dataset it imitates,
+    in words and by its name in `jetnb.data.datasets.DATASETS`.
     """
 
     name: str
@@ -104,7 +105,9 @@ SAMPLES = {
 
 
 class Source(NamedTuple):
-    """Jets in a file or store that can be read in pieces: path, module of `jetnb.readers` ("" for a store), rows."""
+    """Jets in a file or store that can be read in pieces: path, module of `jetnb.readers` ("" for a
+    store), rows.
+    """
 
     path: Path
     reader: str
@@ -132,10 +135,11 @@ class Source(NamedTuple):
 
 
 def source(path, dataset: str | None = None) -> Source:
-    """What is at `path`, known by its content, or said by the name of a dataset or of the sample that imitates it.
+    """What is at `path`, known by its content, or said by the name of a dataset or of the sample
+    that imitates it.
 
-    Raises `FileNotFoundError`, and `ValueError` for an unknown name and for a file of no known format, saying what it
-    is instead.
+    Raises `FileNotFoundError`, and `ValueError` for an unknown name and for a file of no known
+    format, saying what it is instead.
     """
     if reason := no_path(path):
         raise ValueError(reason)
@@ -152,22 +156,25 @@ def source(path, dataset: str | None = None) -> Source:
 def load(
     name_or_path, files=None, *, n_jets: int | None = None, seed: int | None = None
 ) -> ak.Array:
-    """Jets of a sample of `SAMPLES`, a store folder, or a file: all, the first `n_jets`, or with `seed` some at random.
+    """Jets of a sample of `SAMPLES`, a store folder, or a file: all, the first `n_jets`, or with
+    `seed` some at random.
 
-    `files`: one or several files of a published dataset (a name of `jetnb.data.datasets.DATASETS`); their jets are then
-    read into memory, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A file is also known by its content:
-    ``load("RunG_batch0.h5")``. For more than memory holds, `convert` them once. Samples and stores are not read until
-    they are used.
+    `files`: one or several files of a published dataset (a name of `jetnb.data.datasets.DATASETS`);
+    their jets are then read into memory, e.g. ``load("aoj", "RunG_batch0.h5", n_jets=100_000)``. A
+    file is also known by its content: ``load("RunG_batch0.h5")``. For more than memory holds,
+    `convert` them once. Samples and stores are not read until they are used.
 
-    BEWARE of the first jets of a file: they need not be like the rest. Top-tagging files have runs of ten jets of one
-    class, JetNet and JetClass a file for each class, and data follow the run. With ``seed=1`` the `n_jets` are drawn at
-    random over the whole length of all files, in random order, the same for the same seed, files and `n_jets`; jets of
-    one event are drawn together. Long files are not read to the end for it: blocks of rows are drawn first,
-    32 or more with four times as many jets, then events in them; memory is that of twice the jets and a block.
+    BEWARE of the first jets of a file: they need not be like the rest. Top-tagging files have runs
+    of ten jets of one class, JetNet and JetClass a file for each class, and data follow the run.
+    With ``seed=1`` the `n_jets` are drawn at random over the whole length of all files, in random
+    order, the same for the same seed, files and `n_jets`; jets of one event are drawn together.
+    Long files are not read to the end for it: blocks of rows are drawn first, 32 or more with four
+    times as many jets, then events in them; memory is that of twice the jets and a block.
     describe(jets) says which part it is.
 
-    Raises `ValueError` for an unknown name, more jets than there are, or a file that is not of the dataset, and
-    `FileNotFoundError` saying how to make a shipped file that is missing. Taught in notebook 00.
+    Raises `ValueError` for an unknown name, more jets than there are, or a file that is not of the
+    dataset, and `FileNotFoundError` saying how to make a shipped file that is missing. Taught in
+    notebook 00.
     """
     if n_jets is not None and n_jets < 1:
         raise ValueError(f"n_jets={n_jets} was asked for: ask for at least one jet")
@@ -238,7 +245,9 @@ def _first(sources: Iterable[Source], files: list, n_jets: int | None) -> ak.Arr
 
 
 def _drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Array:
-    """`n_jets` of the jets in random blocks of rows, of all rows where these are few: the events of lowest keys."""
+    """`n_jets` of the jets in random blocks of rows, of all rows where these are few: the events of
+    lowest keys.
+    """
     rng, n_rows = np.random.default_rng(seed), sum(one.n_rows for one in sources)
     to_the_end = n_rows <= max(2 * SPARE * n_jets, FEW)
     size = (
@@ -283,7 +292,8 @@ def _drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arr
 
 
 def _keys(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:
-    """A random number for each jet, the same for all jets of an event, in whichever blocks they are.
+    """A random number for each jet, the same for all jets of an event, in whichever blocks they
+    are.
 
     Not those of `jets.split` with this seed: what is drawn by them would all be in its first part.
     """
@@ -295,7 +305,9 @@ def _keys(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _lowest(blocks: list[ak.Array], keys: list[np.ndarray], n: int) -> tuple[list, list]:
-    """The `n` jets with the lowest keys, in one block by rising keys, jets of one event in their order."""
+    """The `n` jets with the lowest keys, in one block by rising keys, jets of one event in their
+    order.
+    """
     together = np.concatenate(keys)
     order = np.argsort(together, kind="stable")[:n]
     return [ak.Array(ak.to_packed(ak.concatenate(blocks)[order]), attrs=blocks[0].attrs)], [
@@ -326,7 +338,9 @@ def _noted(jets: ak.Array, part: str) -> ak.Array:
 
 
 def read(files, dataset: str | None = None) -> Iterator[ak.Array]:
-    """Blocks of jets of one or several files, in order; raises as `source` does. Taught in notebook 16."""
+    """Blocks of jets of one or several files, in order; raises as `source` does. Taught in notebook
+    16.
+    """
     for file in [files] if isinstance(files, (str, Path)) else files:
         yield from source(file, dataset).blocks()
 
@@ -334,7 +348,8 @@ def read(files, dataset: str | None = None) -> Iterator[ak.Array]:
 def convert(files, path, *, dataset: str | None = None, overwrite: bool = False) -> store.Store:
     """Turn one or several files into one store at `path`, block by block in bounded memory.
 
-    Raises as `source` and `store.write` do; after an error there is no store. Taught in notebook 16.
+    Raises as `source` and `store.write` do; after an error there is no store. Taught in notebook
+    16.
     """
     return store.write(path, read(files, dataset), overwrite=overwrite)
 
@@ -386,10 +401,11 @@ def derived() -> Path:
 
 
 def verify_shipped() -> list[str]:
-    """Check samples and checkpoints in `data` against `data/SHA256SUMS`; returns the names of those that are right.
+    """Check samples and checkpoints in `data` against `data/SHA256SUMS`; returns the names of those
+    that are right.
 
-    Raises `FileNotFoundError` for a file that is missing and `ValueError` for one that is changed or not in
-    the list, saying what to do.
+    Raises `FileNotFoundError` for a file that is missing and `ValueError` for one that is changed
+    or not in the list, saying what to do.
     """
     sums = DATA / "SHA256SUMS"
     if not sums.exists():

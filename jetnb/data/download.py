@@ -1,9 +1,10 @@
 """Fetch files of the published datasets: continued after a break, checked, and never half there.
 
-A file grows as `<file>.part` and gets its name only when it is whole and its checksum is right, so what has the name
-is complete. Where nobody gives a checksum, the one of what came first is kept, see `jetnb.data.received`.
-`<file>.part.tag` holds what the server calls this version of the file: a part is only continued if the file there is
-still the same. Two processes that want the same file take turns, by `atomic.alone`.
+A file grows as `<file>.part` and gets its name only when it is whole and its checksum is right, so
+what has the name is complete. Where nobody gives a checksum, the one of what came first is kept,
+see `jetnb.data.received`. `<file>.part.tag` holds what the server calls this version of the file: a
+part is only continued if the file there is still the same. Two processes that want the same file
+take turns, by `atomic.alone`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class DownloadError(OSError):
 
 
 class _Again(Exception):
-    """A failure that may pass: what happened, and after how many seconds to try again if the server said so."""
+    """A failure that may pass: what happened, and after how many seconds to try again if the server
+    said so.
+    """
 
 
 def download(
@@ -56,14 +59,16 @@ def download(
 ) -> list[Path]:
     """Fetch files of a published dataset into `folder`; returns where they are.
 
-    `dataset`: a name of `jetnb.data.datasets.DATASETS`. `files`: names, patterns such as ``"RunG_*"``, or ``"all"``; if
-    they are not said, the error lists them, for there are up to 207 GB and more. What was begun is continued. A
-    file that is there is not fetched again: its size is compared with the published one, with `check` its
-    checksum as well. Where none is published, size and sha256 of what came first are recorded in
-    `<file>.received.json`, with a warning, and take their place. With `unpack`, a tar archive is unpacked into a folder
-    of its name beside it, once and after a look at its checksum, and the files in there are returned in its place.
-    Raises `ValueError` for what is not in the dataset, or is there but another file, and `DownloadError` for what goes
-    wrong on the way: what came until then is kept, and removed only if its checksum is wrong. Taught in notebook 16.
+    `dataset`: a name of `jetnb.data.datasets.DATASETS`. `files`: names, patterns such as
+    ``"RunG_*"``, or ``"all"``; if they are not said, the error lists them, for there are up to 207
+    GB and more. What was begun is continued. A file that is there is not fetched again: its size is
+    compared with the published one, with `check` its checksum as well. Where none is published,
+    size and sha256 of what came first are recorded in `<file>.received.json`, with a warning, and
+    take their place. With `unpack`, a tar archive is unpacked into a folder of its name beside it,
+    once and after a look at its checksum, and the files in there are returned in its place. Raises
+    `ValueError` for what is not in the dataset, or is there but another file, and `DownloadError`
+    for what goes wrong on the way: what came until then is kept, and removed only if its checksum
+    is wrong. Taught in notebook 16.
     """
     dataset = find(dataset) if isinstance(dataset, str) else dataset
     folder = Path(folder).expanduser()

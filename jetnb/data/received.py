@@ -1,6 +1,8 @@
-"""What a published file should be: of the size and checksum that its publisher gives, or else as it first came.
+"""What a published file should be: of the size and checksum that its publisher gives, or else as it
+first came.
 
-In the latter case size and sha256 are kept in `<file>.received.json` beside the file, and compared from then on.
+In the latter case size and sha256 are kept in `<file>.received.json` beside the file, and compared
+from then on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class Known(NamedTuple):
     whose: str
 
     def wrong(self, path: Path, check: bool) -> str:
-        """What about a file is not as it should be, "" if nothing; its checksum is only looked at with `check`."""
+        """What about a file is not as it should be, "" if nothing; its checksum is only looked at
+        with `check`.
+        """
         if self.n_bytes not in (None, n_bytes := path.stat().st_size):
             return f"{n_bytes:,} bytes, {self.whose} {self.n_bytes:,}"
         kind, _, wanted = self.checksum.partition(":")
@@ -38,7 +42,9 @@ def record_of(path: Path) -> Path:
 
 
 def known(file: RemoteFile, path: Path) -> Known:
-    """What `file`, which is or will be at `path`, should be. Raises `ValueError` for a damaged record."""
+    """What `file`, which is or will be at `path`, should be. Raises `ValueError` for a damaged
+    record.
+    """
     if not file.checksum and (record := record_of(path)).exists():
         found = _json.read(
             record,

@@ -1,4 +1,6 @@
-"""A report on a file of jets for people: what it is, what is in it, what is odd, and what to do about it."""
+"""A report on a file of jets for people: what it is, what is in it, what is odd, and what to do
+about it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ EXPECTED = (
     MemoryError,
 )  # what readers raise at a file, or at what this place lacks
 BEAM = 6500.0  # GeV: no jet of the LHC so far has more
-# What the selection of a published dataset allows: by its name in the provenance, field -> range, GeV and 1.
+# What the selection of a published dataset allows: by its name in the provenance, field -> range,
+# GeV and 1.
 SELECTION = {
     "aspen": {"pt": (300, BEAM), "eta": (-2.5, 2.5)},
     "JetClass": {"pt": (500, 1000), "eta": (-2, 2)},
@@ -67,7 +70,9 @@ TALLIED = {
 
 
 class Finding(NamedTuple):
-    """One thing found: "ok", "note", "PROBLEM" or "NOT READ", what it is, what it means, what to do."""
+    """One thing found: "ok", "note", "PROBLEM" or "NOT READ", what it is, what it means, what to
+    do.
+    """
 
     level: str
     what: str
@@ -82,7 +87,9 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `check` found; `print` it. `ok` is False where the file should not be used as it is, or was not read."""
+    """What `check` found; `print` it. `ok` is False where the file should not be used as it is, or
+    was not read.
+    """
 
     path: str
     format: str
@@ -108,12 +115,13 @@ class Report(NamedTuple):
 
 
 def check(path, *, stop: int | None = None) -> Report:
-    """Read the file or store at `path`, to row `stop` if given, and report on it: `print(jetnb.check(path))`.
+    """Read the file or store at `path`, to row `stop` if given, and report on it:
+    `print(jetnb.check(path))`.
 
-    Looks for: format, truncation, damage, values that are not finite, sortedness, ranges and units, sentinels, tracks,
-    labels, duplicates, and constituents that do not add up to their jet. Memory: 40 bytes per jet. What is wrong is
-    in the report, and so it is where there is no such file, or where FastJet or memory is missing to read it. Taught
-    in notebook 16.
+    Looks for: format, truncation, damage, values that are not finite, sortedness, ranges and units,
+    sentinels, tracks, labels, duplicates, and constituents that do not add up to their jet. Memory:
+    40 bytes per jet. What is wrong is in the report, and so it is where there is no such file, or
+    where FastJet or memory is missing to read it. Taught in notebook 16.
     """
     totals, tally, form = _Totals(), {}, "cannot be read"
     try:

@@ -1,10 +1,11 @@
-"""The store: a folder of plain columns, memory-mapped, read as awkward jets or gathered as packed batches.
+"""The store: a folder of plain columns, memory-mapped, read as awkward jets or gathered as packed
+batches.
 
-`meta.json` holds schema version, counts, provenance and a sha256 per column; `offsets.npy`, `jet_*.npy` and
-`constituent_*.npy` hold the columns, each a 128-byte NumPy header and the values, so `np.load` reads them
-too. Opening maps the files and reads the offsets alone, 8 bytes a jet, to see that they rise. Writing goes
-block by block into a hidden folder beside the target, which is renamed into place when complete and on disk:
-there is never half a store.
+`meta.json` holds schema version, counts, provenance and a sha256 per column; `offsets.npy`,
+`jet_*.npy` and `constituent_*.npy` hold the columns, each a 128-byte NumPy header and the values,
+so `np.load` reads them too. Opening maps the files and reads the offsets alone, 8 bytes a jet, to
+see that they rise. Writing goes block by block into a hidden folder beside the target, which is
+renamed into place when complete and on disk: there is never half a store.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ NEEDED = (
 
 
 class StoreError(ValueError):
-    """A store that cannot be written or opened; the message says which file, what is wrong, what to do."""
+    """A store that cannot be written or opened; the message says which file, what is wrong, what to
+    do.
+    """
 
 
 class StoreExistsError(StoreError, FileExistsError):
@@ -51,7 +54,9 @@ class StoreExistsError(StoreError, FileExistsError):
 
 
 class Store:
-    """An opened store. `jets` is the whole sample as awkward array, `gather` makes training batches of it."""
+    """An opened store. `jets` is the whole sample as awkward array, `gather` makes training batches
+    of it.
+    """
 
     def __init__(self, path: Path, meta: dict, columns: dict[str, np.ndarray]):
         self.path, self.meta, self._columns = path, meta, columns
@@ -95,9 +100,9 @@ class Store:
         """Constituent `fields` of the jets `indices` (B,), in that order, as packed batch.
 
         n_max: constituents of each jet, the first, which are the hardest; None is all. Returns
-        `Batch(x (T, F), offsets (B + 1,))`. Raises `IndexError` for an index that is not an integer in
-        [0, len(store)), `StoreError` for an unknown field. The first call in a process takes a few
-        seconds, in which numba starts. Taught in notebook 16.
+        `Batch(x (T, F), offsets (B + 1,))`. Raises `IndexError` for an index that is not an integer
+        in [0, len(store)), `StoreError` for an unknown field. The first call in a process takes a
+        few seconds, in which numba starts. Taught in notebook 16.
         """
         if unknown := [name for name in fields if f"constituent_{name}" not in self._columns]:
             raise StoreError(
@@ -120,7 +125,9 @@ class Store:
         return Batch(x, offsets)
 
     def verify(self) -> None:
-        """Read every byte and raise `StoreError` naming the first file whose content is not as written."""
+        """Read every byte and raise `StoreError` naming the first file whose content is not as
+        written.
+        """
         for name, about in self.meta["columns"].items():
             file, digest = self.path / f"{name}.npy", hashlib.sha256()
             with _column_file(
@@ -162,22 +169,24 @@ def _kernel():
                 for early in literal_unroll(columns):
                     touched += early[k]
             for k in range(n):
-                f = 0
+                f = 0  # literal_unroll does not enumerate
                 for column in literal_unroll(columns):
                     out[first + k, f] = column[start + k]
-                    f += 1
+                    f += 1  # noqa: SIM113
         return touched  # so that the touching is not optimised away
 
     return gather
 
 
 def open(path) -> Store:
-    """Open the store at `path`: milliseconds and no memory for 10 million jets, as only `offsets.npy` is read.
+    """Open the store at `path`: milliseconds and no memory for 10 million jets, as only
+    `offsets.npy` is read.
 
-    What the files claim is checked: lengths, sizes, types, and that offsets rise from 0 to the end, so that nothing
-    outside of them is read later. `Store.verify` checks content. Raises `StoreError` when there is no store, when a
-    file is missing, of the wrong size or not a plain file, when `meta.json` is damaged, and when a newer version of
-    jetnb wrote it; `PermissionError` for a file that may not be read. Taught in notebook 16.
+    What the files claim is checked: lengths, sizes, types, and that offsets rise from 0 to the end,
+    so that nothing outside of them is read later. `Store.verify` checks content. Raises
+    `StoreError` when there is no store, when a file is missing, of the wrong size or not a plain
+    file, when `meta.json` is damaged, and when a newer version of jetnb wrote it; `PermissionError`
+    for a file that may not be read. Taught in notebook 16.
     """
     path = Path(path)
     meta = _meta(path)
@@ -280,7 +289,9 @@ def _wrong(meta: dict) -> str:
 
 @contextlib.contextmanager
 def _column_file(file: Path, expected: int) -> Iterator[io.BufferedReader]:
-    """The column file, which is a plain file of `expected` bytes: no link is followed, nothing is waited for."""
+    """The column file, which is a plain file of `expected` bytes: no link is followed, nothing is
+    waited for.
+    """
     try:
         handle = os.open(
             file,
@@ -319,10 +330,12 @@ def _column_file(file: Path, expected: int) -> Iterator[io.BufferedReader]:
 
 @functools.lru_cache(64)
 def _ends(file: Path, expected: int, *changed) -> tuple[int, int, int]:
-    """First and last offset, and the number of the first that is below the one before, -1 if they rise.
+    """First and last offset, and the number of the first that is below the one before, -1 if they
+    rise.
 
-    changed: what differs once the file has been changed, so that each file is read once in a process: stores are
-    opened for each block of jets. Read, not mapped, so that the pages do not count as memory of this process.
+    changed: what differs once the file has been changed, so that each file is read once in a
+    process: stores are opened for each block of jets. Read, not mapped, so that the pages do not
+    count as memory of this process.
     """
     last, n_read, first = None, 0, 0
     with _column_file(file, expected) as stream:
@@ -345,11 +358,12 @@ def write(
 ) -> Store:
     """Write jets arrays one after the other into a new store at `path` and open it.
 
-    `blocks`: jets arrays of the same fields and classes, e.g. from a reader; memory is that of one block.
-    `provenance` replaces that of the first block. `overwrite=True` replaces an existing store in one step.
-    If two processes write to one path, the first to finish wins, the other gets `StoreExistsError`.
-    Raises `StoreError` naming block, field and value for jets that `jets.check` refuses or that do not
-    continue the blocks before, and naming the folder where writing fails. Taught in notebook 16.
+    `blocks`: jets arrays of the same fields and classes, e.g. from a reader; memory is that of one
+    block. `provenance` replaces that of the first block. `overwrite=True` replaces an existing
+    store in one step. If two processes write to one path, the first to finish wins, the other gets
+    `StoreExistsError`. Raises `StoreError` naming block, field and value for jets that `jets.check`
+    refuses or that do not continue the blocks before, and naming the folder where writing fails.
+    Taught in notebook 16.
     """
     path, blocks = Path(os.path.abspath(path)), [blocks] if isinstance(blocks, ak.Array) else blocks
     if overwrite and path.exists() and not (path / "meta.json").exists():
@@ -408,7 +422,9 @@ def _write_columns(
 
 
 def _checked(path: Path, blocks: Iterable, provenance) -> Iterator[tuple[int, dict, dict]]:
-    """Number of the block, flat columns (counts as "offsets") and provenance of one piece after the other."""
+    """Number of the block, flat columns (counts as "offsets") and provenance of one piece after the
+    other.
+    """
     for number, block in enumerate(_unexplained(blocks)):
         for first in range(0, max(len(block), 1), PIECE):
             piece = block[first : first + PIECE]
@@ -427,7 +443,9 @@ def _checked(path: Path, blocks: Iterable, provenance) -> Iterator[tuple[int, di
 
 
 class _Column:
-    """One column file while it is written: appends values, hashes them on the way, ends with the header."""
+    """One column file while it is written: appends values, hashes them on the way, ends with the
+    header.
+    """
 
     def __init__(self, stream: io.BufferedWriter, dtype: np.dtype):
         self.stream, self.dtype = stream, np.dtype(dtype).newbyteorder("<")
@@ -457,7 +475,9 @@ def _header(dtype: str, length: int) -> bytes:
 
 
 class _FromBlocks(Exception):
-    """Carries an OSError of the blocks' own reader past `_explained`, which explains those of writing."""
+    """Carries an OSError of the blocks' own reader past `_explained`, which explains those of
+    writing.
+    """
 
 
 def _unexplained(blocks: Iterable) -> Iterator:

@@ -1,4 +1,6 @@
-"""Results of many runs in a JSON-lines file, each added when it is done, so that nothing is done twice."""
+"""Results of many runs in a JSON-lines file, each added when it is done, so that nothing is done
+twice.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ REMEDY = "choose another path"
 
 
 class Ledger:
-    """`run in ledger`, `ledger[run]` and `ledger.add(run, result)`, for runs that are dicts of names and numbers.
+    """`run in ledger`, `ledger[run]` and `ledger.add(run, result)`, for runs that are dicts of
+    names and numbers.
 
-    path: the file, or None to keep all in memory. settings: what its runs share; they are its first line. The file is
-    plain text, and nothing that is read from it is executed. The end of a line that a killed process left is cut off,
-    and several processes may add to one file: each sees what the others did when it adds. Raises `ValueError` where the
-    settings differ, naming the first that does, and for a file that is something else. Taught in notebook 06.
+    path: the file, or None to keep all in memory. settings: what its runs share; they are its first
+    line. The file is plain text, and nothing that is read from it is executed. The end of a line
+    that a killed process left is cut off, and several processes may add to one file: each sees what
+    the others did when it adds. Raises `ValueError` where the settings differ, naming the first
+    that does, and for a file that is something else. Taught in notebook 06.
 
     >>> kept = Ledger(None)
     >>> kept.add({"jets": 100, "seed": 1}, {"loss": 0.5})
@@ -62,7 +66,8 @@ class Ledger:
     def add(self, run: Mapping, result: Mapping, scores: np.ndarray | None = None) -> None:
         """Add a run with its `result`, which JSON can hold; all is on disk at the return.
 
-        scores: an array, kept as .npy in the folder `path` without suffix; its name is the result's "scores".
+        scores: an array, kept as .npy in the folder `path` without suffix; its name is the result's
+        "scores".
         """
         result = json.loads(json.dumps(result))
         if scores is not None:

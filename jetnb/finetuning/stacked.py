@@ -1,8 +1,10 @@
-"""Many small heads trained as one computation: S heads of one size, each on its own jets, at all settings of a grid.
+"""Many small heads trained as one computation: S heads of one size, each on its own jets, at all
+settings of a grid.
 
-A head on a frozen encoder sees the same few numbers of each jet in every step, so the time goes into calls, not into
-arithmetic. Here the heads of all seeds, and of all penalties or learning rates, share their calls. Each head comes out
-as if it were trained alone, up to rounding. What is compared is only the head's own validation loss.
+A head on a frozen encoder sees the same few numbers of each jet in every step, so the time goes
+into calls, not into arithmetic. Here the heads of all seeds, and of all penalties or learning
+rates, share their calls. Each head comes out as if it were trained alone, up to rounding. What is
+compared is only the head's own validation loss.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ BETAS = 0.9, 0.999  # of AdamW
 
 
 class Heads(NamedTuple):
-    """S fitted heads: linear layers with ReLU between them, and how each was picked, on its validation jets alone."""
+    """S fitted heads: linear layers with ReLU between them, and how each was picked, on its
+    validation jets alone.
+    """
 
     layers: list[tuple[Tensor, Tensor]]  # weight (S, out, in) and bias (S, out), as of nn.Linear
     picked: Tensor  # (S,) the penalty, or the learning rate
@@ -52,7 +56,9 @@ class Heads(NamedTuple):
         )
 
     def unscale(self, mean, width) -> list[Tensor]:
-        """Weight and bias of each layer of the one head, for embeddings that are not scaled: mean and width (D,)."""
+        """Weight and bias of each layer of the one head, for embeddings that are not scaled: mean
+        and width (D,).
+        """
         (weight, bias), *rest = [(w[0].double(), b[0].double()) for w, b in self.layers]
         weight = weight / torch.as_tensor(width)
         layers = [(weight, bias - weight @ torch.as_tensor(mean)), *rest]
@@ -69,16 +75,19 @@ def fit_linear(
     tolerance: float = 1e-6,
     max_steps: int = 100,
 ) -> Heads:
-    """Fit S logistic regressions at all penalties at once, and pick the penalty of each on its validation jets.
+    """Fit S logistic regressions at all penalties at once, and pick the penalty of each on its
+    validation jets.
 
-    z (S, n, D): standardised embeddings, labels (S, n) from 0 to n_classes - 1; validation: the same of other jets,
-    (S, m, D) and (S, m). penalties: minimised is the summed cross-entropy plus penalty / 2 times the squared weights,
-    biases free, so a penalty is 1 / C of scikit-learn. Two classes share one logit, as there. Newton steps with
-    conjugate gradients, in float64 and in the principal axes of each head's jets, where the problem is nearly
-    diagonal; they end where no element of the gradient exceeds `tolerance` times the number of jets.
+    z (S, n, D): standardised embeddings, labels (S, n) from 0 to n_classes - 1; validation: the
+    same of other jets, (S, m, D) and (S, m). penalties: minimised is the summed cross-entropy plus
+    penalty / 2 times the squared weights, biases free, so a penalty is 1 / C of scikit-learn. Two
+    classes share one logit, as there. Newton steps with conjugate gradients, in float64 and in the
+    principal axes of each head's jets, where the problem is nearly diagonal; they end where no
+    element of the gradient exceeds `tolerance` times the number of jets.
 
-    Returns `Heads`, in the type of z. Raises ValueError for shapes that do not fit, labels outside, penalties that
-    are not positive, and a fit that does not converge in `max_steps`. Taught in notebook 08.
+    Returns `Heads`, in the type of z. Raises ValueError for shapes that do not fit, labels outside,
+    penalties that are not positive, and a fit that does not converge in `max_steps`. Taught in
+    notebook 08.
     """
     _check(z, labels, validation, n_classes, penalties)
     x, kind = z.double(), z.dtype
@@ -161,7 +170,8 @@ def fit_linear(
 
 
 def _solve(p, gw, gb, size, ridge, forward, back, active):
-    """Newton's step, (dw, db), for all heads by conjugate gradients; steps of heads that are not `active` are 0.
+    """Newton's step, (dw, db), for all heads by conjugate gradients; steps of heads that are not
+    `active` are 0.
 
     Preconditioned by the Hessian for equal weights of all jets, which is diagonal here.
     """
@@ -213,15 +223,17 @@ def fit_mlp(
     every: int = EVERY,
     patience: int = 10,
 ) -> Heads:
-    """Train S heads with one hidden layer (ReLU) at all learning rates at once, with AdamW, and keep the best of each.
+    """Train S heads with one hidden layer (ReLU) at all learning rates at once, with AdamW, and
+    keep the best of each.
 
-    z, labels, validation, n_classes: as for `fit_linear`; z float32 or float64. seeds (S,): of the initial weights
-    and the order of batches of each head. batch_size: jets per step, all of them where there are fewer. After `every`
-    steps the validation loss is taken; a head ends `patience` checks after its lowest, or after `steps`, and keeps the
-    weights it had there. Of its learning rates it keeps the one with the lowest loss.
+    z, labels, validation, n_classes: as for `fit_linear`; z float32 or float64. seeds (S,): of the
+    initial weights and the order of batches of each head. batch_size: jets per step, all of them
+    where there are fewer. After `every` steps the validation loss is taken; a head ends `patience`
+    checks after its lowest, or after `steps`, and keeps the weights it had there. Of its learning
+    rates it keeps the one with the lowest loss.
 
-    Returns `Heads`. Raises ValueError as `fit_linear` does, for seeds of another number, and for a loss that is not
-    finite at any learning rate. AdamW: arXiv:1711.05101. Taught in notebook 08.
+    Returns `Heads`. Raises ValueError as `fit_linear` does, for seeds of another number, and for a
+    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101. Taught in notebook 08.
     """
     _check(z, labels, validation, n_classes, lrs)
     n_heads, n_jets, dim = z.shape
@@ -313,14 +325,18 @@ def _draw(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
 
 
 def _parts(rows: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of the rows (K, parameters): w1 (K, D + 1, H), whose last row is the bias, w2 (K, H, C), b2 (K, C)."""
+    """Views of the rows (K, parameters): w1 (K, D + 1, H), whose last row is the bias, w2 (K, H,
+    C), b2 (K, C).
+    """
     dim, hidden, n_classes = shape
     w1, w2, b2 = rows.split(((dim + 1) * hidden, hidden * n_classes, n_classes), 1)
     return w1.view(-1, dim + 1, hidden), w2.view(-1, hidden, n_classes), b2
 
 
 def _gradient(weights: Tensor, x: Tensor, y: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Gradient (K, parameters) of the mean cross-entropy of each of K heads on its x (K, b, D + 1), y (K, b)."""
+    """Gradient (K, parameters) of the mean cross-entropy of each of K heads on its x (K, b, D + 1),
+    y (K, b).
+    """
     w1, w2, b2 = _parts(weights, shape)
     h = torch.bmm(x, w1).relu_()  # (K, b, H)
     d = (

@@ -1,8 +1,9 @@
-"""What is pretraining worth: encoders frozen, finetuned and from scratch, over label budgets and seeds, in one table.
+"""What is pretraining worth: encoders frozen, finetuned and from scratch, over label budgets and
+seeds, in one table.
 
-Each run has its own labelled jets, initial weights and order of batches. All choices (learning rate, penalty, when to
-stop) are made on validation jets alone, whose labels are few too; the test jets are looked at once per run. Runs are
-never dropped.
+Each run has its own labelled jets, initial weights and order of batches. All choices (learning
+rate, penalty, when to stop) are made on validation jets alone, whose labels are few too; the test
+jets are looked at once per run. Runs are never dropped.
 """
 
 from __future__ import annotations
@@ -57,18 +58,21 @@ def measure(
     accelerator: str = "cpu",
     progress: bool = True,
 ) -> ak.Array:
-    """Train and test a classifier for every mode, label budget and seed; a table with one record per run.
+    """Train and test a classifier for every mode, label budget and seed; a table with one record
+    per run.
 
-    make_encoder(seed): a new encoder, encoder(x, offsets) -> constituents (T, D), jets (B, D), with the attribute dim;
-    torch's generator is seeded before. data: train, validation and test jets, disjoint in event, each a `Packed` whose
-    first target is the label, from 0. pretrained: an encoder, its state dict, or the folder of a checkpoint with a part
-    "encoder"; None leaves out what needs it. head: "linear", or "mlp" with one hidden layer of 64.
+    make_encoder(seed): a new encoder, encoder(x, offsets) -> constituents (T, D), jets (B, D), with
+    the attribute dim; torch's generator is seeded before. data: train, validation and test jets,
+    disjoint in event, each a `Packed` whose first target is the label, from 0. pretrained: an
+    encoder, its state dict, or the folder of a checkpoint with a part "encoder"; None leaves out
+    what needs it. head: "linear", or "mlp" with one hidden layer of 64.
 
-    modes: "random", a head on a frozen encoder with random weights; "frozen", a head on the pretrained one;
-    "finetuned", all weights from there on, the head with `head_lr` times the learning rate of the encoder and, with
-    probe_first, from the frozen head (arXiv:2202.10054); "scratch", the same encoder from random weights.
-    Frozen heads are fitted for all seeds at once, see `jetnb.finetuning.stacked`, to embeddings scaled to width 1 on all
-    training jets, which takes no labels.
+    modes: "random", a head on a frozen encoder with random weights; "frozen", a head on the
+    pretrained one; "finetuned", all weights from there on, the head with `head_lr` times the
+    learning rate of the encoder and, with probe_first, from the frozen head (arXiv:2202.10054);
+    "scratch", the same encoder from random weights. Frozen heads are fitted for all seeds at once,
+    see `jetnb.finetuning.stacked`, to embeddings scaled to width 1 on all training jets, which
+    takes no labels.
 
     budgets: numbers of labelled training jets: nested and balanced for each of `seeds`, see
     `jets.label_budgets`. In addition each run has its own validation labels, drawn alike:
@@ -77,26 +81,27 @@ def measure(
     (None: the middle one; several: each budget takes what the nearest of them found, as a ratio),
     and the one with the lowest validation loss is used. Warns where it lies at an end of its grid.
 
-    A run lasts `steps` steps of `batch_size` jets or `epochs` epochs, whichever is more, in which the
-    learning rate falls to zero. It is validated before the first step, every `every` steps and at the
-    end, and keeps the weights of the check with the lowest loss: step 0 is what it began with. With
-    `patience` it ends so many checks after its lowest, before its learning rate has fallen, so give
-    it to runs that have more steps than they need. Warns where half of the runs, or more, are best at
-    their last check. watch_all: measure `history` on all validation jets, which no choice sees.
-    signal: the class whose score makes AUC and rejection.
+    A run lasts `steps` steps of `batch_size` jets or `epochs` epochs, whichever is more, in which
+    the learning rate falls to zero. It is validated before the first step, every `every` steps and
+    at the end, and keeps the weights of the check with the lowest loss: step 0 is what it began
+    with. With `patience` it ends so many checks after its lowest, before its learning rate has
+    fallen, so give it to runs that have more steps than they need. Warns where half of the runs, or
+    more, are best at their last check. watch_all: measure `history` on all validation jets, which
+    no choice sees. signal: the class whose score makes AUC and rejection.
 
-    path: a JSON-lines file, see `jetnb.finetuning.ledger`, to which each run is added when it is done; runs that are in it are not
-    done again. It may hold several heads, budgets and seeds; one study at a time writes to it.
-    scores: keep the probabilities (n_test, C) of each run beside it, in the folder `path` without its suffix.
-    processes: full trainings at a time, each with one thread, so that the numbers do not depend on it. accelerator: as
-    in `training.fit`.
+    path: a JSON-lines file, see `jetnb.finetuning.ledger`, to which each run is added when it is
+    done; runs that are in it are not done again. It may hold several heads, budgets and seeds; one
+    study at a time writes to it. scores: keep the probabilities (n_test, C) of each run beside it,
+    in the folder `path` without its suffix. processes: full trainings at a time, each with one
+    thread, so that the numbers do not depend on it. accelerator: as in `training.fit`.
 
-    Returns records of mode, head, budget, seed, n_validation, lr and penalty (nan where there is none), accuracy, auc,
-    rejection_50 and rejection_30 (1 / background efficiency at 50 % and 30 % signal efficiency; a lower bound at 95 %
-    where n_passing_50, n_passing_30, the background jets that pass, is 0), steps and jets (trained; 0 for linear
-    heads), step (picked), ended ("patience", or "finished"), history (validation accuracy at each check),
-    steps_per_check, validation_loss, seconds, scores (file name or ""), grid (lr, loss and step of what was tried; empty
-    where nothing was). Raises ValueError for arguments that do not fit, for a file with other
+    Returns records of mode, head, budget, seed, n_validation, lr and penalty (nan where there is
+    none), accuracy, auc, rejection_50 and rejection_30 (1 / background efficiency at 50 % and 30 %
+    signal efficiency; a lower bound at 95 % where n_passing_50, n_passing_30, the background jets
+    that pass, is 0), steps and jets (trained; 0 for linear heads), step (picked), ended
+    ("patience", or "finished"), history (validation accuracy at each check), steps_per_check,
+    validation_loss, seconds, scores (file name or ""), grid (lr, loss and step of what was tried;
+    empty where nothing was). Raises ValueError for arguments that do not fit, for a file with other
     settings, naming the first that differs, and for one to which another study writes. Taught in
     notebook 08.
     """
@@ -266,12 +271,13 @@ def probe(
     validation_least: int = 100,
     signal: int = 1,
 ) -> ak.Array:
-    """Fit a plane to numbers of each jet, features or embeddings, with the jets and labels of `measure`.
+    """Fit a plane to numbers of each jet, features or embeddings, with the jets and labels of
+    `measure`.
 
-    z: numbers of the train, validation and test jets, (N, D) each, which are scaled to width 1 on all
-    training jets. labels: their classes (N,), from 0. name: what the table calls the mode. The rest is
-    as in `measure`, and so are the errors: with the same arguments, parts and seeds both use the same
-    jets. Returns records like those of `measure`. Taught in notebook 08.
+    z: numbers of the train, validation and test jets, (N, D) each, which are scaled to width 1 on
+    all training jets. labels: their classes (N,), from 0. name: what the table calls the mode. The
+    rest is as in `measure`, and so are the errors: with the same arguments, parts and seeds both
+    use the same jets. Returns records like those of `measure`. Taught in notebook 08.
     """
     budgets, seeds = (
         sorted({int(n) for n in budgets}),
@@ -343,7 +349,8 @@ def draw(
     validation_share: float = 0.25,
     validation_least: int = 100,
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """The jets that `measure` takes with a seed: for each budget those to train on and those to validate on.
+    """The jets that `measure` takes with a seed: for each budget those to train on and those to
+    validate on.
 
     labels: of the train and the validation jets, from 0; the rest as in `measure`. Returns
     {budget: (indices of training jets, of validation jets)}, nested and balanced. Raises ValueError
@@ -359,9 +366,9 @@ def draw(
 def curves(table: ak.Array, value: str = "accuracy") -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Cut the column `value` of a table of `measure` into curves for `plots.learning_curve`.
 
-    Returns {mode: (labels (K,), values (S, K) of S seeds)}, where labels are those of training and of
-    validation jets together; with several heads in the table the name has the head. Raises ValueError
-    where a mode lacks a seed at some budget. Taught in notebook 08.
+    Returns {mode: (labels (K,), values (S, K) of S seeds)}, where labels are those of training and
+    of validation jets together; with several heads in the table the name has the head. Raises
+    ValueError where a mode lacks a seed at some budget. Taught in notebook 08.
     """
     several, found = len(set(table.head.to_list())) > 1, {}
     for mode, head in dict.fromkeys(

@@ -1,7 +1,9 @@
-"""The runs of a study of `jetnb.finetuning`: heads on a frozen encoder, and full trainings, one at a time.
+"""The runs of a study of `jetnb.finetuning`: heads on a frozen encoder, and full trainings, one at
+a time.
 
-`study` is what all runs share: make_encoder, weights (of the pretrained encoder, or None), data (train, validation,
-test), rows {seed: {budget: (training, validation jets)}}, n_classes, accelerator, and settings, as given to `measure`.
+`study` is what all runs share: make_encoder, weights (of the pretrained encoder, or None), data
+(train, validation, test), rows {seed: {budget: (training, validation jets)}}, n_classes,
+accelerator, and settings, as given to `measure`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ PATIENCE = "patience"  # why a run ended; the other reasons are "finished" and, 
 
 
 def probe(mode: str, points: list[dict], study: dict):
-    """Fit heads on a frozen encoder, all seeds of a budget at once: run, layers for LP-FT, record, test scores."""
+    """Fit heads on a frozen encoder, all seeds of a budget at once: run, layers for LP-FT, record,
+    test scores.
+    """
     linear, n_classes, embedded = study["settings"]["head"] == "linear", study["n_classes"], {}
     labels = [torch.from_numpy(part.targets[0]) for part in study["data"]]
     for budget in dict.fromkeys(point["budget"] for point in points):
@@ -148,7 +152,8 @@ def train(run: dict, start, study: dict) -> tuple[dict, dict, np.ndarray]:
 
 
 class _Checks:
-    """The validation of a training: before the first step, and then as its `watch`, after every so many.
+    """The validation of a training: before the first step, and then as its `watch`, after every so
+    many.
 
     Keeps the weights of the check with the lowest loss, the first of equals.
     """
@@ -211,7 +216,9 @@ def _predict(model: nn.Module, data, indices: np.ndarray) -> torch.Tensor:
 
 
 def build(make_encoder: Callable, seed: int, weights) -> nn.Module:
-    """A new encoder, random from `seed` or with `weights`. Leaves torch's generator where the seed has brought it."""
+    """A new encoder, random from `seed` or with `weights`. Leaves torch's generator where the seed
+    has brought it.
+    """
     torch.manual_seed(seed)
     encoder = make_encoder(seed)
     if weights is not None:
@@ -221,7 +228,9 @@ def build(make_encoder: Callable, seed: int, weights) -> nn.Module:
 
 @contextlib.contextmanager
 def one_thread():
-    """One thread for torch: the same numbers with any number of processes, which do not compete for cores."""
+    """One thread for torch: the same numbers with any number of processes, which do not compete for
+    cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

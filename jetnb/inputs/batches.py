@@ -1,7 +1,9 @@
-"""Data for training: packed batches by jet index, their order, and a thread that makes them ahead of the training.
+"""Data for training: packed batches by jet index, their order, and a thread that makes them ahead
+of the training.
 
-Data is anything with `len(data)`, the number of jets, and `data[indices]`, a packed batch of these jets as tensors:
-(x (T, F) float32, offsets (B+1,) int64, *targets (B, ...)). `torch.utils.data.Subset(data, indices)` is data too.
+Data is anything with `len(data)`, the number of jets, and `data[indices]`, a packed batch of these
+jets as tensors: (x (T, F) float32, offsets (B+1,) int64, *targets (B, ...)).
+`torch.utils.data.Subset(data, indices)` is data too.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from jetnb.data.store import Store
 class Packed:
     """Jets in memory as one packed batch: `packed[indices]` gathers a smaller one.
 
-    x (T, F): constituents of all N jets, scaled features or pt [GeV], deta, dphi, as the model wants them.
-    offsets (N+1,): jet b is `x[offsets[b]:offsets[b + 1]]`. targets: arrays (N, ...), e.g. labels; integers become
-    int64, other numbers float32. All may be NumPy, torch or awkward. Nothing is copied that has the right type.
-    Raises `ValueError` for lengths that do not fit. Taught in notebook 07.
+    x (T, F): constituents of all N jets, scaled features or pt [GeV], deta, dphi, as the model
+    wants them. offsets (N+1,): jet b is `x[offsets[b]:offsets[b + 1]]`. targets: arrays (N, ...),
+    e.g. labels; integers become int64, other numbers float32. All may be NumPy, torch or awkward.
+    Nothing is copied that has the right type. Raises `ValueError` for lengths that do not fit.
+    Taught in notebook 07.
 
     >>> data = Packed(np.arange(5.0)[:, None], [0, 2, 2, 5], [1, 0, 1])
     >>> data[np.array([2, 0])]
@@ -74,9 +77,11 @@ class Packed:
 
 
 class Rows:
-    """Jets that stay in memory-mapped stores: the rows (N,) of `stores`, counted over all of them in their order.
+    """Jets that stay in memory-mapped stores: the rows (N,) of `stores`, counted over all of them
+    in their order.
 
-    rows: None is all. Raises `ValueError` for no stores, and `IndexError` for rows that are not there.
+    rows: None is all. Raises `ValueError` for no stores, and `IndexError` for rows that are not
+    there.
     """
 
     def __init__(self, stores: Store | Sequence[Store], rows=None):
@@ -99,10 +104,11 @@ class Rows:
 class Stored:
     """Jets of memory-mapped stores: `stored[indices]` reads these jets and makes their features.
 
-    stores: from `jetnb.data.store.open`, one, several, or `Rows` of them, of any size. features: F names, as
-    in `inputs.compute`; the particles of `jetnb.augment` are ("pt", "deta", "dphi"). scaler: an
-    `inputs.Scaler` of the same features, or None. targets: names of jet fields. hardest: constituents read of each
-    jet, the first; None is all. Raises `ValueError` for names that do not fit. Taught in notebook 16.
+    stores: from `jetnb.data.store.open`, one, several, or `Rows` of them, of any size. features: F
+    names, as in `inputs.compute`; the particles of `jetnb.augment` are ("pt", "deta", "dphi").
+    scaler: an `inputs.Scaler` of the same features, or None. targets: names of jet fields. hardest:
+    constituents read of each jet, the first; None is all. Raises `ValueError` for names that do not
+    fit. Taught in notebook 16.
     """
 
     def __init__(
@@ -136,7 +142,8 @@ class Stored:
                     f"{', '.join(store.jets.fields)}"
                 )
         self._fields, of_jet = inputs.needs(self.features)
-        # Views of the mapped columns: nothing is read here, and awkward has no part in making a batch.
+        # Views of the mapped columns: nothing is read here, and awkward has no part in making a
+        # batch.
         self._columns = [
             {name: np.asarray(store.jets[name]) for name in (*of_jet, *self.targets)}
             for store in self.jets.stores
@@ -180,10 +187,10 @@ class Stored:
 def schedule(n: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: every one of n jets once, in an order drawn anew for each epoch.
 
-    n: number of jets. batch_size: of the largest batch; all are of this size but for at most one jet less if n is a
-    multiple of it, and otherwise equally smaller, so that no jet is left out and no batch is tiny.
-    Returns jet indices (B,) int64 per batch: a function of the arguments alone, so training can resume anywhere.
-    Raises `ValueError` for sizes below 1. Taught in notebook 07.
+    n: number of jets. batch_size: of the largest batch; all are of this size but for at most one
+    jet less if n is a multiple of it, and otherwise equally smaller, so that no jet is left out and
+    no batch is tiny. Returns jet indices (B,) int64 per batch: a function of the arguments alone,
+    so training can resume anywhere. Raises `ValueError` for sizes below 1. Taught in notebook 07.
 
     >>> [len(batch) for batch in schedule(10, 4, seed=1, epoch=0)]
     [4, 3, 3]
@@ -201,11 +208,13 @@ def split(indices: np.ndarray, batch_size: int) -> list[np.ndarray]:
 def prefetch(
     data, batches: Iterable[np.ndarray], *, ahead: int = 4, pin: bool = False
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of `data`, made in order by one thread, up to `ahead` of them before they are asked for.
+    """Batches of `data`, made in order by one thread, up to `ahead` of them before they are asked
+    for.
 
-    batches: jet indices of each. ahead: 0 makes them without a thread, when they are asked for. pin: put tensors in
-    pinned memory, from which copies to a GPU do not wait. An error in making a batch is raised where that batch would
-    have come. The thread ends with the iterator: when it is used up, closed or collected.
+    batches: jet indices of each. ahead: 0 makes them without a thread, when they are asked for.
+    pin: put tensors in pinned memory, from which copies to a GPU do not wait. An error in making a
+    batch is raised where that batch would have come. The thread ends with the iterator: when it is
+    used up, closed or collected.
     """
 
     def make(indices):

@@ -1,4 +1,5 @@
-"""Events of jets for training: packed twice, constituents in jets and jets in events, without a zero in between.
+"""Events of jets for training: packed twice, constituents in jets and jets in events, without a
+zero in between.
 
 scaler = inputs.Scaler.fit(events.compute(train).x, events.FEATURES)
 data = events.from_jets(train, scaler=scaler)
@@ -35,14 +36,17 @@ HLF = ("log_pt", "eta", "cos_phi", "sin_phi", "log_mass", "log_softdrop_mass")
 
 
 class Events:
-    """Events in memory, packed twice: `events[indices]` gathers some, as `batches.Packed` does with jets.
+    """Events in memory, packed twice: `events[indices]` gathers some, as `batches.Packed` does with
+    jets.
 
-    x (T, F): constituents of all N jets. jets (N+1,): jet j is `x[jets[j]:jets[j + 1]]`. events (E+1,): event e has the
-    jets from `events[e]` to `events[e + 1]`. hlf (N, H): high-level features of each jet. targets: arrays (E, ...), one
-    value per event. Integers become int64, other numbers float32.
+    x (T, F): constituents of all N jets. jets (N+1,): jet j is `x[jets[j]:jets[j + 1]]`. events
+    (E+1,): event e has the jets from `events[e]` to `events[e + 1]`. hlf (N, H): high-level
+    features of each jet. targets: arrays (E, ...), one value per event. Integers become int64,
+    other numbers float32.
 
-    `len` is the number of events; `events[indices]` (B,) is (x, jets, events, hlf, *targets) as tensors, and data for
-    `training.fit`. Raises `ValueError` for lengths that do not fit. Taught in notebook 15.
+    `len` is the number of events; `events[indices]` (B,) is (x, jets, events, hlf, *targets) as
+    tensors, and data for `training.fit`. Raises `ValueError` for lengths that do not fit. Taught in
+    notebook 15.
 
     >>> data = Events(np.arange(5.0)[:, None], [0, 2, 4, 5], [0, 2, 3], np.zeros((3, 1)), [1, 0])
     >>> x, jets, events, hlf, label = data[np.array([1, 0])]
@@ -90,7 +94,9 @@ class Events:
         return x, jets, torch.from_numpy(events), hlf, *targets
 
     def jets_of(self, indices) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (n,) of the jets of the events `indices` (B,), and the offsets (B+1,) of events in them."""
+        """Numbers (n,) of the jets of the events `indices` (B,), and the offsets (B+1,) of events
+        in them.
+        """
         starts, lengths = self.events[indices], self.events[indices + 1] - self.events[indices]
         offsets = packed.starts(lengths)
         return packed.rows(starts, lengths), offsets
@@ -107,9 +113,10 @@ class Events:
 def group(jets: ak.Array, *, n_jets: tuple[int, int] = (2, 5)) -> ak.Array:
     """Order N jets by event, and by falling pt within it, for `from_jets`.
 
-    n_jets: (least, most) jets of an event: one with fewer is left out, of one with more the hardest are kept; the
-    paper has two to five. Returns the jets that are kept, those of an event next to each other. Raises `ValueError`
-    where the field event is missing, and where nothing is left. arXiv:2401.13536. Taught in notebook 15.
+    n_jets: (least, most) jets of an event: one with fewer is left out, of one with more the hardest
+    are kept; the paper has two to five. Returns the jets that are kept, those of an event next to
+    each other. Raises `ValueError` where the field event is missing, and where nothing is left.
+    arXiv:2401.13536. Taught in notebook 15.
     """
     if "event" not in jets.fields:
         raise ValueError(
@@ -144,10 +151,10 @@ def from_jets(
 ) -> Events:
     """Make `Events` of N jets that `group` has put in order.
 
-    scaler: of the same features, fitted on training jets; None leaves them as they are. hardest: constituents kept of
-    each jet; the paper has 100. features: names, see `inputs.compute`. targets: fields that all jets of an event share.
-    Raises `ValueError` for jets that are not in order of event, and for a target that differs within an event, naming
-    it. Taught in notebook 15.
+    scaler: of the same features, fitted on training jets; None leaves them as they are. hardest:
+    constituents kept of each jet; the paper has 100. features: names, see `inputs.compute`.
+    targets: fields that all jets of an event share. Raises `ValueError` for jets that are not in
+    order of event, and for a target that differs within an event, naming it. Taught in notebook 15.
     """
     event = np.asarray(jets.event)
     starts, counts = _runs(event)
@@ -178,16 +185,19 @@ def from_jets(
 
 
 def compute(jets: ak.Array, features: Sequence[str] = FEATURES) -> Batch:
-    """`inputs.compute` with the features of events: without being the same numbers, the 17 of arXiv:2401.13536."""
+    """`inputs.compute` with the features of events: without being the same numbers, the 17 of
+    arXiv:2401.13536.
+    """
     return inputs.compute(jets, features)
 
 
 def hlf(jets: ak.Array, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """High-level features `HLF` of N jets, (N, 6) float32, all of order one.
 
-    starts, counts (E,): where each event begins and how many jets it has. They are the logarithm of pt over 500 GeV,
-    eta, cosine and sine of phi, and the logarithms of mass and softdrop mass over 100 GeV, each plus 1 GeV. phi is
-    counted from the hardest jet of the event: no network has to learn that the detector is round.
+    starts, counts (E,): where each event begins and how many jets it has. They are the logarithm of
+    pt over 500 GeV, eta, cosine and sine of phi, and the logarithms of mass and softdrop mass over
+    100 GeV, each plus 1 GeV. phi is counted from the hardest jet of the event: no network has to
+    learn that the detector is round.
     """
     if missing := [
         name for name in ("pt", "eta", "phi", "mass", "softdrop_mass") if name not in jets.fields
@@ -211,10 +221,12 @@ def hlf(jets: ak.Array, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def draw(ax, jets: ak.Array, *, radius: float = 0.8, significance: float = 5.0):
-    """Draw one event: constituents of its jets over eta and phi, a colour for each jet and a circle of `radius`.
+    """Draw one event: constituents of its jets over eta and phi, a colour for each jet and a circle
+    of `radius`.
 
-    jets: those of the event, (n,). The area of a marker grows with pt; a ring marks a track whose |d0| is above
-    `significance` times its uncertainty. The legend says pt and mass [GeV]. Returns `ax`. Taught in notebook 15.
+    jets: those of the event, (n,). The area of a marker grows with pt; a ring marks a track whose
+    |d0| is above `significance` times its uncertainty. The legend says pt and mass [GeV]. Returns
+    `ax`. Taught in notebook 15.
     """
     from matplotlib.patches import Circle
 

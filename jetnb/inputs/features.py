@@ -1,7 +1,8 @@
 """Features of constituents by name: one table says what each needs and how it is computed.
 
-Definitions are those of the Particle Transformer, arXiv:2202.03772 (table 2), but deta is not mirrored at negative jet
-eta, as it is in the files of JetClass. Masses of constituents are not used. A new feature is a row in `TABLE`.
+Definitions are those of the Particle Transformer, arXiv:2202.03772 (table 2), but deta is not
+mirrored at negative jet eta, as it is in the files of JetClass. Masses of constituents are not
+used. A new feature is a row in `TABLE`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ COPY = "jet_"  # jet_pt and so on: the jet's own number, the same for all of its
 
 
 class Feature(NamedTuple):
-    """needs, jet_needs: names of fields of constituents and of their jets. make(c, jet): the feature (T,).
+    """needs, jet_needs: names of fields of constituents and of their jets. make(c, jet): the
+    feature (T,).
 
-    c and jet give the fields by name, (T,) each: those of the jet once for each of its constituents.
+    c and jet give the fields by name, (T,) each: those of the jet once for each of its
+    constituents.
     """
 
     needs: tuple[str, ...]
@@ -119,7 +122,8 @@ def needs(features: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def check(
     features: Iterable[str], fields: Sequence[str], jet_fields: Sequence[str]
 ) -> tuple[str, ...]:
-    """`features` as a tuple of names, if they can be made of these fields of constituents and of jets.
+    """`features` as a tuple of names, if they can be made of these fields of constituents and of
+    jets.
 
     Raises `ValueError` naming the first feature that is unknown, or the field that it lacks.
     """
@@ -152,19 +156,21 @@ def compute(jets: ak.Array, features: Iterable[str] = KINEMATIC) -> Batch:
     """Features of all constituents of N jets, as packed batch.
 
     jets: N jets; constituents are taken relative to the stored pt, eta, phi and mass of their jet.
-    features: F names of `TABLE`; `available(jets)` says which of `FEATURES` these jets can give. They are:
-    deta, dphi: constituent minus jet axis, dphi folded into [-pi, pi]; delta_r: the length of both;
-    log_pt, log_energy: natural logarithms of values in GeV; log_pt_rel, log_energy_rel: of the shares in the jet's;
-    charge in e; is_charged_hadron and so on: 1 for this particle type of `names.PARTICLES`, else 0;
-    tanh_d0, tanh_dz: hyperbolic tangent of the value in mm; d0_error, dz_error in mm, clipped to [0, 1];
-    d0_significance, dz_significance: arcsinh of the value over its uncertainty, linear for small and logarithmic for
-    large ones; all six are 0 where the constituent has no track, the last two also where the uncertainty is 0;
-    asinh_d0, asinh_dz: arcsinh of the value over 0.1 mm, asinh_abs_dz of its absolute value;
-    pt [GeV], eta, phi [rad], d0, z0, dz [mm] as they are; theta [rad]: the polar angle;
-    jet_ and the name of a jet field: that number of the jet, for each of its constituents.
+    features: F names of `TABLE`; `available(jets)` says which of `FEATURES` these jets can give.
+    They are: deta, dphi: constituent minus jet axis, dphi folded into [-pi, pi]; delta_r: the
+    length of both; log_pt, log_energy: natural logarithms of values in GeV; log_pt_rel,
+    log_energy_rel: of the shares in the jet's; charge in e; is_charged_hadron and so on: 1 for this
+    particle type of `names.PARTICLES`, else 0; tanh_d0, tanh_dz: hyperbolic tangent of the value in
+    mm; d0_error, dz_error in mm, clipped to [0, 1]; d0_significance, dz_significance: arcsinh of
+    the value over its uncertainty, linear for small and logarithmic for large ones; all six are 0
+    where the constituent has no track, the last two also where the uncertainty is 0; asinh_d0,
+    asinh_dz: arcsinh of the value over 0.1 mm, asinh_abs_dz of its absolute value; pt [GeV], eta,
+    phi [rad], d0, z0, dz [mm] as they are; theta [rad]: the polar angle; jet_ and the name of a jet
+    field: that number of the jet, for each of its constituents.
 
-    Returns `Batch(x (T, F) float32, offsets (N+1,) int64)`, not scaled. Raises `ValueError` for an unknown feature, a
-    field that the jets do not have, and a result that is not finite. arXiv:2202.03772 (table 2).
+    Returns `Batch(x (T, F) float32, offsets (N+1,) int64)`, not scaled. Raises `ValueError` for an
+    unknown feature, a field that the jets do not have, and a result that is not finite.
+    arXiv:2202.03772 (table 2).
 
     >>> import jetnb
     >>> x, offsets = compute(jetnb.load("jetclass")[:10], ["log_pt_rel", "delta_r"])
@@ -186,11 +192,12 @@ def compute_packed(
     jets: ak.Array | Mapping,
     features: Iterable[str] = KINEMATIC,
 ) -> Batch:
-    """The same as `compute`, from constituent fields that are packed already, as `Store.gather` gives them.
+    """The same as `compute`, from constituent fields that are packed already, as `Store.gather`
+    gives them.
 
-    batch: `Batch(x (T, len(fields)), offsets (B+1,))`. fields: what its columns are. jets: the fields of these B jets
-    that the features need, at most pt [GeV], eta, phi [rad] and mass [GeV], as jets array or as mapping of arrays (B,).
-    features, result and errors as `compute`.
+    batch: `Batch(x (T, len(fields)), offsets (B+1,))`. fields: what its columns are. jets: the
+    fields of these B jets that the features need, at most pt [GeV], eta, phi [rad] and mass [GeV],
+    as jets array or as mapping of arrays (B,). features, result and errors as `compute`.
 
         batch = store.gather(indices, fields)
         axes = store.jets[["pt", "eta", "phi", "mass"]][indices]
@@ -238,7 +245,9 @@ def pack(jets: ak.Array, fields: Sequence[str]) -> Batch:
 
 
 def _row(name: str) -> Feature:
-    """The row of a feature; of one that is not in the table, the one that copies a number of the jet."""
+    """The row of a feature; of one that is not in the table, the one that copies a number of the
+    jet.
+    """
     return TABLE.get(name) or Feature(
         (), (name.removeprefix(COPY),), lambda c, jet: jet[name.removeprefix(COPY)]
     )

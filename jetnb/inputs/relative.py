@@ -16,8 +16,9 @@ from jetnb.packed import Batch
 def to_relative(jets: ak.Array) -> Batch:
     """Momenta of constituents relative to their jet axis: what a generator of jets learns.
 
-    Returns `Batch(x (T, 3) float32, offsets (N+1,))` with the columns pt [GeV], eta_rel, phi_rel [rad], phi_rel folded.
-    `from_relative` is the inverse, but for the masses of constituents. Taught in notebook 04.
+    Returns `Batch(x (T, 3) float32, offsets (N+1,))` with the columns pt [GeV], eta_rel, phi_rel
+    [rad], phi_rel folded. `from_relative` is the inverse, but for the masses of constituents.
+    Taught in notebook 04.
     """
     return compute(jets, ("pt", "deta", "dphi"))
 
@@ -25,10 +26,11 @@ def to_relative(jets: ak.Array) -> Batch:
 def from_relative(batch: Batch, *, provenance: Mapping, eta=0.0, phi=0.0) -> ak.Array:
     """Jets of massless constituents from their relative momenta, as a generator makes them.
 
-    batch: `Batch(x (T, 3), offsets (B+1,))` with columns pt [GeV], eta_rel, phi_rel [rad], constituents in any
-    order. eta, phi: the axis that they are relative to, one number or (B,). provenance: as for `jets.build`.
-    Returns B jets; pt, eta, phi and mass are those of the sum of constituents, which are sorted by falling pt.
-    Raises `ValueError` for a jet without constituents, and for a pt that is not positive. Taught in notebook 05.
+    batch: `Batch(x (T, 3), offsets (B+1,))` with columns pt [GeV], eta_rel, phi_rel [rad],
+    constituents in any order. eta, phi: the axis that they are relative to, one number or (B,).
+    provenance: as for `jets.build`. Returns B jets; pt, eta, phi and mass are those of the sum of
+    constituents, which are sorted by falling pt. Raises `ValueError` for a jet without
+    constituents, and for a pt that is not positive. Taught in notebook 05.
     """
     x, offsets = np.asarray(batch.x, np.float64), np.asarray(batch.offsets, np.int64)
     counts, n_jets = np.diff(offsets), len(offsets) - 1

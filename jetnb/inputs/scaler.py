@@ -14,11 +14,12 @@ from jetnb.inputs.features import UNSCALED
 
 
 class Scaler(NamedTuple):
-    """Mean and width of each feature: `fit` on the training jets only, `transform`, and `inverse` to come back.
+    """Mean and width of each feature: `fit` on the training jets only, `transform`, and `inverse`
+    to come back.
 
-    Charge and flags of particle types stay as they are, since a rare type would be many widths from its mean; a feature
-    that is constant is only shifted. Nothing is clipped, so `inverse` undoes `transform` to float32 precision.
-    Taught in notebook 04.
+    Charge and flags of particle types stay as they are, since a rare type would be many widths from
+    its mean; a feature that is constant is only shifted. Nothing is clipped, so `inverse` undoes
+    `transform` to float32 precision. Taught in notebook 04.
     """
 
     features: tuple[str, ...]
@@ -29,7 +30,8 @@ class Scaler(NamedTuple):
     def fit(cls, x: np.ndarray, features: Iterable[str]) -> Scaler:
         """Scaler of the constituents x (T, F) of training jets; features: their F names, in order.
 
-        Raises `ValueError` for no constituents, values that are not finite, and a number of names other than F.
+        Raises `ValueError` for no constituents, values that are not finite, and a number of names
+        other than F.
         """
         features = tuple(features)
         x = _columns(x, features)

@@ -30,12 +30,12 @@ def compute(
 ) -> Batch:
     """Features of the tracks of N jets, as packed batch; a jet may be left without tracks.
 
-    jets: N jets, whose constituents are tracks, or have some among them (`has_track`), sorted by falling pt.
-    features: F names, as in `inputs.compute`. n_tracks: as many tracks of each jet are kept, those of highest pt.
-    pt_max [GeV]: harder tracks are left out first.
+    jets: N jets, whose constituents are tracks, or have some among them (`has_track`), sorted by
+    falling pt. features: F names, as in `inputs.compute`. n_tracks: as many tracks of each jet are
+    kept, those of highest pt. pt_max [GeV]: harder tracks are left out first.
 
-    Returns `Batch(x (T, F) float32, offsets (N+1,) int64)`, not scaled. Raises `ValueError` as `inputs.compute`, and for
-    limits that are not positive. Taught in notebook 10.
+    Returns `Batch(x (T, F) float32, offsets (N+1,) int64)`, not scaled. Raises `ValueError` as
+    `inputs.compute`, and for limits that are not positive. Taught in notebook 10.
 
     >>> import jetnb
     >>> x, offsets = compute(jetnb.load("pileup")[:10], ["dz", "jet_pt"])
@@ -64,9 +64,9 @@ def data(
 ) -> batches.Packed:
     """Tracks of N jets as data for `training.fit`.
 
-    features, n_tracks, pt_max and errors as for `compute`. scaler: `inputs.Scaler` of the same features, fitted on the
-    training jets. target: (N,) or (N, K), labels or numbers to learn; None is no target.
-    Returns `Packed(tracks (T, F), offsets (N+1,), target)`. Taught in notebook 10.
+    features, n_tracks, pt_max and errors as for `compute`. scaler: `inputs.Scaler` of the same
+    features, fitted on the training jets. target: (N,) or (N, K), labels or numbers to learn; None
+    is no target. Returns `Packed(tracks (T, F), offsets (N+1,), target)`. Taught in notebook 10.
     """
     features = tuple(features)
     if scaler is not None and tuple(scaler.features) != features:
@@ -83,11 +83,13 @@ def data(
 def count_displaced(
     jets: ak.Array, *, significance: float = 3.0, hardest: int | None = None
 ) -> np.ndarray:
-    """How many tracks of each of N jets miss the collision point in the transverse plane, (N,) integers.
+    """How many tracks of each of N jets miss the collision point in the transverse plane, (N,)
+    integers.
 
-    significance: |d0| in units of its uncertainty that a track must exceed; those without an uncertainty do not count.
-    hardest: look at so many constituents of each jet, the first of them; None is all. Soft tracks are displaced more
-    often by accident. Raises `ValueError` for constituents without d0 and d0_error. Taught in notebook 15.
+    significance: |d0| in units of its uncertainty that a track must exceed; those without an
+    uncertainty do not count. hardest: look at so many constituents of each jet, the first of them;
+    None is all. Soft tracks are displaced more often by accident. Raises `ValueError` for
+    constituents without d0 and d0_error. Taught in notebook 15.
     """
     found = jets.constituents[:, :hardest]
     if missing := [name for name in ("d0", "d0_error") if name not in found.fields]:

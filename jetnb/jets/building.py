@@ -16,13 +16,14 @@ from jetnb.jets.fields import CONSTITUENTS_NEED, INSIDE, JETS_NEED, cast, field,
 def build(columns: Mapping, constituents: Mapping, counts, *, provenance: Mapping) -> ak.Array:
     """Jets array from flat columns; dtypes become those of `names`, nothing is sorted or invented.
 
-    `columns`: jet field name -> (N,). `constituents`: field name -> (T,), jet after jet, falling pt.
-    `counts`: (N,) number of constituents of each jet, summing to T. `provenance`: JSON-able, with at
-    least `sample`, `source` and `classes`. `n_constituents` is filled from `counts` when absent.
+    `columns`: jet field name -> (N,). `constituents`: field name -> (T,), jet after jet, falling
+    pt. `counts`: (N,) number of constituents of each jet, summing to T. `provenance`: JSON-able,
+    with at least `sample`, `source` and `classes`. `n_constituents` is filled from `counts` when
+    absent.
 
-    Returns an `ak.Array` of N jets. Raises `ValueError` naming field, jet and value for an unknown or
-    missing field, a value that does not fit its dtype, a length mismatch, and all that `check` refuses.
-    Taught in notebook 01.
+    Returns an `ak.Array` of N jets. Raises `ValueError` naming field, jet and value for an unknown
+    or missing field, a value that does not fit its dtype, a length mismatch, and all that `check`
+    refuses. Taught in notebook 01.
     """
     counts = cast("counts", counts, "int64", np.size(counts))
     if (counts < 0).any():
@@ -44,7 +45,8 @@ def build(columns: Mapping, constituents: Mapping, counts, *, provenance: Mappin
 def wrap(
     columns: Mapping, constituents: Mapping, offsets: np.ndarray, *, provenance: Mapping
 ) -> ak.Array:
-    """Jets array around existing arrays of the right dtypes, without copying and without a look at a value.
+    """Jets array around existing arrays of the right dtypes, without copying and without a look at
+    a value.
 
     `columns`: name -> (N,). `constituents`: name -> (T,). `offsets`: (N+1,) int64, from 0 to T.
     """

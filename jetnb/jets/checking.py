@@ -22,12 +22,14 @@ TINY = float(np.finfo(np.float32).smallest_subnormal)
 
 
 def check(jets: ak.Array) -> None:
-    """Raise `ValueError` naming field, jet, value and remedy at the first thing that makes `jets` unfit.
+    """Raise `ValueError` naming field, jet, value and remedy at the first thing that makes `jets`
+    unfit.
 
-    Looks for: missing, unknown or mistyped fields, missing provenance, NaN and infinities, pt <= 0, phi
-    outside [-pi, pi], energy below pt, constituents not sorted by falling pt, `n_constituents` that
-    disagrees with the list, labels outside the classes, unknown PDG ids, charges other than -1, 0, 1,
-    track parameters where `has_track` is False, negative uncertainties, PUPPI weights outside [0, 1].
+    Looks for: missing, unknown or mistyped fields, missing provenance, NaN and infinities, pt <= 0,
+    phi outside [-pi, pi], energy below pt, constituents not sorted by falling pt, `n_constituents`
+    that disagrees with the list, labels outside the classes, unknown PDG ids, charges other than
+    -1, 0, 1, track parameters where `has_track` is False, negative uncertainties, PUPPI weights
+    outside [0, 1].
     """
     names = classes(jets)
     columns, inside, counts = to_columns(jets)

@@ -45,7 +45,9 @@ def need(have: Iterable[str], wanted: Iterable[str], where: str) -> None:
 
 
 def to_columns(jets: ak.Array) -> tuple[dict, dict, np.ndarray]:
-    """The inverse of `build`: jet columns {name: (N,)}, constituent columns {name: (T,)}, counts (N,)."""
+    """The inverse of `build`: jet columns {name: (N,)}, constituent columns {name: (T,)}, counts
+    (N,).
+    """
     if "constituents" not in ak.fields(jets):
         raise ValueError(f"jets need the list 'constituents'; these have only {ak.fields(jets)}")
     inner = ak.type(jets.constituents[:0]).content
@@ -66,7 +68,9 @@ def to_columns(jets: ak.Array) -> tuple[dict, dict, np.ndarray]:
 
 
 def plain(name: str, values: ak.Array) -> np.ndarray:
-    """One number in every row, (N,); `ValueError` that names what has missing values (option type) or lists."""
+    """One number in every row, (N,); `ValueError` that names what has missing values (option type)
+    or lists.
+    """
     if not isinstance(ak.type(values[:0]).content, ak.types.NumpyType):
         raise ValueError(
             f"{name} is of type {ak.type(values[:0]).content}, but must be one plain number "

@@ -15,7 +15,9 @@ PROVENANCE_NEEDS = ("sample", "source", "classes")
 
 
 def provenance(jets: ak.Array) -> dict:
-    """Where `jets` come from: the dict in `jets.attrs["jetnb"]`. Raises `ValueError` when it is missing."""
+    """Where `jets` come from: the dict in `jets.attrs["jetnb"]`. Raises `ValueError` when it is
+    missing.
+    """
     found = jets.attrs.get("jetnb")
     if not isinstance(found, Mapping) or any(key not in found for key in PROVENANCE_NEEDS):
         raise ValueError(

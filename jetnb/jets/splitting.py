@@ -1,4 +1,6 @@
-"""Parts of a sample that share no event, and label budgets, as functions of event numbers and a seed."""
+"""Parts of a sample that share no event, and label budgets, as functions of event numbers and a
+seed.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ def split(
 ) -> tuple[ak.Array, ...]:
     """Cut `jets` into disjoint parts, never dividing an event.
 
-    The part of an event depends on its number, the seed and the fractions alone, so a smaller or larger
-    selection of the same sample splits the same way: a jet trained on is never tested on elsewhere.
-    Hence the sizes follow `fractions` only on average. Raises `ValueError` if a part would be empty.
-    Taught in notebook 03.
+    The part of an event depends on its number, the seed and the fractions alone, so a smaller or
+    larger selection of the same sample splits the same way: a jet trained on is never tested on
+    elsewhere. Hence the sizes follow `fractions` only on average. Raises `ValueError` if a part
+    would be empty. Taught in notebook 03.
     """
     if "event" not in jets.fields:
         raise ValueError(
@@ -30,7 +32,9 @@ def split(
 
 
 def parts(event: np.ndarray, fractions: Sequence[float], *, seed: int) -> np.ndarray:
-    """The part (N,) that `split` puts each jet into, by the numbers (N,) of their events alone. Raises as `split`."""
+    """The part (N,) that `split` puts each jet into, by the numbers (N,) of their events alone.
+    Raises as `split`.
+    """
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
         raise ValueError(
             f"fractions must not be negative and must sum to 1, got {tuple(fractions)}"
@@ -48,8 +52,8 @@ def parts(event: np.ndarray, fractions: Sequence[float], *, seed: int) -> np.nda
 def label_budgets(jets: ak.Array, budgets: Iterable[int], *, seed: int) -> dict[int, np.ndarray]:
     """For each budget that many jet indices, as many of each class as of any other (to within one).
 
-    A smaller budget is the beginning of every larger one. Classes are those present with label >= 0.
-    Raises `ValueError` naming the class that has too few jets. Taught in notebook 08.
+    A smaller budget is the beginning of every larger one. Classes are those present with label >=
+    0. Raises `ValueError` naming the class that has too few jets. Taught in notebook 08.
     """
     rng = np.random.default_rng(seed)
     label = ak.to_numpy(jets.label)

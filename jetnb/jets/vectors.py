@@ -1,8 +1,9 @@
-"""Four-vectors on jets: those of the library vector, but the field `tau2` of a jet is its 2-subjettiness.
+"""Four-vectors on jets: those of the library vector, but the field `tau2` of a jet is its
+2-subjettiness.
 
-In vector, `tau2` is an attribute of every four-vector: its proper time, or mass, squared. As attributes come before
-fields, `jets.tau2` would be that without a warning. Here it is the field where there is one; the mass squared is
-`jets.mass2`.
+In vector, `tau2` is an attribute of every four-vector: its proper time, or mass, squared. As
+attributes come before fields, `jets.tau2` would be that without a warning. Here it is the field
+where there is one; the mass squared is `jets.mass2`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How good is a classifier, and how does it grow with data: every number with its interval.
 
-Intervals are central and at 68.27 % (one standard deviation) unless `level` says otherwise; lower bounds, where no
-background passes, are at 95 %. Results are small tuples that print as text. Jets are not weighted.
+Intervals are central and at 68.27 % (one standard deviation) unless `level` says otherwise; lower
+bounds, where no background passes, are at 95 %. Results are small tuples that print as text. Jets
+are not weighted.
 """
 
 from jetnb.metrics.classification import (

@@ -12,7 +12,9 @@ from jetnb.metrics.estimates import BOUND_LEVEL, LEVEL, Estimate, efficiency, sh
 
 
 class Roc(NamedTuple):
-    """The curve from (0, 0) to (1, 1), all (K,): a jet passes where its score is at least `threshold`."""
+    """The curve from (0, 0) to (1, 1), all (K,): a jet passes where its score is at least
+    `threshold`.
+    """
 
     signal_efficiency: np.ndarray
     background_efficiency: np.ndarray
@@ -25,11 +27,13 @@ class Roc(NamedTuple):
 
 
 class WorkingPoint(NamedTuple):
-    """A quantity read off a ROC at `signal_efficiency`; every entry is a number, or (K,) where K were asked for.
+    """A quantity read off a ROC at `signal_efficiency`; every entry is a number, or (K,) where K
+    were asked for.
 
-    Where `is_bound`, no background jet passes, or fewer than were asked for: value and low are a lower bound at 95 %,
-    and high is nan.
-    n_passing: background jets that pass, of n_background; a fraction where the threshold cuts through tied scores.
+    Where `is_bound`, no background jet passes, or fewer than were asked for: value and low are a
+    lower bound at 95 %, and high is nan.
+    n_passing: background jets that pass, of n_background; a fraction where the threshold cuts
+    through tied scores.
     """
 
     signal_efficiency: float | np.ndarray
@@ -50,7 +54,9 @@ class WorkingPoint(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """A reliability diagram, all (K,), and the expected calibration error with what it is for perfect calibration."""
+    """A reliability diagram, all (K,), and the expected calibration error with what it is for
+    perfect calibration.
+    """
 
     predicted: np.ndarray
     observed: np.ndarray
@@ -68,10 +74,11 @@ class Calibration(NamedTuple):
 
 
 def roc(labels, scores) -> Roc:
-    """Make the ROC of `scores` (N,), high for signal, for `labels` (N,), 1 or True for signal and 0 for background.
+    """Make the ROC of `scores` (N,), high for signal, for `labels` (N,), 1 or True for signal and 0
+    for background.
 
-    Raises ValueError for lengths that differ, other labels, scores that are not finite, and a class without jets.
-    Taught in notebook 03.
+    Raises ValueError for lengths that differ, other labels, scores that are not finite, and a class
+    without jets. Taught in notebook 03.
     """
     signal, scores = _checked(labels, scores)
     background, passing, threshold = roc_curve(signal, scores, drop_intermediate=False)
@@ -87,12 +94,13 @@ def auc(
     n_resamples: int = 400,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate the area under the ROC: the chance that a signal jet scores above a background jet, ties half.
+    """Estimate the area under the ROC: the chance that a signal jet scores above a background jet,
+    ties half.
 
-    labels, scores: (N,) as for `roc`, at least two jets of each class. method: "delong", the variance of DeLong et al.
-    (Biometrics 44 (1988) 837) on the logit of the area, or "bootstrap" over jets, with `n_resamples` and `seed`.
-    Where the classes do not overlap, one end is the exact binomial bound for the smaller class.
-    Raises ValueError as `roc` does. Taught in notebook 03.
+    labels, scores: (N,) as for `roc`, at least two jets of each class. method: "delong", the
+    variance of DeLong et al. (Biometrics 44 (1988) 837) on the logit of the area, or "bootstrap"
+    over jets, with `n_resamples` and `seed`. Where the classes do not overlap, one end is the exact
+    binomial bound for the smaller class. Raises ValueError as `roc` does. Taught in notebook 03.
 
     >>> auc([0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.7, 0.4, 0.8, 0.9])
     0.89 (0.62 to 0.98) at 68.3 %
@@ -140,7 +148,8 @@ def _area(signal: np.ndarray, background: np.ndarray, axis: int = -1) -> np.ndar
 
 
 def accuracy(labels, predicted, *, level: float = LEVEL) -> Estimate:
-    """Estimate the fraction of `predicted` classes (N,) that equal `labels` (N,), with its exact binomial interval.
+    """Estimate the fraction of `predicted` classes (N,) that equal `labels` (N,), with its exact
+    binomial interval.
 
     Raises ValueError for lengths that differ and for no jets. Taught in notebook 08.
     """
@@ -157,11 +166,12 @@ def rejection(
 ) -> WorkingPoint:
     """Read off the background rejection 1/eps_B at `signal_efficiency`, a number or (K,) in (0, 1].
 
-    labels, scores: (N,) as for `roc`. The interval joins in quadrature, in log, the Clopper-Pearson interval for the
-    background jets that pass and what the Clopper-Pearson interval of the signal efficiency makes of the threshold:
-    with few signal jets the first alone is far too short. least: where fewer background jets pass than this, the
-    value is the lower bound of Clopper and Pearson at 95 %, on one side: so luck with one jet makes no point.
-    Raises ValueError as `roc` does, and for signal efficiencies outside (0, 1]. Taught in notebook 03.
+    labels, scores: (N,) as for `roc`. The interval joins in quadrature, in log, the Clopper-Pearson
+    interval for the background jets that pass and what the Clopper-Pearson interval of the signal
+    efficiency makes of the threshold: with few signal jets the first alone is far too short. least:
+    where fewer background jets pass than this, the value is the lower bound of Clopper and Pearson
+    at 95 %, on one side: so luck with one jet makes no point. Raises ValueError as `roc` does, and
+    for signal efficiencies outside (0, 1]. Taught in notebook 03.
     """
     curve, at = roc(labels, scores), np.asarray(signal_efficiency, float)
     if not ((at > 0) & (at <= 1)).all():
@@ -198,7 +208,9 @@ def rejection(
 def significance_improvement(
     labels, scores, *, signal_efficiency=0.5, level: float = LEVEL
 ) -> WorkingPoint:
-    """Read off eps_S / sqrt(eps_B), by which a cut at `signal_efficiency` improves S / sqrt(B); see `rejection`."""
+    """Read off eps_S / sqrt(eps_B), by which a cut at `signal_efficiency` improves S / sqrt(B); see
+    `rejection`.
+    """
     found = rejection(labels, scores, signal_efficiency=signal_efficiency, level=level)
     return found._replace(
         **{
@@ -211,12 +223,14 @@ def significance_improvement(
 def calibrate(
     labels, probabilities, *, n_bins: int = 10, equal: str = "counts", level: float = LEVEL
 ) -> Calibration:
-    """Compare the signal `probabilities` (N,) in [0, 1] with the fraction of signal found, bin by bin.
+    """Compare the signal `probabilities` (N,) in [0, 1] with the fraction of signal found, bin by
+    bin.
 
-    labels: (N,) as for `roc`. equal: "counts" gives every bin as many jets (ties permitting), "widths" cuts [0, 1] into
-    `n_bins`; empty bins are left out. The expected calibration error is the mean distance of predicted and observed,
-    weighted by jets (arXiv:1706.04599, eq. 5); its noise floor is the value for perfect calibration at these counts.
-    Raises ValueError as `roc` does and for probabilities outside [0, 1]. Taught in notebook 08.
+    labels: (N,) as for `roc`. equal: "counts" gives every bin as many jets (ties permitting),
+    "widths" cuts [0, 1] into `n_bins`; empty bins are left out. The expected calibration error is
+    the mean distance of predicted and observed, weighted by jets (arXiv:1706.04599, eq. 5); its
+    noise floor is the value for perfect calibration at these counts. Raises ValueError as `roc`
+    does and for probabilities outside [0, 1]. Taught in notebook 08.
     """
     signal, found = _checked(labels, probabilities)
     if found.min() < 0 or found.max() > 1:

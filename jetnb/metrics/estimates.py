@@ -24,7 +24,8 @@ class Estimate(NamedTuple):
 
 
 def efficiency(n_passing, n_total, *, level: float = LEVEL) -> Estimate:
-    """Divide `n_passing` by `n_total` (numbers or (K,)), with the Clopper-Pearson interval (Biometrika 26 (1934) 404).
+    """Divide `n_passing` by `n_total` (numbers or (K,)), with the Clopper-Pearson interval
+    (Biometrika 26 (1934) 404).
 
     It covers at least `level`, whatever the truth.
 

@@ -30,7 +30,9 @@ class PowerLaw(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """For each of `sizes` (K,), the size (K,) from scratch with the same error; `bound` (K,) is ">", "<" or ""."""
+    """For each of `sizes` (K,), the size (K,) from scratch with the same error; `bound` (K,) is
+    ">", "<" or "".
+    """
 
     sizes: np.ndarray
     value: np.ndarray
@@ -49,8 +51,9 @@ class Worth(NamedTuple):
 def epochs_until(history, *, tolerance: float = 0.01, final: float | None = None):
     """Count epochs until the accuracy is first within `tolerance` (relative) of its final value.
 
-    history: (E,) accuracy after each epoch, or (S, E) for S seeds. final: to compare with another value than each
-    history's last. Returns an int or (S,) ints, counted from 1; 0 where it is never reached. Taught in notebook 08.
+    history: (E,) accuracy after each epoch, or (S, E) for S seeds. final: to compare with another
+    value than each history's last. Returns an int or (S,) ints, counted from 1; 0 where it is never
+    reached. Taught in notebook 08.
 
     >>> epochs_until([0.5, 0.7, 0.895, 0.9])
     3
@@ -69,12 +72,13 @@ def epochs_until(history, *, tolerance: float = 0.01, final: float | None = None
 def fit_power_law(
     sizes, errors, *, sigma=None, floor: bool = False, level: float = LEVEL
 ) -> PowerLaw:
-    """Fit error = amplitude * size**-exponent, with `floor` plus a constant not below 0, by least squares in log error.
+    """Fit error = amplitude * size**-exponent, with `floor` plus a constant not below 0, by least
+    squares in log error.
 
-    sizes: (K,) in jets. errors: (K,), or (S, K) for S seeds, positive. sigma: (K,) relative errors of the points as
-    weights. The interval is from leaving out one seed at a time, with Student's t; with one seed from the scatter of
-    the points about the fit, or from `sigma`. Raises ValueError for too few points and for errors
-    that are not positive. Taught in notebook 06.
+    sizes: (K,) in jets. errors: (K,), or (S, K) for S seeds, positive. sigma: (K,) relative errors
+    of the points as weights. The interval is from leaving out one seed at a time, with Student's t;
+    with one seed from the scatter of the points about the fit, or from `sigma`. Raises ValueError
+    for too few points and for errors that are not positive. Taught in notebook 06.
     """
     sizes, logs = _curve(sizes, errors)
     n_parameters = 2 + floor
@@ -129,12 +133,14 @@ def fit_power_law(
 
 
 def measure_worth(pretrained, scratch, *, level: float = LEVEL) -> Worth:
-    """Read off how many jets from scratch give the error that pretraining gives with fewer: the horizontal distance.
+    """Read off how many jets from scratch give the error that pretraining gives with fewer: the
+    horizontal distance.
 
-    pretrained, scratch: (sizes (K,) rising in jets, errors (S, K) of S seeds, falling with size). The scratch curve is
-    the mean log error, made to fall where seeds let it rise, straight between its points on log axes and never
-    extrapolated. The interval moves the vertical gap by its error over seeds (Student's t). An end or value outside
-    the curve is nan or a bound. Raises ValueError for errors that are not positive. Taught in notebook 06.
+    pretrained, scratch: (sizes (K,) rising in jets, errors (S, K) of S seeds, falling with size).
+    The scratch curve is the mean log error, made to fall where seeds let it rise, straight between
+    its points on log axes and never extrapolated. The interval moves the vertical gap by its error
+    over seeds (Student's t). An end or value outside the curve is nan or a bound. Raises ValueError
+    for errors that are not positive. Taught in notebook 06.
     """
     (sizes, before), (known, logs) = _curve(*pretrained), _curve(*scratch)
     level_at = -isotonic_regression(logs.mean(axis=0), increasing=False)  # rises

@@ -16,7 +16,9 @@ STEPS, ACCURACY, LOWEST = (
 
 
 class Sideband(NamedTuple):
-    """What is in the window, and what the fit beside it expects there, with the error of the fit alone."""
+    """What is in the window, and what the fit beside it expects there, with the error of the fit
+    alone.
+    """
 
     seen: int
     expected: float
@@ -40,12 +42,13 @@ class Sideband(NamedTuple):
 def sideband(values, window: tuple[float, float], *, edges, degree: int = 3) -> Sideband:
     """Fit a smooth spectrum beside a window, and read off what it expects inside.
 
-    values: (N,). window: two of the `edges` (K+1,). The logarithm of what is expected in a bin is a polynomial of
-    `degree` in its centre, fitted to the bins outside the window by the Poisson likelihood, so that empty bins count.
-    `error` is that of the fit: it knows nothing of a spectrum that is no such curve, which only truth can tell.
-    Raises `ValueError` where the window does not end at bin edges, where no more bins are left than the fit has
-    parameters, where fewer than `degree` + 1 of them have entries, and where the fit does not settle. Baker and
-    Cousins, NIM 221 (1984) 437.
+    values: (N,). window: two of the `edges` (K+1,). The logarithm of what is expected in a bin is a
+    polynomial of `degree` in its centre, fitted to the bins outside the window by the Poisson
+    likelihood, so that empty bins count. `error` is that of the fit: it knows nothing of a spectrum
+    that is no such curve, which only truth can tell. Raises `ValueError` where the window does not
+    end at bin edges, where no more bins are left than the fit has parameters, where fewer than
+    `degree` + 1 of them have entries, and where the fit does not settle. Baker and Cousins, NIM 221
+    (1984) 437.
 
     >>> falling = 300 * np.random.default_rng(1).beta(1, 4, 4000)
     >>> sideband(falling, (100, 140), edges=np.arange(0, 301, 20))
@@ -86,10 +89,11 @@ def sideband(values, window: tuple[float, float], *, edges, degree: int = 3) -> 
 
 
 def closure(found: Sideband, n_background: int) -> Estimate:
-    """Divide what a fit expects in its window by the true background there: 1 where the method is right.
+    """Divide what a fit expects in its window by the true background there: 1 where the method is
+    right.
 
-    The interval, at 68 %, holds the error of the fit and that of the count, taken as independent. A count of none gives
-    nan. Taught in notebook 03.
+    The interval, at 68 %, holds the error of the fit and that of the count, taken as independent. A
+    count of none gives nan. Taught in notebook 03.
     """
     if n_background == 0:
         return Estimate(np.nan, np.nan, np.nan)
@@ -99,7 +103,9 @@ def closure(found: Sideband, n_background: int) -> Estimate:
 
 
 def _poisson(x: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Parameters of log(mean) = x @ parameters at the greatest likelihood, and their covariance, by Newton's method."""
+    """Parameters of log(mean) = x @ parameters at the greatest likelihood, and their covariance, by
+    Newton's method.
+    """
     mu = counts + 0.5
     for _ in range(STEPS):
         target = np.log(mu) + (counts - mu) / mu

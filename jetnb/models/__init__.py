@@ -1,1 +1,3 @@
-"""Neural networks on packed batches of jets; torch is imported by the modules in here, never by the package."""
+"""Neural networks on packed batches of jets; torch is imported by the modules in here, never by the
+package.
+"""

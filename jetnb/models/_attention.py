@@ -1,13 +1,16 @@
-"""Attention within the jets of a packed batch, by one of several kernels, all of which give the same up to rounding.
+"""Attention within the jets of a packed batch, by one of several kernels, all of which give the
+same up to rounding.
 
-"rectangles": jets sorted by length and cut into rectangles, for PyTorch's attention of equal lengths; everywhere.
-"efficient": the memory-efficient kernel, on a GPU in half precision or float32: jets stay where they are.
-"varlen": the same with `torch.nn.attention.varlen`, on a GPU in half precision, from torch 2.10.
-"auto": the first of efficient, varlen and rectangles that is there, tried once; biases of pairs need rectangles.
+"rectangles": jets sorted by length and cut into rectangles, for PyTorch's attention of equal
+lengths; everywhere. "efficient": the memory-efficient kernel, on a GPU in half precision or
+float32: jets stay where they are. "varlen": the same with `torch.nn.attention.varlen`, on a GPU in
+half precision, from torch 2.10. "auto": the first of efficient, varlen and rectangles that is
+there, tried once; biases of pairs need rectangles.
 
-On an H200 a training step of a transformer of 2 million weights made, in bfloat16, 25 000 jets/s with efficient, 19 000
-with varlen and 8 500 with rectangles; 22 000 and 8 700 in float32. With biases, 12 000 in rectangles whose widths are
-multiples of 32 and 7 000 with those of 8: many small rectangles are many small kernels.
+On an H200 a training step of a transformer of 2 million weights made, in bfloat16, 25 000 jets/s
+with efficient, 19 000 with varlen and 8 500 with rectangles; 22 000 and 8 700 in float32. With
+biases, 12 000 in rectangles whose widths are multiples of 32 and 7 000 with those of 8: many small
+rectangles are many small kernels.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ def plan(
     kernel: str = "auto",
     biased: bool = False,
 ) -> Plan:
-    """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in `_packed.rectangles`.
+    """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in
+    `_packed.rectangles`.
 
     biased: whether attention is to be given biases of pairs, which only rectangles take.
     """
@@ -97,7 +101,9 @@ def best(h: Tensor, width: int) -> str:
 
 @functools.cache
 def _works(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether a kernel does its work, and the gradient of it, on this device with this torch; warns where not."""
+    """Whether a kernel does its work, and the gradient of it, on this device with this torch; warns
+    where not.
+    """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -126,7 +132,9 @@ def _works(kernel: str, device: torch.device, dtype: torch.dtype, width: int) ->
 
 
 def choose(model: nn.Module, kernel: str) -> int:
-    """Let all parts of `model` that attend use `kernel`, one of `KERNELS`; returns how many there are."""
+    """Let all parts of `model` that attend use `kernel`, one of `KERNELS`; returns how many there
+    are.
+    """
     if kernel not in KERNELS:
         raise ValueError(f"kernel {kernel!r} is unknown: use one of {', '.join(KERNELS)}")
     parts = [module for module in model.modules() if hasattr(module, "kernel")]
@@ -136,7 +144,9 @@ def choose(model: nn.Module, kernel: str) -> int:
 
 
 def arrange(h: Tensor, plan: Plan) -> Tensor:
-    """Rows in the order in which they are worked on, in float32 under autocast, as sums of many layers should be."""
+    """Rows in the order in which they are worked on, in float32 under autocast, as sums of many
+    layers should be.
+    """
     if torch.is_autocast_enabled(h.device.type):
         h = _packed.wide(h)
     return h if plan.slots is None else h.index_select(0, plan.slots)
@@ -159,7 +169,8 @@ def attend(
     """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
 
     biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
-    causal: only to those before it and itself, without biases; padding comes last, so nothing real sees it.
+    causal: only to those before it and itself, without biases; padding comes last, so nothing real
+    sees it.
     """
     if isinstance(plan, Sequences):
         if len(qkv) == 0:
@@ -213,7 +224,9 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, causa
 
 @functools.cache
 def _varlen_takes() -> dict | None:
-    """How varlen_attn of this torch is told to be causal, which has changed; None where there is none."""
+    """How varlen_attn of this torch is told to be causal, which has changed; None where there is
+    none.
+    """
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# PyTorch itself uses this in compiled models; where it is not built in, linear layers are as quick as they were
+# PyTorch itself uses this in compiled models; where it is not built in, linear layers are as quick
+# as they were
 _ONEDNN = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if torch.backends.mkldnn.is_available()
@@ -24,7 +25,8 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x (T, F) times weight (D, F) plus bias (D,): (T, D).
 
-    On a CPU in float32 oneDNN does it, with AVX-512 on all makes of CPU: on those of AMD twice as quick as F.linear.
+    On a CPU in float32 oneDNN does it, with AVX-512 on all makes of CPU: on those of AMD twice as
+    quick as F.linear.
     """
     if (
         _ONEDNN is None
@@ -60,13 +62,17 @@ class _Linear(torch.autograd.Function):
 
 
 def _whole(x: Tensor) -> Tensor:
-    """x with rows of zeros up to whole blocks: oneDNN keeps something for each shape, and batches have all lengths."""
+    """x with rows of zeros up to whole blocks: oneDNN keeps something for each shape, and batches
+    have all lengths.
+    """
     block = 256 if len(x) > 256 else 8
     return F.pad(x, (0, 0, 0, more)) if (more := -len(x) % block) else x
 
 
 def drop(values: Tensor, p: float) -> Tensor:
-    """Dropout; on a CPU with 16 random bits for each value, where PyTorch takes more than twice the time."""
+    """Dropout; on a CPU with 16 random bits for each value, where PyTorch takes more than twice the
+    time.
+    """
     if p in (0, 1) or values.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(values, p)
     bits = (

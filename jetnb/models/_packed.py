@@ -1,4 +1,6 @@
-"""Packed batches in torch: to and from rectangles, without some constituents, and cut into rectangles of one length."""
+"""Packed batches in torch: to and from rectangles, without some constituents, and cut into
+rectangles of one length.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from jetnb.hardware import send
 
 
 def check(x: Tensor, offsets: Tensor, n_features: int) -> np.ndarray:
-    """Lengths (B,) of the jets of a packed batch; `ValueError` where x (T, F) and offsets (B+1,) do not fit."""
+    """Lengths (B,) of the jets of a packed batch; `ValueError` where x (T, F) and offsets (B+1,) do
+    not fit.
+    """
     if x.ndim != 2 or x.shape[1] != n_features or not x.is_floating_point():
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}, but must be floats of shape (T, {n_features}): "
@@ -40,12 +44,16 @@ def check(x: Tensor, offsets: Tensor, n_features: int) -> np.ndarray:
 
 
 def pack(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed batch x (T, F), offsets (B+1,) of a padded one x (B, P, F); mask (B, P) is True for a real constituent."""
+    """Packed batch x (T, F), offsets (B+1,) of a padded one x (B, P, F); mask (B, P) is True for a
+    real constituent.
+    """
     return x[mask], torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
 
 
 def pad(x: Tensor, offsets: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Padded x (B, P, F) and mask (B, P) of a packed batch x (T, F), offsets (B+1,); P is the longest jet."""
+    """Padded x (B, P, F) and mask (B, P) of a packed batch x (T, F), offsets (B+1,); P is the
+    longest jet.
+    """
     lengths, at = spread(offsets)
     place = send(torch.from_numpy(at), x.device)
     width = int(lengths.max(initial=0))
@@ -55,7 +63,9 @@ def pad(x: Tensor, offsets: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tens
 
 
 def spread(offsets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (B,), and for each of T constituents its place in the rows of a rectangle (B, P) that is flattened."""
+    """Lengths (B,), and for each of T constituents its place in the rows of a rectangle (B, P) that
+    is flattened.
+    """
     lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
     first = np.arange(len(lengths)) * lengths.max(initial=0) - (np.cumsum(lengths) - lengths)
     return lengths, np.arange(lengths.sum()) + np.repeat(first, lengths)
@@ -96,7 +106,9 @@ def total(values: Tensor, jet: Tensor, n_jets: int) -> Tensor:
 
 
 def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
-    """Mean of value (T, heads, d) over each jet, weighted by the softmax of score (T, heads) over the jet: (B, D)."""
+    """Mean of value (T, heads, d) over each jet, weighted by the softmax of score (T, heads) over
+    the jet: (B, D).
+    """
     top = score.new_zeros(n_jets, score.shape[1]).scatter_reduce(
         0, jet[:, None].expand_as(score), score.detach(), "amax", include_self=False
     )
@@ -106,7 +118,8 @@ def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
 
 
 class Rectangles(NamedTuple):
-    """Jets sorted by length and cut into rectangles (n jets, L slots), laid one after the other: S slots in all.
+    """Jets sorted by length and cut into rectangles (n jets, L slots), laid one after the other: S
+    slots in all.
 
     What is worked on stays in this order through all layers, so no layer gathers anything.
     """
@@ -123,9 +136,11 @@ class Rectangles(NamedTuple):
 def rectangles(
     lengths: np.ndarray, step: int, device: torch.device, *, token: bool = False
 ) -> Rectangles:
-    """Cut jets of `lengths` (B,) into rectangles whose widths are multiples of `step`; 1 means no padding at all.
+    """Cut jets of `lengths` (B,) into rectangles whose widths are multiples of `step`; 1 means no
+    padding at all.
 
-    With `token` each jet has one row more, before its constituents: rows T to T + B, after all constituents.
+    With `token` each jet has one row more, before its constituents: rows T to T + B, after all
+    constituents.
     """
     sizes, starts = lengths + token, np.cumsum(lengths) - lengths
     order = np.argsort(sizes, kind="stable")

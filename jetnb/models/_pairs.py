@@ -1,4 +1,6 @@
-"""Pairs of constituents of a jet: their features, each pair once, and the biases of attention made of them."""
+"""Pairs of constituents of a jet: their features, each pair once, and the biases of attention made
+of them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ SMALLEST = 1e-8  # below it logarithms are cut, as published
 
 
 class PairEmbed(Regions):
-    """The biases of all heads, from the momenta of pairs; each pair is worked on once, in no order, and no padding."""
+    """The biases of all heads, from the momenta of pairs; each pair is worked on once, in no order,
+    and no padding.
+    """
 
     def __init__(self, dims: Sequence[int]):
         super().__init__()
@@ -34,7 +38,9 @@ class PairEmbed(Regions):
         )
 
     def forward(self, momenta: Tensor, plan: _packed.Rectangles) -> list[Tensor]:
-        """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is padding."""
+        """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is
+        padding.
+        """
         found = pairs(plan)
         h = self.region(PairEmbed._embed, momenta, found.first, found.second)  # (P, heads)
         h = _packed.wide(h) if h.device.type == "cpu" else h  # as attention does
@@ -60,11 +66,13 @@ class PairEmbed(Regions):
 
 @torch.no_grad()
 def pair_features(momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """ln kT, ln z, ln DeltaR and ln m2 of P pairs, arXiv:2202.03772 (equation 3); logarithms are cut at ln 1e-8.
+    """ln kT, ln z, ln DeltaR and ln m2 of P pairs, arXiv:2202.03772 (equation 3); logarithms are
+    cut at ln 1e-8.
 
-    momenta (T, 4): px, py, pz, energy in GeV. first, second (P,): which two of them. Returns (P, 4). The angle is taken
-    with rapidity, and m2 as difference of squares, with the rounding of the public code: for the hardest pairs of
-    nearly equal direction it is all that is left, and public models have seen it.
+    momenta (T, 4): px, py, pz, energy in GeV. first, second (P,): which two of them. Returns (P,
+    4). The angle is taken with rapidity, and m2 as difference of squares, with the rounding of the
+    public code: for the hardest pairs of nearly equal direction it is all that is left, and public
+    models have seen it.
     """
     px, py, pz, energy = momenta.unbind(1)
     pt, phi = (px.square() + py.square()).sqrt(), torch.atan2(py, px)
@@ -89,8 +97,9 @@ def pair_features(momenta: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def _rapidity(pz: Tensor, energy: Tensor) -> Tensor:
     """Rapidity (T,) as the public code has it, where that is finite.
 
-    In float32 it is infinite, or not a number, for what is massless beyond |eta| of some 8 in negative direction, where
-    energy and -pz are the same number; there it is that of the mirrored momentum, with the other sign.
+    In float32 it is infinite, or not a number, for what is massless beyond |eta| of some 8 in
+    negative direction, where energy and -pz are the same number; there it is that of the mirrored
+    momentum, with the other sign.
     """
 
     def published(pz):
@@ -101,7 +110,9 @@ def _rapidity(pz: Tensor, energy: Tensor) -> Tensor:
 
 
 class Pairs(NamedTuple):
-    """Every pair of constituents of a jet once, each with itself too, and their places in the matrices (n, L, L)."""
+    """Every pair of constituents of a jet once, each with itself too, and their places in the
+    matrices (n, L, L).
+    """
 
     first: Tensor  # (P,) rows of constituents
     second: Tensor
@@ -111,7 +122,9 @@ class Pairs(NamedTuple):
 
 
 def pairs(plan: _packed.Rectangles) -> Pairs:
-    """All pairs of a plan without tokens; how many there are is known on the CPU, so nobody waits for a GPU."""
+    """All pairs of a plan without tokens; how many there are is known on the CPU, so nobody waits
+    for a GPU.
+    """
     device = plan.slots.device
     start, length, width = (torch.from_numpy(values) for values in plan.jets)
     counts, sizes = length * (length + 1) // 2, width**2
@@ -136,7 +149,9 @@ def pairs(plan: _packed.Rectangles) -> Pairs:
 
 
 class _Mirror(torch.autograd.Function):
-    """Values of pairs (P, H) to their places in matrices (sum of n L L, H); both ways only gather, which is quick."""
+    """Values of pairs (P, H) to their places in matrices (sum of n L L, H); both ways only gather,
+    which is quick.
+    """
 
     @staticmethod
     def forward(ctx, values: Tensor, pairs: Pairs) -> Tensor:
@@ -154,7 +169,9 @@ class _Mirror(torch.autograd.Function):
 
 
 def normalise(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Batch norm of x (R, C); a single row has no spread, so it leaves the running numbers and takes them."""
+    """Batch norm of x (R, C); a single row has no spread, so it leaves the running numbers and
+    takes them.
+    """
     if len(x) > 1 or not norm.training:
         return norm(x)
     return F.batch_norm(

@@ -1,7 +1,9 @@
-"""Parts of models that torch.compile makes quicker: what lies between attentions, for any number of rows.
+"""Parts of models that torch.compile makes quicker: what lies between attentions, for any number of
+rows.
 
-How jets are cut and sorted is worked out on the CPU, anew for each batch, and cannot be part of a compiled graph. What
-takes a GPU its time beside matrix products and attention are norms, activations and sums, and these are in here.
+How jets are cut and sorted is worked out on the CPU, anew for each batch, and cannot be part of a
+compiled graph. What takes a GPU its time beside matrix products and attention are norms,
+activations and sums, and these are in here.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 
 
 class Regions(nn.Module):
-    """A module with parts that can be compiled: `self.region(function, *tensors)` is `function(self, *tensors)`."""
+    """A module with parts that can be compiled: `self.region(function, *tensors)` is
+    `function(self, *tensors)`.
+    """
 
     compiled: dict[Callable, Callable] | None = None
 
@@ -23,10 +27,11 @@ class Regions(nn.Module):
 
 
 def compile_regions(model: nn.Module, **options) -> int:
-    """Compile the parts of `model` that are made for it, in place, when they are first used; returns their number.
+    """Compile the parts of `model` that are made for it, in place, when they are first used;
+    returns their number.
 
-    One graph serves all layers of a kind, and batches of all sizes. The weights and their names stay. options: of
-    `torch.compile`, such as backend or mode.
+    One graph serves all layers of a kind, and batches of all sizes. The weights and their names
+    stay. options: of `torch.compile`, such as backend or mode.
     """
     parts, made = [module for module in model.modules() if isinstance(module, Regions)], _Compiled()
     made.options = options
@@ -36,7 +41,9 @@ def compile_regions(model: nn.Module, **options) -> int:
 
 
 class _Compiled(dict):
-    """Functions, compiled when they are asked for: a copy of each, since torch counts the variants of one function."""
+    """Functions, compiled when they are asked for: a copy of each, since torch counts the variants
+    of one function.
+    """
 
     options: dict = {}
 

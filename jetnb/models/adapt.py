@@ -8,7 +8,9 @@ from torch.nn.utils import parametrize
 
 
 class LowRank(nn.Module):
-    """A weight (n, m) plus the product of (n, rank) and (rank, m), the first of which starts at zero."""
+    """A weight (n, m) plus the product of (n, rank) and (rank, m), the first of which starts at
+    zero.
+    """
 
     def __init__(self, shape: tuple[int, int], rank: int, scale: float):
         super().__init__()
@@ -20,11 +22,13 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(tagger: nn.Module, *, rank: int = 4, scale: float = 1.0) -> nn.Module:
-    """Freeze all of `tagger`, and let each of its linear layers learn a matrix of low rank on top: LoRA.
+    """Freeze all of `tagger`, and let each of its linear layers learn a matrix of low rank on top:
+    LoRA.
 
-    rank: of what is added to each weight; it begins as zero, so that the tagger is at first what it was.
-    scale: what is added is multiplied with. Changes the tagger in place and returns it. Raises `ValueError` for a rank
-    below 1, and where it was done already. arXiv:2106.09685. Taught in notebook 15.
+    rank: of what is added to each weight; it begins as zero, so that the tagger is at first what it
+    was. scale: what is added is multiplied with. Changes the tagger in place and returns it. Raises
+    `ValueError` for a rank below 1, and where it was done already. arXiv:2106.09685. Taught in
+    notebook 15.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")

@@ -1,8 +1,10 @@
-"""Encoders: `encoder(x, offsets)` makes one vector per constituent, (T, D), and one per jet, (B, D).
+"""Encoders: `encoder(x, offsets)` makes one vector per constituent, (T, D), and one per jet, (B,
+D).
 
-Both take packed batches, so no work goes to padding in linear layers, and next to none in attention: constituents are
-put in order of the length of their jet once, and attention runs on rectangles of (nearly) equal lengths, or, where
-there are kernels for it, on jets of all lengths as they lie.
+Both take packed batches, so no work goes to padding in linear layers, and next to none in
+attention: constituents are put in order of the length of their jet once, and attention runs on
+rectangles of (nearly) equal lengths, or, where there are kernels for it, on jets of all lengths as
+they lie.
 """
 
 from __future__ import annotations
@@ -25,18 +27,20 @@ POOLS = ("mean", "pt", "token", "attention")
 class Transformer(nn.Module):
     """Pre-norm transformer on packed jets, without positions: constituents are a set.
 
-    n_features: F of the input. dim: D, a multiple of 8 times n_heads. n_layers, n_heads: blocks and heads of each.
-    expansion: width of the hidden layer of a block over D. dropout: of what each block adds.
-    pool: how constituents make the vector of their jet: their "mean"; their mean weighted by "pt", so that a soft
-    one counts little and two halves as much as the whole; the output of a learned jet "token" that takes part in all
-    layers; or "attention" with one learned query per head after the last layer.
-    causal: a constituent sees those before it in its jet and itself, not those after it: then their order matters.
-    step: attention rectangles are a multiple of it wide; None is 1 on a CPU, where padding costs more than calls, and
-    8 elsewhere. kernel: of attention, see `_attention`. The result does not depend on either but for rounding.
+    n_features: F of the input. dim: D, a multiple of 8 times n_heads. n_layers, n_heads: blocks and
+    heads of each. expansion: width of the hidden layer of a block over D. dropout: of what each
+    block adds. pool: how constituents make the vector of their jet: their "mean"; their mean
+    weighted by "pt", so that a soft one counts little and two halves as much as the whole; the
+    output of a learned jet "token" that takes part in all layers; or "attention" with one learned
+    query per head after the last layer. causal: a constituent sees those before it in its jet and
+    itself, not those after it: then their order matters. step: attention rectangles are a multiple
+    of it wide; None is 1 on a CPU, where padding costs more than calls, and 8 elsewhere. kernel: of
+    attention, see `_attention`. The result does not depend on either but for rounding.
 
-    A jet without constituents gets zeros, with the token what the token becomes alone. On a GPU the last bits can
-    differ from run to run, since sums over a jet have no fixed order there. Raises `ValueError` for sizes that do not
-    fit. arXiv:1706.03762, pre-norm arXiv:2002.04745. Taught in notebook 07.
+    A jet without constituents gets zeros, with the token what the token becomes alone. On a GPU the
+    last bits can differ from run to run, since sums over a jet have no fixed order there. Raises
+    `ValueError` for sizes that do not fit. arXiv:1706.03762, pre-norm arXiv:2002.04745. Taught in
+    notebook 07.
 
     >>> x, offsets = torch.randn(9, 4), torch.tensor([0, 5, 9])
     >>> constituents, jets = Transformer(4, dim=32, n_layers=2, n_heads=4)(x, offsets)
@@ -93,9 +97,11 @@ class Transformer(nn.Module):
     def forward(
         self, x: Tensor, offsets: Tensor, *, weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D).
+        """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets
+        (B, D).
 
-        weight: (T,) pt of the constituents, in any unit, which `pool="pt"` needs and no other pool takes.
+        weight: (T,) pt of the constituents, in any unit, which `pool="pt"` needs and no other pool
+        takes.
         """
         if (weight is None) == (self.pool == "pt"):
             raise ValueError(
@@ -127,7 +133,9 @@ class Transformer(nn.Module):
         return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
 
     def _attend(self, h: Tensor, jet: Tensor, n_jets: int) -> Tensor:
-        """Each head's mean of values (T, D), weighted by the softmax over the jet of its query times keys: (B, D)."""
+        """Each head's mean of values (T, D), weighted by the softmax over the jet of its query
+        times keys: (B, D).
+        """
         key, value = (
             self.key_value(h).unflatten(1, (2, self.n_heads, -1)).unbind(1)
         )  # (T, heads, D / heads)
@@ -136,7 +144,9 @@ class Transformer(nn.Module):
 
 
 class Block(Regions):
-    """One layer on S slots (S, D): attention within each jet, then an MLP, each added to what it was given."""
+    """One layer on S slots (S, D): attention within each jet, then an MLP, each added to what it
+    was given.
+    """
 
     def __init__(self, dim: int, n_heads: int, expansion: int, dropout: float):
         super().__init__()
@@ -159,11 +169,12 @@ class Block(Regions):
 
 
 class DeepSets(Regions):
-    """Deep sets: an MLP on each constituent, the sum over the jet, an MLP on that. arXiv:1703.06114, 1810.05165.
+    """Deep sets: an MLP on each constituent, the sum over the jet, an MLP on that.
+    arXiv:1703.06114, 1810.05165.
 
-    n_features: F of the input. dim: D, a multiple of 8. n_layers: linear layers of each of the two MLPs.
-    A jet without constituents is a sum of nothing: it gets what the second MLP makes of zeros.
-    Raises `ValueError` for sizes that do not fit. Taught in notebook 07.
+    n_features: F of the input. dim: D, a multiple of 8. n_layers: linear layers of each of the two
+    MLPs. A jet without constituents is a sum of nothing: it gets what the second MLP makes of
+    zeros. Raises `ValueError` for sizes that do not fit. Taught in notebook 07.
     """
 
     SCALE = 1 / 32  # so that the sum over a jet of usual length is of the size of one constituent
@@ -177,7 +188,9 @@ class DeepSets(Regions):
         self.constituent, self.jet = _mlp(n_features, dim, n_layers), _mlp(dim, dim, n_layers)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets (B, D)."""
+        """x (T, F) float, offsets (B+1,) int64, best left on the CPU -> constituents (T, D), jets
+        (B, D).
+        """
         lengths = _packed.check(x, offsets, self.n_features)
         h = self.region(DeepSets._each, x)  # (T, D)
         return h, self.jet(

@@ -1,4 +1,5 @@
-"""From jets to the event: a tagger of jets as backbone, and a head that adds up the jets of an event.
+"""From jets to the event: a tagger of jets as backbone, and a head that adds up the jets of an
+event.
 
 tagger = JetTagger(Transformer(len(events.FEATURES), dim=32, n_layers=2, n_heads=4))
 model = EventClassifier(tagger, representation="latent", hlf=len(events.HLF))
@@ -24,9 +25,10 @@ REPRESENTATIONS = ("score", "latent")
 class JetTagger(nn.Module):
     """An encoder of jets, a latent vector of each, and one score made of it: signal or not.
 
-    encoder: x (T, F), offsets (N+1,) -> constituents (T, D), jets (N, D). dim: R numbers that the encoder's vector is
-    reduced to by a linear layer; None keeps all D of them. signal_weight: of a signal jet in the loss.
-    arXiv:2401.13536 has Particle Transformer as encoder, and a weight of 21.39. Taught in notebook 15.
+    encoder: x (T, F), offsets (N+1,) -> constituents (T, D), jets (N, D). dim: R numbers that the
+    encoder's vector is reduced to by a linear layer; None keeps all D of them. signal_weight: of a
+    signal jet in the loss. arXiv:2401.13536 has Particle Transformer as encoder, and a weight of
+    21.39. Taught in notebook 15.
     """
 
     def __init__(self, encoder: nn.Module, *, dim: int | None = None, signal_weight: float = 1.0):
@@ -36,7 +38,9 @@ class JetTagger(nn.Module):
         self.score = nn.Linear(self.dim, 1)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """x (T, F), offsets (N+1,) -> latent vectors (N, R), scores (N,), the logarithm of the odds."""
+        """x (T, F), offsets (N+1,) -> latent vectors (N, R), scores (N,), the logarithm of the
+        odds.
+        """
         latent = self.reduce(self.encoder(x, offsets)[1])  # (N, R)
         return latent, self.score(latent)[:, 0]
 
@@ -47,12 +51,13 @@ class JetTagger(nn.Module):
 
 
 class EventHead(nn.Module):
-    """Deep sets over the jets of an event: an MLP on each jet, the sum over the event, an MLP on that, one logit.
+    """Deep sets over the jets of an event: an MLP on each jet, the sum over the event, an MLP on
+    that, one logit.
 
-    n_features: R numbers of each jet. hlf: H, its high-level features, taken beside them; 0 leaves them out. width: of
-    all layers. signal_weight: of a signal event in the loss. An event can have any number of jets in any order; one
-    without jets is a sum of nothing. arXiv:1703.06114; of width 128 and weight 13.76 in arXiv:2401.13536.
-    Taught in notebook 15.
+    n_features: R numbers of each jet. hlf: H, its high-level features, taken beside them; 0 leaves
+    them out. width: of all layers. signal_weight: of a signal event in the loss. An event can have
+    any number of jets in any order; one without jets is a sum of nothing. arXiv:1703.06114; of
+    width 128 and weight 13.76 in arXiv:2401.13536. Taught in notebook 15.
     """
 
     def __init__(
@@ -88,7 +93,9 @@ class EventHead(nn.Module):
         return self.event(total(h, event, n_events))[:, 0]
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean binary cross-entropy of a batch of what `embed` makes: (z (N, R), _, events, hlf, is_signal (E,))."""
+        """Mean binary cross-entropy of a batch of what `embed` makes: (z (N, R), _, events, hlf,
+        is_signal (E,)).
+        """
         z, _, events, hlf, label = batch
         return _cross_entropy(self(z, events, hlf), label, self.signal_weight)
 
@@ -96,10 +103,11 @@ class EventHead(nn.Module):
 class EventClassifier(nn.Module):
     """A tagger of jets with a head on the jets of an event: signal event or not.
 
-    tagger: x (T, F), offsets (N+1,) -> latent (N, R), score (N,), with the attribute dim = R. representation: what the
-    head sees of a jet, its "score" or its "latent" vector. hlf, width, signal_weight: as of `EventHead`. frozen: keep
-    the tagger as it is: in eval mode and without gradients; `embed` and a head alone then give the same for less.
-    Raises `ValueError` for an unknown representation. arXiv:2401.13536. Taught in notebook 15.
+    tagger: x (T, F), offsets (N+1,) -> latent (N, R), score (N,), with the attribute dim = R.
+    representation: what the head sees of a jet, its "score" or its "latent" vector. hlf, width,
+    signal_weight: as of `EventHead`. frozen: keep the tagger as it is: in eval mode and without
+    gradients; `embed` and a head alone then give the same for less. Raises `ValueError` for an
+    unknown representation. arXiv:2401.13536. Taught in notebook 15.
     """
 
     def __init__(
@@ -132,7 +140,9 @@ class EventClassifier(nn.Module):
         return self.head(z, events, hlf)
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean binary cross-entropy of a batch of `Events`: (x, jets, events, hlf, is_signal (E,) 0 or 1)."""
+        """Mean binary cross-entropy of a batch of `Events`: (x, jets, events, hlf, is_signal (E,) 0
+        or 1).
+        """
         x, jets, events, hlf, label = batch
         return _cross_entropy(self(x, jets, events, hlf), label, self.head.signal_weight)
 
@@ -141,9 +151,11 @@ class EventClassifier(nn.Module):
 def embed(
     tagger: nn.Module, data: Events, *, representation: str = "latent", batch_size: int = 512
 ) -> Events:
-    """What `tagger` makes of all jets of `data`, as events with one vector (R,) per jet: what a frozen head is fed.
+    """What `tagger` makes of all jets of `data`, as events with one vector (R,) per jet: what a
+    frozen head is fed.
 
-    batch_size: jets at a time. The tagger is left in the mode that it came in. Taught in notebook 15.
+    batch_size: jets at a time. The tagger is left in the mode that it came in. Taught in notebook
+    15.
     """
     mode, parts, packed = tagger.training, [], data.by_jet()
     tagger.eval()
@@ -159,7 +171,9 @@ def embed(
 
 @torch.no_grad()
 def score(model: EventClassifier | EventHead, data: Events, *, batch_size: int = 512) -> np.ndarray:
-    """Logits (E,) of all events; of an `EventHead` data are what `embed` made. Taught in notebook 15."""
+    """Logits (E,) of all events; of an `EventHead` data are what `embed` made. Taught in notebook
+    15.
+    """
     mode, parts = model.training, []
     model.eval()
     device = next(model.parameters()).device

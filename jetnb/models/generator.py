@@ -1,8 +1,9 @@
-"""A generator of jets: what comes next, when jets are sentences of tokens and constituents are ordered by pt.
+"""A generator of jets: what comes next, when jets are sentences of tokens and constituents are
+ordered by pt.
 
-`Causal` is the encoder, which sees for each token what came before it; `Generator` adds the head that predicts the
-next token, and the loss. `jetnb.models.sampling.generate` draws new jets from it. Tokens are the codes of
-`jetnb.models.tokenizer`, or any integers.
+`Causal` is the encoder, which sees for each token what came before it; `Generator` adds the head
+that predicts the next token, and the loss. `jetnb.models.sampling.generate` draws new jets from it.
+Tokens are the codes of `jetnb.models.tokenizer`, or any integers.
 """
 
 from __future__ import annotations
@@ -23,19 +24,21 @@ from jetnb.models.encoder import Block
 
 
 class Causal(nn.Module):
-    """Pre-norm transformer in which a token sees itself, those before it in its jet, and the start of the jet.
+    """Pre-norm transformer in which a token sees itself, those before it in its jet, and the start
+    of the jet.
 
-    n_codes: K, tokens are integers from 0 to K - 1. dim: D, a multiple of 8 times n_heads. n_layers, n_heads: blocks
-    and heads of each. expansion: width of the hidden layer of a block over D. dropout: of what each block adds.
-    max_length: tokens of the longest jet that it is made for. positions: "none", since with a causal mask a token can
-    tell its place from how many it sees (arXiv:2203.16634), and order by pt is in the tokens themselves; or "learned",
-    one vector per place. n_classes: learn a start for each class, next to that of jets of unknown class.
-    n_features: 0, or F to read F numbers of each constituent in place of its token (arXiv:2512.04149).
-    step, kernel: as in `encoder.Transformer`.
+    n_codes: K, tokens are integers from 0 to K - 1. dim: D, a multiple of 8 times n_heads.
+    n_layers, n_heads: blocks and heads of each. expansion: width of the hidden layer of a block
+    over D. dropout: of what each block adds. max_length: tokens of the longest jet that it is made
+    for. positions: "none", since with a causal mask a token can tell its place from how many it
+    sees (arXiv:2203.16634), and order by pt is in the tokens themselves; or "learned", one vector
+    per place. n_classes: learn a start for each class, next to that of jets of unknown class.
+    n_features: 0, or F to read F numbers of each constituent in place of its token
+    (arXiv:2512.04149). step, kernel: as in `encoder.Transformer`.
 
-    An encoder like those of `jetnb.models.encoder`: constituents are what it makes of each token, a jet is their mean,
-    and zeros without constituents. Raises `ValueError` for sizes that do not fit. arXiv:2403.05618, there with
-    post-norm blocks and ReLU. Taught in notebook 05.
+    An encoder like those of `jetnb.models.encoder`: constituents are what it makes of each token, a
+    jet is their mean, and zeros without constituents. Raises `ValueError` for sizes that do not
+    fit. arXiv:2403.05618, there with post-norm blocks and ReLU. Taught in notebook 05.
 
     >>> tokens, offsets = torch.tensor([3, 0, 2, 2, 1]), torch.tensor([0, 3, 5])
     >>> constituents, jets = Causal(4, dim=32, n_layers=2, n_heads=4)(tokens, offsets)
@@ -97,14 +100,18 @@ class Causal(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """x: tokens (T,) or (T, 1), or features (T, F); offsets (B+1,) -> constituents (T, D), jets (B, D)."""
+        """x: tokens (T,) or (T, 1), or features (T, F); offsets (B+1,) -> constituents (T, D), jets
+        (B, D).
+        """
         x, lengths = self.check(x, offsets)
         h = self.run(x, lengths)[: len(x)]
         total = _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths))
         return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
 
     def check(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, np.ndarray]:
-        """What to read, token ids (T,) int64 or features (T, F), and lengths (B,); `ValueError` if they do not fit."""
+        """What to read, token ids (T,) int64 or features (T, F), and lengths (B,); `ValueError` if
+        they do not fit.
+        """
         if not self.reads_tokens:
             return x, _packed.check(x, offsets, self.n_features)
         x = x[:, None] if x.ndim == 1 else x
@@ -112,7 +119,9 @@ class Causal(nn.Module):
         return _as_tokens(x[:, 0], self.n_codes), lengths
 
     def run(self, x: Tensor, lengths: np.ndarray, label: Tensor | None = None) -> Tensor:
-        """What is known after each of the T constituents, then at the start of each of the B jets: (T + B, D)."""
+        """What is known after each of the T constituents, then at the start of each of the B jets:
+        (T + B, D).
+        """
         if label is None:
             label = torch.full((len(lengths),), -1, device=x.device)
         h = torch.cat([self.embed(x), self.start(label + 1)])  # (T + B, D)
@@ -125,7 +134,8 @@ class Causal(nn.Module):
             place = np.arange(1, len(x) + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             place = np.concatenate([place, np.zeros(len(lengths), np.int64)])
             h = h + self.place(send(torch.from_numpy(place), x.device))
-        # padding comes after the constituents, so none of them sees it, and there is nothing to mask
+        # padding comes after the constituents, so none of them sees it, and there is nothing to
+        # mask
         cut = plan(lengths, h, n_heads=self.n_heads, token=True, step=self.step, kernel=self.kernel)
         h = arrange(h, cut)  # (S, D)
         for block in self.blocks:
@@ -134,13 +144,15 @@ class Causal(nn.Module):
 
 
 class Generator(nn.Module):
-    """Next-token prediction: `encoder`, a `Causal`, and a linear `head` on it over K codes and stop.
+    """Next-token prediction: `encoder`, a `Causal`, and a linear `head` on it over K codes and
+    stop.
 
-    n_codes and further settings are those of `Causal`. tie_weights: one table both to read tokens and to predict them,
-    which with the settings of the source and 8192 codes leaves out a third of the parameters; False is as published.
-    Start is not among what is predicted, and stop is token K, never read. Jets longer than max_length are cut there,
-    and what follows the cut is no target, so that the model does not learn that jets end there.
-    chunk: rows of logits that are held at a time; None is 256 on a CPU, to fit its caches, and 4096 elsewhere.
+    n_codes and further settings are those of `Causal`. tie_weights: one table both to read tokens
+    and to predict them, which with the settings of the source and 8192 codes leaves out a third of
+    the parameters; False is as published. Start is not among what is predicted, and stop is token
+    K, never read. Jets longer than max_length are cut there, and what follows the cut is no target,
+    so that the model does not learn that jets end there. chunk: rows of logits that are held at a
+    time; None is 256 on a CPU, to fit its caches, and 4096 elsewhere.
 
     Raises `ValueError` for sizes that do not fit. arXiv:2403.05618, where dim is 256 and lr 1e-3.
     Taught in notebook 05.
@@ -170,7 +182,9 @@ class Generator(nn.Module):
     def forward(
         self, x: Tensor, offsets: Tensor, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits of what follows each constituent, (T, K + 1), and of what comes first in each jet, (B, K + 1)."""
+        """Logits of what follows each constituent, (T, K + 1), and of what comes first in each jet,
+        (B, K + 1).
+        """
         x, lengths = self.encoder.check(x, offsets)
         logits = self.head(self.encoder.run(x, lengths, self._classes(label, len(lengths))))
         return logits[: len(x)], logits[len(x) :]
@@ -178,10 +192,10 @@ class Generator(nn.Module):
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy in nats over all tokens and the stop of each jet, at least in float32.
 
-        batch: tokens (T,) or (T, 1), as integers or as float32, which holds them exactly; with n_features (T, 1 + F),
-        the token first. Then offsets (B+1,), with n_classes labels (B,), -1 where unknown, and anything else.
-        generator: not used, dropout draws from torch's own. Raises `ValueError` for no jets and for tokens or labels
-        out of range.
+        batch: tokens (T,) or (T, 1), as integers or as float32, which holds them exactly; with
+        n_features (T, 1 + F), the token first. Then offsets (B+1,), with n_classes labels (B,), -1
+        where unknown, and anything else. generator: not used, dropout draws from torch's own.
+        Raises `ValueError` for no jets and for tokens or labels out of range.
         """
         x, offsets, *targets = batch
         encoder, n_codes = self.encoder, self.encoder.n_codes
@@ -213,10 +227,11 @@ class Generator(nn.Module):
         return loss
 
     def monitors(self) -> dict[str, float]:
-        """About the last batch of `loss`: `perplexity` of codes and of where jets stop, i.e. exp of the mean loss.
+        """About the last batch of `loss`: `perplexity` of codes and of where jets stop, i.e. exp of
+        the mean loss.
 
-        `code_perplexity` is that over codes, from 1 to K for a blind guess, `stop_perplexity` over stops.
-        Raises RuntimeError before the first loss.
+        `code_perplexity` is that over codes, from 1 to K for a blind guess, `stop_perplexity` over
+        stops. Raises RuntimeError before the first loss.
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
@@ -244,7 +259,8 @@ class Generator(nn.Module):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of a linear layer, and that of each row; its gradient is made on the way, chunk by chunk.
+    """Mean cross-entropy of a linear layer, and that of each row; its gradient is made on the way,
+    chunk by chunk.
 
     Logits are in the type of autocast, all that is made of them at least in float32.
     """
@@ -286,7 +302,9 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _as_tokens(x: Tensor, n_codes: int) -> Tensor:
-    """Tokens (T,) int64 of integers or whole floats (T,); `ValueError` where they are not from 0 to n_codes - 1."""
+    """Tokens (T,) int64 of integers or whole floats (T,); `ValueError` where they are not from 0 to
+    n_codes - 1.
+    """
     ids = x.long()
     if (
         x.device.type == "cpu"
@@ -301,7 +319,9 @@ def _as_tokens(x: Tensor, n_codes: int) -> Tensor:
 
 
 def _following(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For T + B rows, constituents and then starts, which token follows, T for stop; and the last row of each jet."""
+    """For T + B rows, constituents and then starts, which token follows, T for stop; and the last
+    row of each jet.
+    """
     n_tokens, starts = lengths.sum(), np.cumsum(lengths) - lengths
     following = np.concatenate([np.arange(1, n_tokens + 1), starts])
     last = np.where(lengths > 0, starts + lengths - 1, n_tokens + np.arange(len(lengths)))

@@ -23,7 +23,8 @@ def linear(dim: int, n_out: int) -> nn.Linear:
 def mlp(
     dim: int, n_out: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.0
 ) -> nn.Sequential:
-    """Linear layers of widths `hidden`, each followed by ReLU and dropout, and one more: (B, dim) -> (B, n_out).
+    """Linear layers of widths `hidden`, each followed by ReLU and dropout, and one more: (B, dim)
+    -> (B, n_out).
 
     Taught in notebook 08.
     """
@@ -35,7 +36,8 @@ def mlp(
 
 
 def projection(dim: int, hidden: int = 256, output: int = 128) -> nn.Sequential:
-    """Projection head of contrastive learning: (B, dim) -> (B, output), thrown away after pretraining.
+    """Projection head of contrastive learning: (B, dim) -> (B, output), thrown away after
+    pretraining.
 
     arXiv:2002.05709 (section 2.1). Taught in notebook 07.
     """
@@ -64,7 +66,9 @@ class _Headed(nn.Module):
         return self
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """x (T, F), offsets (B+1,) -> what the head makes of each jet, (B, C) logits or (B, K) numbers."""
+        """x (T, F), offsets (B+1,) -> what the head makes of each jet, (B, C) logits or (B, K)
+        numbers.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             _, jets = self.encoder(x, offsets)  # (B, D)
         return self.head(jets)
@@ -74,8 +78,9 @@ class Classifier(_Headed):
     """An encoder with a head that tells classes of jets.
 
     encoder: x (T, F), offsets (B+1,) -> constituents (T, D), jets (B, D). head: (B, D) -> (B, C).
-    frozen: keep the encoder as it is: in eval mode whatever `.train()` says, and without gradients, so that an
-    optimiser leaves its parameters alone. Raises `ValueError` for a head of another width. Taught in notebook 08.
+    frozen: keep the encoder as it is: in eval mode whatever `.train()` says, and without gradients,
+    so that an optimiser leaves its parameters alone. Raises `ValueError` for a head of another
+    width. Taught in notebook 08.
 
     >>> from jetnb.models.encoder import DeepSets
     >>> model = Classifier(DeepSets(4, dim=32), linear(32, 3), frozen=True)
@@ -84,10 +89,11 @@ class Classifier(_Headed):
     """
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean cross-entropy in nats of a batch (x (T, F), offsets (B+1,), label (B,)), at least in float32.
+        """Mean cross-entropy in nats of a batch (x (T, F), offsets (B+1,), label (B,)), at least in
+        float32.
 
-        generator: not used, dropout draws from torch's own. Raises `ValueError` for no jets and for labels that are no
-        integers from 0 to C - 1, as those of unlabelled jets.
+        generator: not used, dropout draws from torch's own. Raises `ValueError` for no jets and for
+        labels that are no integers from 0 to C - 1, as those of unlabelled jets.
         """
         x, offsets, label = batch
         logits = self(x, offsets)
@@ -109,8 +115,8 @@ class Classifier(_Headed):
 class Regressor(_Headed):
     """An encoder with a head that tells K numbers of each jet.
 
-    encoder, head, frozen, errors: as in `Classifier`. delta: differences beyond it count linearly, Huber's loss, so
-    give targets of width about 1; None is the mean squared error.
+    encoder, head, frozen, errors: as in `Classifier`. delta: differences beyond it count linearly,
+    Huber's loss, so give targets of width about 1; None is the mean squared error.
     """
 
     def __init__(
@@ -127,10 +133,11 @@ class Regressor(_Headed):
         self.delta = delta
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean loss of a batch (x (T, F), offsets (B+1,), target (B,) or (B, K)), at least in float32.
+        """Mean loss of a batch (x (T, F), offsets (B+1,), target (B,) or (B, K)), at least in
+        float32.
 
-        generator: not used, dropout draws from torch's own. Raises `ValueError` for a target of another shape or no
-        jets.
+        generator: not used, dropout draws from torch's own. Raises `ValueError` for a target of
+        another shape or no jets.
         """
         x, offsets, target = batch
         found = self(x, offsets)

@@ -1,4 +1,5 @@
-"""Particle Transformer: an encoder whose attention knows what each pair of constituents is to each other.
+"""Particle Transformer: an encoder whose attention knows what each pair of constituents is to each
+other.
 
 x, offsets = inputs(jets)  # features as published, and momenta
 encoder, head = load_public("ParT_full.pt")
@@ -27,9 +28,10 @@ from jetnb.models._fast import Linear, drop, linear
 from jetnb.models._pairs import PairEmbed, normalise
 from jetnb.models._regions import Regions
 
-# The inputs of the published models in their order: what is subtracted, what the rest is multiplied with, and between
-# what it is clipped then. From JetClass_full.yaml of github.com/jet-universe/particle_transformer and, with the same
-# numbers, analyzers/OrtHelper.h of github.com/jet-universe/sophon.
+# The inputs of the published models in their order: what is subtracted, what the rest is multiplied
+# with, and between what it is clipped then. From JetClass_full.yaml of
+# github.com/jet-universe/particle_transformer and, with the same numbers, analyzers/OrtHelper.h of
+# github.com/jet-universe/sophon.
 PUBLISHED = {
     "log_pt": (1.7, 0.7, -5, 5),
     "log_energy": (2.0, 0.7, -5, 5),
@@ -61,17 +63,18 @@ def inputs(
     scaler: Scaler | None = None,
     jet_pt: float | None = None,
 ) -> Batch:
-    """Inputs of `ParticleTransformer`: features of all constituents and their momenta, as packed batch.
+    """Inputs of `ParticleTransformer`: features of all constituents and their momenta, as packed
+    batch.
 
-    jets: N jets. features: F names of `PUBLISHED`, `FULL`, `KINPID` and `KIN` for the public models of these names;
-    standardised as published, with deta mirrored where the jet has negative eta, as in the files of JetClass. With a
-    `scaler` its features are taken, with its numbers, and nothing is mirrored or clipped. jet_pt: GeV that all jets
-    are scaled to, 500 for Sophon; None leaves them. All constituents are taken, where the public models saw the first
-    128.
+    jets: N jets. features: F names of `PUBLISHED`, `FULL`, `KINPID` and `KIN` for the public models
+    of these names; standardised as published, with deta mirrored where the jet has negative eta, as
+    in the files of JetClass. With a `scaler` its features are taken, with its numbers, and nothing
+    is mirrored or clipped. jet_pt: GeV that all jets are scaled to, 500 for Sophon; None leaves
+    them. All constituents are taken, where the public models saw the first 128.
 
-    Returns `Batch(x (T, F + 4) float32, offsets (N+1,) int64)`; the last four columns are px, py, pz and energy in GeV.
-    Raises `ValueError` as `inputs.compute`, and for a feature that has no published numbers. arXiv:2202.03772,
-    2405.12972.
+    Returns `Batch(x (T, F + 4) float32, offsets (N+1,) int64)`; the last four columns are px, py,
+    pz and energy in GeV. Raises `ValueError` as `inputs.compute`, and for a feature that has no
+    published numbers. arXiv:2202.03772, 2405.12972.
 
     >>> import jetnb
     >>> x, offsets = inputs(jetnb.load("jetclass")[:10], KIN)
@@ -109,20 +112,22 @@ def inputs(
 
 
 class ParticleTransformer(nn.Module):
-    """Particle Transformer on packed jets: attention with a bias from each pair's momenta, then class attention.
+    """Particle Transformer on packed jets: attention with a bias from each pair's momenta, then
+    class attention.
 
-    n_features: F, without the momenta. embed_dims: widths of the MLP on features, the last is D, a multiple of 8 times
-    n_heads. pair_dims: widths of the MLP on ln kT, ln z, ln DeltaR and ln m2 of pairs, before the one bias per head.
-    n_layers, n_class_layers: blocks among constituents, and of the jet token. dropout: in the former. step: as in
-    `Transformer`, but None is 32 on a GPU.
-    scaler: None where x has four columns more, momenta px, py, pz, energy in GeV as `inputs` makes them. With the
-    `Scaler` of the features, x is (T, F), and momenta are those of massless constituents relative to the jet axis,
-    from the features log_pt, deta and dphi: pairs do not notice that the axis is another.
+    n_features: F, without the momenta. embed_dims: widths of the MLP on features, the last is D, a
+    multiple of 8 times n_heads. pair_dims: widths of the MLP on ln kT, ln z, ln DeltaR and ln m2 of
+    pairs, before the one bias per head. n_layers, n_class_layers: blocks among constituents, and of
+    the jet token. dropout: in the former. step: as in `Transformer`, but None is 32 on a GPU.
+    scaler: None where x has four columns more, momenta px, py, pz, energy in GeV as `inputs` makes
+    them. With the `Scaler` of the features, x is (T, F), and momenta are those of massless
+    constituents relative to the jet axis, from the features log_pt, deta and dphi: pairs do not
+    notice that the axis is another.
 
-    Defaults and names of parameters are those of the public models, see `load_public`. Batch norms see the constituents
-    and pairs there are, no padding. A jet without constituents gets what the jet token becomes alone; no gradient goes
-    into momenta. Raises `ValueError` for sizes that do not fit. arXiv:2202.03772; class attention arXiv:2103.17239,
-    scalings arXiv:2110.09456.
+    Defaults and names of parameters are those of the public models, see `load_public`. Batch norms
+    see the constituents and pairs there are, no padding. A jet without constituents gets what the
+    jet token becomes alone; no gradient goes into momenta. Raises `ValueError` for sizes that do
+    not fit. arXiv:2202.03772; class attention arXiv:2103.17239, scalings arXiv:2110.09456.
 
     >>> encoder = ParticleTransformer(7, embed_dims=(32, 32), pair_dims=(8,), n_layers=1, n_heads=4)
     >>> constituents, jets = encoder(torch.rand(9, 7 + 4), torch.tensor([0, 5, 9]))
@@ -207,7 +212,9 @@ class ParticleTransformer(nn.Module):
                 layer.weight.data /= math.sqrt(2 * depth)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """x (T, F + 4), with a scaler (T, F), offsets (B+1,) int64 -> constituents (T, D), jets (B, D)."""
+        """x (T, F + 4), with a scaler (T, F), offsets (B+1,) int64 -> constituents (T, D), jets (B,
+        D).
+        """
         lengths = _packed.check(x, offsets, self.n_features + (0 if self.scaler else 4))
         cut = plan(lengths, x, n_heads=1, step=self.step, biased=True)
         biases = self.pair_embed(self._momenta(x), cut)
@@ -235,7 +242,9 @@ class ParticleTransformer(nn.Module):
 
 
 class _Block(Regions):
-    """Attention, then an MLP, each normed before and after; heads and the second shortcut are scaled."""
+    """Attention, then an MLP, each normed before and after; heads and the second shortcut are
+    scaled.
+    """
 
     def __init__(self, dim: int, n_heads: int, expansion: int, dropout: float):
         super().__init__()
@@ -259,7 +268,9 @@ class _Block(Regions):
         return self.region(_Block._finish, h, attended)
 
     def pool(self, token: Tensor, h: Tensor, jet: Tensor) -> Tensor:
-        """Attention of the token of each jet (B, D) to itself and the constituents h (T, D) of its jet -> (B, D)."""
+        """Attention of the token of each jet (B, D) to itself and the constituents h (T, D) of its
+        jet -> (B, D).
+        """
         n_jets, (dim, heads) = len(token), (token.shape[1], self.n_heads)
         rows = self.pre_attn_norm(torch.cat([h, token.to(h.dtype)]))  # (T + B, D)
         jet = torch.cat([jet, torch.arange(n_jets, device=jet.device)])
@@ -290,14 +301,16 @@ class _Block(Regions):
 def load_public(
     source: str | Path | Mapping[str, Tensor],
 ) -> tuple[ParticleTransformer, nn.Sequential | None]:
-    """The encoder and the head of a public Particle Transformer or Sophon, sizes read off the weights.
+    """The encoder and the head of a public Particle Transformer or Sophon, sizes read off the
+    weights.
 
-    source: a .pt file, opened without running what may be in it, or its state dict: as saved from the wrappers in
-    github.com/jet-universe/particle_transformer or sophon (names with "mod.", attention of either age of weaver-core),
-    or from weaver's ParticleTransformer itself. Returns encoder, and head (B, D) -> (B, C) or None where there is
-    none; `Classifier(encoder, head)` trains both. 10 classes of JetClass for ParT, 188 of JetClass-II for Sophon.
-    Raises `FileNotFoundError`, and `ValueError` for what is no file of weights, naming the file, and naming what is
-    missing, left over, or of another shape.
+    source: a .pt file, opened without running what may be in it, or its state dict: as saved from
+    the wrappers in github.com/jet-universe/particle_transformer or sophon (names with "mod.",
+    attention of either age of weaver-core), or from weaver's ParticleTransformer itself. Returns
+    encoder, and head (B, D) -> (B, C) or None where there is none; `Classifier(encoder, head)`
+    trains both. 10 classes of JetClass for ParT, 188 of JetClass-II for Sophon. Raises
+    `FileNotFoundError`, and `ValueError` for what is no file of weights, naming the file, and
+    naming what is missing, left over, or of another shape.
 
     arXiv:2202.03772, 2405.12972.
     """

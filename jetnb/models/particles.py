@@ -1,7 +1,8 @@
 """An encoder that is fed with particles as they are: pt, deta and dphi, before any scaling.
 
-Augmentations act on particles; what they do to each model input follows. So the step from particles to inputs belongs
-into the network, together with its scaling: a checkpoint then holds all that it takes to embed a jet.
+Augmentations act on particles; what they do to each model input follows. So the step from particles
+to inputs belongs into the network, together with its scaling: a checkpoint then holds all that it
+takes to embed a jet.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ MOMENTA = ("px", "py", "pz", "energy")
 
 
 class FromParticles(nn.Module):
-    """Inputs from particles, scaled, and an encoder on them: `(T, 3), (B + 1,)` -> constituents (T, D), jets (B, D).
+    """Inputs from particles, scaled, and an encoder on them: `(T, 3), (B + 1,)` -> constituents (T,
+    D), jets (B, D).
 
     encoder: takes the five columns of `FEATURES`, and with `momenta` those of `MOMENTA` after them.
-    momenta: append massless four-momenta in GeV, unscaled, with the jet axis along x: what the Particle Transformer
-    needs for its pairs, which look the same from every direction.
+    momenta: append massless four-momenta in GeV, unscaled, with the jet axis along x: what the
+    Particle Transformer needs for its pairs, which look the same from every direction.
 
-    Particles are pt [GeV], deta and dphi [rad] relative to the jet axis, as `jetnb.inputs.to_relative` gives them and
-    `jetnb.augment` changes them. log_pt_rel is the share in the sum of pt over the jet. `fit` sets the scaling; before
-    it inputs are used as they are. Raises `ValueError` where the encoder expects another number of features.
-    An encoder with `pool="pt"` is given the pt of the particles. arXiv:2202.03772 (table 2). Taught in notebook 07.
+    Particles are pt [GeV], deta and dphi [rad] relative to the jet axis, as
+    `jetnb.inputs.to_relative` gives them and `jetnb.augment` changes them. log_pt_rel is the share
+    in the sum of pt over the jet. `fit` sets the scaling; before it inputs are used as they are.
+    Raises `ValueError` where the encoder expects another number of features. An encoder with
+    `pool="pt"` is given the pt of the particles. arXiv:2202.03772 (table 2). Taught in notebook 07.
 
     >>> from jetnb.models.encoder import DeepSets
     >>> encoder = FromParticles(DeepSets(5, dim=16))
@@ -50,7 +53,8 @@ class FromParticles(nn.Module):
         self.register_buffer("width", torch.ones(len(FEATURES)))
 
     def fit(self, particles, offsets) -> FromParticles:
-        """Set mean and width of the inputs to those of these training particles (T, 3), offsets (B + 1,); returns self.
+        """Set mean and width of the inputs to those of these training particles (T, 3), offsets (B
+        + 1,); returns self.
 
         Raises `ValueError` for no particles and for inputs that are not finite or do not vary.
         """
@@ -75,9 +79,11 @@ class FromParticles(nn.Module):
         return (_inputs(particles, offsets) - self.mean) / self.width
 
     def pooled(self, pool: str) -> FromParticles:
-        """A copy with the same weights that makes jets of constituents by their "mean", or weighted by "pt".
+        """A copy with the same weights that makes jets of constituents by their "mean", or weighted
+        by "pt".
 
-        Raises `ValueError` where that is another network: pools that are learned. Taught in notebook 07.
+        Raises `ValueError` where that is another network: pools that are learned. Taught in
+        notebook 07.
         """
         if {getattr(self.encoder, "pool", None), pool} - {"mean", "pt"}:
             raise ValueError(

@@ -1,4 +1,6 @@
-"""Vector quantisation: each latent vector becomes the nearest of K codes, and the codes follow the latents."""
+"""Vector quantisation: each latent vector becomes the nearest of K codes, and the codes follow the
+latents.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,12 @@ TINY = 1e-20
 def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
     """Index of the code nearest to each vector.
 
-    z (T, D), codes (K, D): floats. memory: bytes to work in, beside what goes in and comes out; None is what is quick:
-    2 MB on a CPU, where it stays in the cache, and 256 MB elsewhere. Distances are at least float32, whatever autocast
-    and `torch.set_float32_matmul_precision` say: in bfloat16 one vector in forty gets another code. Of codes that are
-    equally far up to rounding it may be any. Returns tokens (T,) int64; those of vectors that are not finite mean
-    nothing. Raises `ValueError` for shapes that do not fit. Taught in notebook 04.
+    z (T, D), codes (K, D): floats. memory: bytes to work in, beside what goes in and comes out;
+    None is what is quick: 2 MB on a CPU, where it stays in the cache, and 256 MB elsewhere.
+    Distances are at least float32, whatever autocast and `torch.set_float32_matmul_precision` say:
+    in bfloat16 one vector in forty gets another code. Of codes that are equally far up to rounding
+    it may be any. Returns tokens (T,) int64; those of vectors that are not finite mean nothing.
+    Raises `ValueError` for shapes that do not fit. Taught in notebook 04.
 
     >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]]))
     tensor([0, 1])
@@ -50,8 +53,8 @@ def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
             for part in z.split((memory or 2**21) // 64 + 1)
         ]
         return torch.from_numpy(np.concatenate(found).astype(np.int64, copy=False))
-    # Nearest is where z . c - c . c / 2 is largest. First the best block, then the best in it: to find the place of a
-    # maximum is slow, to find its value is quick.
+    # Nearest is where z . c - c . c / 2 is largest. First the best block, then the best in it: to
+    # find the place of a maximum is slow, to find its value is quick.
     n_blocks = -(-len(codes) // BLOCK)
     missing = n_blocks * BLOCK - len(codes)
     half = F.pad(-0.5 * codes.square().sum(1), (0, missing), value=-torch.inf)[:, None]  # (K', 1)
@@ -78,18 +81,20 @@ def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
 
 
 class VectorQuantiser(nn.Module):
-    """Latents (T, dim) to their nearest codes, with gradients that pass through; the codes follow the latents.
+    """Latents (T, dim) to their nearest codes, with gradients that pass through; the codes follow
+    the latents.
 
-    n_codes: K. update: how codes follow: "ema", as the running mean of their latents, which forgets 1 - `decay` of
-    the past with each batch, arXiv:1711.00937 (appendix A.1); or "gradient", as parameters, which also get the
-    gradient of what is made of them, arXiv:2305.08842, as published for OmniJet-alpha. beta: of the loss, beta pulls
-    codes to latents and 1 - beta latents to codes; with "ema" only the latter is there.
-    rotate: turn and stretch the gradient as the latent is turned and stretched to its code, arXiv:2410.06424, instead
-    of passing it straight through. patience: a code that no latent of so many batches in a row has chosen is moved to
-    a random latent of the batch; None leaves it. Only training mode changes codes.
+    n_codes: K. update: how codes follow: "ema", as the running mean of their latents, which forgets
+    1 - `decay` of the past with each batch, arXiv:1711.00937 (appendix A.1); or "gradient", as
+    parameters, which also get the gradient of what is made of them, arXiv:2305.08842, as published
+    for OmniJet-alpha. beta: of the loss, beta pulls codes to latents and 1 - beta latents to codes;
+    with "ema" only the latter is there. rotate: turn and stretch the gradient as the latent is
+    turned and stretched to its code, arXiv:2410.06424, instead of passing it straight through.
+    patience: a code that no latent of so many batches in a row has chosen is moved to a random
+    latent of the batch; None leaves it. Only training mode changes codes.
 
-    Call `start` before training; until then codes are random. Raises `ValueError` for settings out of range.
-    arXiv:1711.00937, the moves of unused codes arXiv:2305.08842. Taught in notebook 04.
+    Call `start` before training; until then codes are random. Raises `ValueError` for settings out
+    of range. arXiv:1711.00937, the moves of unused codes arXiv:2305.08842. Taught in notebook 04.
     """
 
     def __init__(
@@ -136,10 +141,11 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def start(self, z: Tensor, *, seed: int, n_steps: int = 10) -> VectorQuantiser:
-        """Put the codes where `n_steps` of k-means from random latents z (T, dim) lead; returns self.
+        """Put the codes where `n_steps` of k-means from random latents z (T, dim) lead; returns
+        self.
 
-        The same seed gives the same codes on the same machine. Raises `ValueError` for fewer latents than codes, and
-        for such as are not finite.
+        The same seed gives the same codes on the same machine. Raises `ValueError` for fewer
+        latents than codes, and for such as are not finite.
         """
         if len(z) < self.n_codes or not z.isfinite().all():
             raise ValueError(
@@ -161,7 +167,8 @@ class VectorQuantiser(nn.Module):
     def forward(
         self, z: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """z (T, dim) -> their codes (T, dim), with gradients to z; tokens (T,) int64; the codebook's loss, a scalar.
+        """z (T, dim) -> their codes (T, dim), with gradients to z; tokens (T,) int64; the
+        codebook's loss, a scalar.
 
         generator: draws where unused codes move to; None is torch's global one. At least float32.
         """
@@ -180,9 +187,10 @@ class VectorQuantiser(nn.Module):
             return q + (through - through.detach()), tokens, loss
 
     def monitors(self) -> dict[str, float]:
-        """How the codebook is used: `perplexity`, the number of codes that would be chosen if all of them were equally
-        often, over the last 1 / (1 - decay) batches; `codes_used`, the share that the last batch chose; `codes_moved`
-        since the start, for not being used. Taught in notebook 04.
+        """How the codebook is used: `perplexity`, the number of codes that would be chosen if all
+        of them were equally often, over the last 1 / (1 - decay) batches; `codes_used`, the share
+        that the last batch chose; `codes_moved` since the start, for not being used. Taught in
+        notebook 04.
         """
         return {
             "perplexity": float(perplexity(self.count)),
@@ -235,7 +243,8 @@ class VectorQuantiser(nn.Module):
 
 
 def perplexity(count: Tensor) -> Tensor:
-    """Number of codes that would be chosen if all of them were equally often: the exponential of the entropy, a scalar.
+    """Number of codes that would be chosen if all of them were equally often: the exponential of
+    the entropy, a scalar.
 
     count (K,): how often each code is chosen. Between 1 and K. Taught in notebook 04.
 
@@ -246,7 +255,9 @@ def perplexity(count: Tensor) -> Tensor:
 
 
 def _turn(z: Tensor, q: Tensor) -> Tensor:
-    """z turned and stretched to q, in a way that the gradient takes for constant. arXiv:2410.06424 (section 4.2)."""
+    """z turned and stretched to q, in a way that the gradient takes for constant. arXiv:2410.06424
+    (section 4.2).
+    """
     size = z.detach().norm(dim=1, keepdim=True).clamp(min=1e-6)
     start, end = z.detach() / size, F.normalize(q, dim=1)
     middle = F.normalize(start + end, dim=1)

@@ -1,4 +1,6 @@
-"""Drawing new jets from a `generator.Generator`, token by token, with what was computed kept in a cache."""
+"""Drawing new jets from a `generator.Generator`, token by token, with what was computed kept in a
+cache.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from jetnb.models import _fast
 from jetnb.models._packed import wide
 from jetnb.models.generator import Generator
 
-# Rows of a batch are filled up to a multiple of it: matrix products of a row or two round otherwise than those of more,
-# and oneDNN keeps a kernel for each number of rows.
+# Rows of a batch are filled up to a multiple of it: matrix products of a row or two round otherwise
+# than those of more, and oneDNN keeps a kernel for each number of rows.
 ROWS = 8
 
 
@@ -42,18 +44,19 @@ def generate(
 ) -> tuple[Tensor, Tensor]:
     """Draw jets: tokens (T,) int64 and offsets (n_jets + 1,) int64, on the CPU.
 
-    seed: jet b is a function of it and b, not of `batch_size` or `n_jets`, up to the rounding of other kernels.
-    temperature: divides logits; below 1 likely tokens become likelier. top_k: draw from the k likeliest alone. top_p:
-    from as few of the likeliest as make this share of the probability, arXiv:1904.09751. All act on stop too; none
-    of them, the default, draws what was learned. labels: one class of the model, or one for each jet, -1 for none.
-    max_length: tokens at most; None is that of the model. Warns how many jets did not stop by then, if any.
-    batch_size: jets at a time, None is 128 on a CPU and 2048 elsewhere; an H200 made 2 300 jets/s with 128 in bfloat16,
-    8 700 with 1024 and 11 800 with 4096, whose cache takes 1.6 GB. fixed: keep arrays in their shapes until all
-    jets of a batch have stopped: a GPU is asked for that only now and then, and replays the work of one token as a CUDA
-    graph; otherwise a jet that stops leaves the batch. None is fixed on a GPU alone. features: for a model with
-    n_features, from tokens (n,) int64 to features (n, F), e.g. `lambda tokens: table[tokens]` of what the tokenizer
-    decodes.
-    dtype: torch.bfloat16 for weights and cache of half the size, which changes what is drawn a little.
+    seed: jet b is a function of it and b, not of `batch_size` or `n_jets`, up to the rounding of
+    other kernels. temperature: divides logits; below 1 likely tokens become likelier. top_k: draw
+    from the k likeliest alone. top_p: from as few of the likeliest as make this share of the
+    probability, arXiv:1904.09751. All act on stop too; none of them, the default, draws what was
+    learned. labels: one class of the model, or one for each jet, -1 for none. max_length: tokens at
+    most; None is that of the model. Warns how many jets did not stop by then, if any. batch_size:
+    jets at a time, None is 128 on a CPU and 2048 elsewhere; an H200 made 2 300 jets/s with 128 in
+    bfloat16, 8 700 with 1024 and 11 800 with 4096, whose cache takes 1.6 GB. fixed: keep arrays in
+    their shapes until all jets of a batch have stopped: a GPU is asked for that only now and then,
+    and replays the work of one token as a CUDA graph; otherwise a jet that stops leaves the batch.
+    None is fixed on a GPU alone. features: for a model with n_features, from tokens (n,) int64 to
+    features (n, F), e.g. `lambda tokens: table[tokens]` of what the tokenizer decodes. dtype:
+    torch.bfloat16 for weights and cache of half the size, which changes what is drawn a little.
     Raises `ValueError` for arguments that make no sense. Taught in notebook 05.
 
     >>> tokens, offsets = generate(Generator(4, dim=32, n_layers=1, n_heads=4), 3, seed=1, progress=False)
@@ -129,7 +132,8 @@ def probabilities(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Tensor:
-    """What to draw with, of logits (B, V): (B, V), at least in float32, of any sum. Arguments as in `generate`.
+    """What to draw with, of logits (B, V): (B, V), at least in float32, of any sum. Arguments as in
+    `generate`.
 
     Of tokens that are equally likely at the edge of top_k all stay.
     """
@@ -147,10 +151,11 @@ def probabilities(
 
 
 def draw(share: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens (B,) drawn with probabilities `share` (B, V), of any sum, from uniform (B,), float64 in [0, 1).
+    """Tokens (B,) drawn with probabilities `share` (B, V), of any sum, from uniform (B,), float64
+    in [0, 1).
 
-    The cumulative sum is inverted: first that over blocks of tokens, then that within the block it leads to, since
-    one over all V tokens takes longer than all else that is done to logits.
+    The cumulative sum is inverted: first that over blocks of tokens, then that within the block it
+    leads to, since one over all V tokens takes longer than all else that is done to logits.
     """
     width = math.isqrt(share.shape[1]) + 1
     blocks = F.pad(share, (0, -share.shape[1] % width)).unflatten(1, (-1, width))
@@ -160,7 +165,9 @@ def draw(share: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _invert(share: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Where uniform (B,) falls among the parts of share (B, n), and how far into that part, in [0, 1)."""
+    """Where uniform (B,) falls among the parts of share (B, n), and how far into that part, in [0,
+    1).
+    """
     total = share.cumsum(1, dtype=torch.float64)
     goal = uniform[:, None] * total[:, -1:]
     at = torch.searchsorted(
@@ -173,9 +180,11 @@ def _invert(share: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 def _fill(
     tokens: Tensor, uniform: Tensor, model: Generator, label: Tensor, features, share, bar
 ) -> None:
-    """Draw tokens (B, L + 1), one column after the other; the last is only to see whether a jet stops.
+    """Draw tokens (B, L + 1), one column after the other; the last is only to see whether a jet
+    stops.
 
-    Jets that go on are kept in the first rows of the cache: those behind move into the rows of jets that stopped.
+    Jets that go on are kept in the first rows of the cache: those behind move into the rows of jets
+    that stopped.
     """
     n_jets, n_steps = tokens.shape
     encoder = model.encoder
@@ -188,7 +197,8 @@ def _fill(
             h = encoder.embed(last if features is None else features(last).to(h.dtype))
         spare = -len(h) % ROWS
         h, chance = cache.advance(F.pad(h, (0, 0, 0, spare))), F.pad(uniform[jet, step], (0, spare))
-        # on a CPU few rows at a time, since logits that do not fit the caches cost more than their products
+        # on a CPU few rows at a time, since logits that do not fit the caches cost more than their
+        # products
         size = 4 * ROWS if h.device.type == "cpu" else len(h)
         drawn = torch.cat(
             [
@@ -211,7 +221,9 @@ def _fill(
 
 
 class Cache:
-    """Keys and values (layers, 2, B, heads, L, D / heads) of what B jets have so far, all of them equally long."""
+    """Keys and values (layers, 2, B, heads, L, D / heads) of what B jets have so far, all of them
+    equally long.
+    """
 
     def __init__(self, encoder, n_jets: int, length: int):
         weight = encoder.start.weight
@@ -222,7 +234,9 @@ class Cache:
         )
 
     def advance(self, h: Tensor) -> Tensor:
-        """From what is read next (n, D) by the first n jets to what the encoder makes of it, (n, D)."""
+        """From what is read next (n, D) by the first n jets to what the encoder makes of it, (n,
+        D).
+        """
         if self.encoder.place is not None:
             h = h + self.encoder.place.weight[self.length]
         self.length += 1
@@ -245,11 +259,13 @@ class Cache:
 
 
 class Fixed:
-    """Drawing in arrays of one shape and place, so that the work of one token is always the same: `step`.
+    """Drawing in arrays of one shape and place, so that the work of one token is always the same:
+    `step`.
 
-    model, features, share: as in `generate`. n_jets: rows, n_steps: tokens of each. Jets that stopped stay, and what is
-    drawn for them is stop. On a GPU the step is captured as a CUDA graph, if there are no features, of which nobody
-    knows what they do; where that fails it warns, and goes step by step.
+    model, features, share: as in `generate`. n_jets: rows, n_steps: tokens of each. Jets that
+    stopped stay, and what is drawn for them is stop. On a GPU the step is captured as a CUDA graph,
+    if there are no features, of which nobody knows what they do; where that fails it warns, and
+    goes step by step.
     """
 
     EVERY = 16  # steps between two looks at whether all jets have stopped, for which a GPU is waited for
@@ -277,7 +293,9 @@ class Fixed:
         self.work = self._capture() if device.type == "cuda" and features is None else self.step
 
     def fill(self, uniform: Tensor, label: Tensor) -> Tensor:
-        """Tokens (B, L + 1) of up to n_jets jets, stop and all after it as n_codes; uniform (B, L + 1), label (B,)."""
+        """Tokens (B, L + 1) of up to n_jets jets, stop and all after it as n_codes; uniform (B, L +
+        1), label (B,).
+        """
         n = len(uniform)
         self.tokens.fill_(self.model.encoder.n_codes)
         self.uniform[:n], self.label[:n] = uniform, label
@@ -356,7 +374,8 @@ def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _look(q: Tensor, keys: Tensor, values: Tensor, beyond: Tensor | None = None) -> Tensor:
-    """Attention of one place, q (n, heads, d), to L places, keys and values (n, heads, L, d): (n, heads, d).
+    """Attention of one place, q (n, heads, d), to L places, keys and values (n, heads, L, d): (n,
+    heads, d).
 
     beyond (L,): True for places that are not looked at.
     """

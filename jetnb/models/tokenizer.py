@@ -1,8 +1,9 @@
-"""The tokenizer of OmniJet-alpha: a VQ-VAE that makes an integer of each constituent, and constituents of integers.
+"""The tokenizer of OmniJet-alpha: a VQ-VAE that makes an integer of each constituent, and
+constituents of integers.
 
-model = tokenizer.build(tokenizer.LAPTOP, seed=1).fit(data, seed=1)  # data: Packed(*tokenizer.particles(train))
-training.fit(model, data, epochs=10, seed=1, path=path, card={"tokenizer": model.settings})
-tokens, offsets = tokenizer.tokenise(model, jets)
+model = tokenizer.build(tokenizer.LAPTOP, seed=1).fit(data, seed=1)  # data:
+Packed(*tokenizer.particles(train)) training.fit(model, data, epochs=10, seed=1, path=path,
+card={"tokenizer": model.settings}) tokens, offsets = tokenizer.tokenise(model, jets)
 again = tokenizer.reconstruct(model, tokens, offsets, provenance=J.provenance(jets))
 """
 
@@ -39,17 +40,21 @@ PUBLISHED = {
 
 
 class Tokenizer(nn.Module):
-    """VQ-VAE of constituents: encoder, vector quantiser, decoder, each constituent in the context of its jet.
+    """VQ-VAE of constituents: encoder, vector quantiser, decoder, each constituent in the context
+    of its jet.
 
-    n_codes: K, how many tokens there are. latent: numbers of each constituent that are quantised. dim, n_layers,
-    n_heads, expansion: of the transformers, one before and one after. context: the encoder sees the whole jet, and the
-    decoder too with "jet"; with "causal" it sees of each constituent only the tokens up to its own,
-    arXiv:2512.04149; with "none" neither sees others: MLPs, so a token stands for one pt, eta_rel and phi_rel; with
-    "features" there are no networks at all: codes are those that `fit` finds by k-means in the scaled features.
-    extras: names of `inputs.FEATURES` that are tokenised too, as columns after the momenta, e.g. "charge".
-    alpha: weight of the codebook's loss. Others (update, decay, beta, rotate, patience): of `VectorQuantiser`.
+    n_codes: K, how many tokens there are. latent: numbers of each constituent that are quantised.
+    dim, n_layers, n_heads, expansion: of the transformers, one before and one after. context: the
+    encoder sees the whole jet, and the decoder too with "jet"; with "causal" it sees of each
+    constituent only the tokens up to its own, arXiv:2512.04149; with "none" neither sees others:
+    MLPs, so a token stands for one pt, eta_rel and phi_rel; with "features" there are no networks
+    at all: codes are those that `fit` finds by k-means in the scaled features. extras: names of
+    `inputs.FEATURES` that are tokenised too, as columns after the momenta, e.g. "charge". alpha:
+    weight of the codebook's loss. Others (update, decay, beta, rotate, patience): of
+    `VectorQuantiser`.
 
-    Raises `ValueError` for settings that do not fit. arXiv:2403.05618 (section 3.1). Taught in notebook 04.
+    Raises `ValueError` for settings that do not fit. arXiv:2403.05618 (section 3.1). Taught in
+    notebook 04.
     """
 
     TITLE, SETTINGS = "VQ-VAE, arXiv:2403.05618", LAPTOP
@@ -131,11 +136,13 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, data, *, seed: int, n_jets: int | None = None) -> Tokenizer:
-        """Start the codebook with k-means on latents of training jets, and scale the extras; returns self.
+        """Start the codebook with k-means on latents of training jets, and scale the extras;
+        returns self.
 
-        data: as for training, see `jetnb.inputs.batches`, of pt [GeV], eta_rel, phi_rel and the extras. n_jets: of how many
-        of its jets, drawn with seed; None is 1000, or n_codes if that is more. Raises `ValueError` for fewer
-        constituents than codes, for values that are not finite, and extras that do not vary.
+        data: as for training, see `jetnb.inputs.batches`, of pt [GeV], eta_rel, phi_rel and the
+        extras. n_jets: of how many of its jets, drawn with seed; None is 1000, or n_codes if that
+        is more. Raises `ValueError` for fewer constituents than codes, for values that are not
+        finite, and extras that do not vary.
         """
         n_jets = min(len(data), max(1000, self.n_codes) if n_jets is None else n_jets)
         x, offsets, *_ = data[np.random.default_rng(seed).permutation(len(data))[:n_jets]]
@@ -160,16 +167,19 @@ class Tokenizer(nn.Module):
     def forward(
         self, particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """particles (T, 3 + E), offsets (B+1,) -> scaled reconstruction (T, 3 + E), tokens (T,), codebook's loss."""
+        """particles (T, 3 + E), offsets (B+1,) -> scaled reconstruction (T, 3 + E), tokens (T,),
+        codebook's loss.
+        """
         q, tokens, loss = self.quantiser(self._latents(particles, offsets), generator=generator)
         return self._outputs(q, offsets), tokens, loss
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean squared error of the scaled features plus alpha times the loss of the codebook, a scalar.
+        """Mean squared error of the scaled features plus alpha times the loss of the codebook, a
+        scalar.
 
-        batch: particles (T, 3 + E) of pt [GeV], eta_rel, phi_rel [rad] and extras, offsets (B+1,); targets after them
-        are not looked at. generator: draws where unused codes move to; None is torch's global one. Raises `ValueError`
-        for a malformed batch and one without constituents.
+        batch: particles (T, 3 + E) of pt [GeV], eta_rel, phi_rel [rad] and extras, offsets (B+1,);
+        targets after them are not looked at. generator: draws where unused codes move to; None is
+        torch's global one. Raises `ValueError` for a malformed batch and one without constituents.
         """
         particles, offsets, *_ = batch
         if len(particles) == 0:
@@ -183,8 +193,9 @@ class Tokenizer(nn.Module):
         return errors.mean() + self.alpha * codebook
 
     def monitors(self) -> dict[str, float]:
-        """Of the last batch: error (root mean square) of log_pt, eta_rel, phi_rel [rad] and each extra in its own
-        unit, the loss of the codebook, and how the codebook is used, see `VectorQuantiser.monitors`.
+        """Of the last batch: error (root mean square) of log_pt, eta_rel, phi_rel [rad] and each
+        extra in its own unit, the loss of the codebook, and how the codebook is used, see
+        `VectorQuantiser.monitors`.
 
         Raises `RuntimeError` before the first loss. Taught in notebook 04.
         """
@@ -200,11 +211,12 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, particles: Tensor, offsets: Tensor, *, check: bool = True) -> Tensor:
-        """Tokens (T,) int64 of particles (T, 3 + E): pt [GeV], eta_rel, phi_rel [rad] and extras, offsets (B+1,).
+        """Tokens (T,) int64 of particles (T, 3 + E): pt [GeV], eta_rel, phi_rel [rad] and extras,
+        offsets (B+1,).
 
-        check: look for bad particles, for which a GPU has to be waited for; without it their tokens mean nothing.
-        Raises `ValueError` for a malformed batch and for particles with a pt that is not positive or that are not
-        finite.
+        check: look for bad particles, for which a GPU has to be waited for; without it their tokens
+        mean nothing. Raises `ValueError` for a malformed batch and for particles with a pt that is
+        not positive or that are not finite.
         """
         z = self._latents(particles, offsets)  # (T, latent)
         if check and not z.isfinite().all():
@@ -217,9 +229,11 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Particles (T, 3 + E) of tokens (T,), integers, offsets (B+1,). Extras are what is expected on average.
+        """Particles (T, 3 + E) of tokens (T,), integers, offsets (B+1,). Extras are what is
+        expected on average.
 
-        Raises `ValueError` for a malformed batch and for tokens that are no integers from 0 to n_codes - 1.
+        Raises `ValueError` for a malformed batch and for tokens that are no integers from 0 to
+        n_codes - 1.
         """
         index = tokens.long()
         if (
@@ -265,7 +279,8 @@ def build(settings: Mapping = LAPTOP, *, seed: int) -> Tokenizer:
 
 
 def load(path) -> tuple[Tokenizer, dict]:
-    """The tokenizer of the checkpoint at `path`, in evaluation mode, and the card, with its settings as "tokenizer".
+    """The tokenizer of the checkpoint at `path`, in evaluation mode, and the card, with its
+    settings as "tokenizer".
 
     Raises as `checkpoints.restore` does. Taught in notebook 05.
     """
@@ -273,9 +288,11 @@ def load(path) -> tuple[Tokenizer, dict]:
 
 
 def particles(jets: ak.Array, extras: Sequence[str] = ()) -> Batch:
-    """What a tokenizer with these extras takes of N jets: `Batch(x (T, 3 + E) float32, offsets (N+1,))`.
+    """What a tokenizer with these extras takes of N jets:
+    `Batch(x (T, 3 + E) float32, offsets (N+1,))`.
 
-    Columns are pt [GeV], eta_rel, phi_rel [rad] and the extras, features of `inputs.compute`. Taught in notebook 04.
+    Columns are pt [GeV], eta_rel, phi_rel [rad] and the extras, features of `inputs.compute`.
+    Taught in notebook 04.
     """
     x, offsets = inputs.to_relative(jets)
     return Batch(np.column_stack([x, inputs.compute(jets, extras).x]) if extras else x, offsets)
@@ -284,8 +301,8 @@ def particles(jets: ak.Array, extras: Sequence[str] = ()) -> Batch:
 def tokenise(model: Tokenizer, jets: ak.Array, *, batch_size: int = 512) -> Batch:
     """Tokens of all constituents of N jets: `Batch(tokens (T,) int32, offsets (N+1,))`.
 
-    batch_size: jets that are worked on at a time, on the device of the model. Raises as `inputs.compute` does.
-    Taught in notebook 04.
+    batch_size: jets that are worked on at a time, on the device of the model. Raises as
+    `inputs.compute` does. Taught in notebook 04.
     """
     found, lengths = [], []
     for first in range(0, len(jets), batch_size):
@@ -312,11 +329,11 @@ def reconstruct(
 ) -> ak.Array:
     """Jets of massless constituents from tokens (T,), offsets (N+1,), arrays or tensors on the CPU.
 
-    provenance, eta, phi: as for `inputs.from_relative`. merge: constituents of a jet with the same token, which are one
-    place in the detector twice, become one with the sum of their momenta. Their number is in the provenance, as
-    "duplicates". batch_size: jets that are worked on at a time. Extras are not part of what returns: see
-    `Tokenizer.decode`. Raises `ValueError` for tokens and offsets that do not fit and for jets without constituents.
-    Taught in notebook 04.
+    provenance, eta, phi: as for `inputs.from_relative`. merge: constituents of a jet with the same
+    token, which are one place in the detector twice, become one with the sum of their momenta.
+    Their number is in the provenance, as "duplicates". batch_size: jets that are worked on at a
+    time. Extras are not part of what returns: see `Tokenizer.decode`. Raises `ValueError` for
+    tokens and offsets that do not fit and for jets without constituents. Taught in notebook 04.
     """
     tokens, offsets = np.asarray(tokens), np.asarray(offsets)
     _packed.check(torch.empty(len(tokens), 1), offsets, 1)
@@ -337,7 +354,8 @@ def reconstruct(
 
 
 def count_duplicates(tokens, offsets) -> np.ndarray:
-    """For each jet how many of its tokens (T,), offsets (N+1,) were there before in the jet: (N,) int64.
+    """For each jet how many of its tokens (T,), offsets (N+1,) were there before in the jet: (N,)
+    int64.
 
     >>> count_duplicates([5, 5, 5, 2, 5], [0, 3, 5])
     array([2, 0])
@@ -348,11 +366,12 @@ def count_duplicates(tokens, offsets) -> np.ndarray:
 
 
 def merge_duplicates(tokens, batch: Batch) -> Batch:
-    """Constituents of a jet with the same token as one, at the place of the first, with the sum of their momenta.
+    """Constituents of a jet with the same token as one, at the place of the first, with the sum of
+    their momenta.
 
-    tokens (T,). batch: `Batch(x (T, 3), offsets (N+1,))` of pt [GeV], eta_rel, phi_rel [rad], taken as massless; the
-    mass of a sum of different directions, which a decoder with context can give one token, is left out. Others stay
-    as they are. Returns such a batch.
+    tokens (T,). batch: `Batch(x (T, 3), offsets (N+1,))` of pt [GeV], eta_rel, phi_rel [rad], taken
+    as massless; the mass of a sum of different directions, which a decoder with context can give
+    one token, is left out. Others stay as they are. Returns such a batch.
     """
     first, group, n = _places(tokens, batch.offsets)
     x, (pt, eta, phi) = np.asarray(batch.x), np.asarray(batch.x, np.float64).T
@@ -367,7 +386,9 @@ def merge_duplicates(tokens, batch: Batch) -> Batch:
 
 
 def _places(tokens, offsets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each different token of a jet the first row, for each row which of these it is, and how many rows each has."""
+    """Of each different token of a jet the first row, for each row which of these it is, and how
+    many rows each has.
+    """
     tokens = np.asarray(tokens, np.int64)
     jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return np.unique(

@@ -1,7 +1,8 @@
-"""Figures: an `ax` and arrays in, the `ax` out. Labels, units, ranges and colours come from `jetnb.names`.
+"""Figures: an `ax` and arrays in, the `ax` out. Labels, units, ranges and colours come from
+`jetnb.names`.
 
-Nothing here touches matplotlib's settings at import: call `use_style` once in a notebook, or draw inside
-`with style():`. Every figure carries a stamp that says where its jets come from.
+Nothing here touches matplotlib's settings at import: call `use_style` once in a notebook, or draw
+inside `with style():`. Every figure carries a stamp that says where its jets come from.
 """
 
 from jetnb.plots.distributions import by_class, field_grid, hist1d, histogram, points

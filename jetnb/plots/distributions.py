@@ -23,8 +23,8 @@ NONE_SEEN = (
 def by_class(jets, field: str, *, constituents: bool = False) -> dict[str, np.ndarray]:
     """Values of `field` per class present in `jets`, in the order of the labels.
 
-    With `constituents` the field is one of the constituents, flattened. Returns {class name: (N,) array}.
-    Raises ValueError where the jets have no `label`.
+    With `constituents` the field is one of the constituents, flattened. Returns {class name: (N,)
+    array}. Raises ValueError where the jets have no `label`.
     """
     if "label" not in ak.fields(jets):
         raise ValueError("these jets have no field 'label', so they cannot be drawn by class")
@@ -39,7 +39,8 @@ def by_class(jets, field: str, *, constituents: bool = False) -> dict[str, np.nd
 
 
 def histogram(values, field: names.Field, *, bins: tuple | None = None) -> hist.Hist:
-    """Fill a `hist.Hist` of `values` (N,) with the axis of `field`, or with `bins` = (n, low, high).
+    """Fill a `hist.Hist` of `values` (N,) with the axis of `field`, or with `bins` = (n, low,
+    high).
 
     The axis is logarithmic where the table says so and the low edge is positive.
     """
@@ -66,16 +67,17 @@ def hist1d(
 ):
     """Overlay one histogram per entry of `values`, each with its sqrt(N) band.
 
-    Among filled bins the band of an empty one goes up to 1.84, the upper end of the central 68 % interval of none.
+    Among filled bins the band of an empty one goes up to 1.84, the upper end of the central 68 %
+    interval of none.
 
-    values: {name: (N,) array or hist.Hist}; a name in `names.CLASSES` or `names.PARTICLES` brings its colour and TeX.
-    field: a row of `names`, or the name of a jet field; bins: (n, low, high) instead of the row's.
-    density: the fraction of all `counted` per bin, those outside the range included; else plain counts.
-    log: logarithmic y axis. ratio_ax: a second axes (see `with_ratio`) for the ratio of each entry to the first.
-    colours: of entries that `names` does not know, in order; else `COLOURS`. Where particles or classes are drawn
-    in the same notebook take `NEUTRAL`, which shares none with them.
-    dotted: names of what is only there for reference, such as the jets pretrained on: a dotted line, no band or ratio.
-    Returns `ax`. Taught in notebook 01.
+    values: {name: (N,) array or hist.Hist}; a name in `names.CLASSES` or `names.PARTICLES` brings
+    its colour and TeX. field: a row of `names`, or the name of a jet field; bins: (n, low, high)
+    instead of the row's. density: the fraction of all `counted` per bin, those outside the range
+    included; else plain counts. log: logarithmic y axis. ratio_ax: a second axes (see `with_ratio`)
+    for the ratio of each entry to the first. colours: of entries that `names` does not know, in
+    order; else `COLOURS`. Where particles or classes are drawn in the same notebook take `NEUTRAL`,
+    which shares none with them. dotted: names of what is only there for reference, such as the jets
+    pretrained on: a dotted line, no band or ratio. Returns `ax`. Taught in notebook 01.
     """
     field = names.JET_FIELDS[field] if isinstance(field, str) else field
     fills = {
@@ -127,7 +129,9 @@ def hist1d(
 
 
 def _among_filled(filled: hist.Hist) -> np.ndarray:
-    """Which bins lie between the first and the last with entries, or next to these: others need not be possible."""
+    """Which bins lie between the first and the last with entries, or next to these: others need not
+    be possible.
+    """
     places = np.flatnonzero(filled.variances())
     index = np.arange(len(filled.axes[0]))
     return (
@@ -156,12 +160,14 @@ def points(
     colour: str | None = None,
     merge: int = 1,
 ):
-    """Draw the histogram of `values` (N,) as points over those of `hist1d`, each with its central Poisson interval.
+    """Draw the histogram of `values` (N,) as points over those of `hist1d`, each with its central
+    Poisson interval.
 
-    field, bins, density: as there; bins alone do, since axes get no label here. name: in the legend, and a class or
-    particle brings its colour; label and colour instead of these. merge: draw the mean of so many bins, where jets are
-    few. A bin with no entry has an interval as well, from 0 up. Nothing is drawn where N = 0. Returns `ax`.
-    Garwood, Biometrika 28 (1936) 437. Taught in notebook 03.
+    field, bins, density: as there; bins alone do, since axes get no label here. name: in the
+    legend, and a class or particle brings its colour; label and colour instead of these. merge:
+    draw the mean of so many bins, where jets are few. A bin with no entry has an interval as well,
+    from 0 up. Nothing is drawn where N = 0. Returns `ax`. Garwood, Biometrika 28 (1936) 437. Taught
+    in notebook 03.
     """
     field = names.JET_FIELDS[field] if isinstance(field, str) else field
     if field is None and bins is None:
@@ -230,9 +236,9 @@ def field_grid(
 ):
     """One panel per field, every sample overlaid, one shared legend below, one stamp.
 
-    samples: {name: mapping or record array of field name -> (N,) values}; one that lacks a field is left out there.
-    log: names of the fields drawn with a logarithmic y axis. colours: as in `hist1d`.
-    stamped: the jets arrays to name in the stamp, or {name of the curve: jets}.
+    samples: {name: mapping or record array of field name -> (N,) values}; one that lacks a field is
+    left out there. log: names of the fields drawn with a logarithmic y axis. colours: as in
+    `hist1d`. stamped: the jets arrays to name in the stamp, or {name of the curve: jets}.
     Returns (figure, list of axes).
     """
     fields = list(fields)

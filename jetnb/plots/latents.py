@@ -21,13 +21,16 @@ def latent_map(
     method: str = "latent",
     seed: int = 0,
 ):
-    """Draw a map of N jets, coloured by class or by a quantity, with the stamp of `jets`; returns `ax`.
+    """Draw a map of N jets, coloured by class or by a quantity, with the stamp of `jets`; returns
+    `ax`.
 
-    xy: (N, 2), such as `latent.project` returns. jets: the N jets, in the same order. colour: "class", or the name of
-    a quantity in `table` ({name: (N,)}, such as `substructure.compute` returns) or a field of the jets, whose label and
-    unit are those of `jetnb.names`; the scale holds the central 98 %. method: of the axes, as in "t-SNE 1", which have
-    no ticks since they have no unit. seed: of the order in which points are drawn, at random so that no class hides
-    another. Raises ValueError for lengths that differ and a quantity that is not there. Taught in notebook 09.
+    xy: (N, 2), such as `latent.project` returns. jets: the N jets, in the same order. colour:
+    "class", or the name of a quantity in `table` ({name: (N,)}, such as `substructure.compute`
+    returns) or a field of the jets, whose label and unit are those of `jetnb.names`; the scale
+    holds the central 98 %. method: of the axes, as in "t-SNE 1", which have no ticks since they
+    have no unit. seed: of the order in which points are drawn, at random so that no class hides
+    another. Raises ValueError for lengths that differ and a quantity that is not there. Taught in
+    notebook 09.
     """
     xy = np.asarray(xy, float)
     if xy.shape != (len(jets), 2):
@@ -76,7 +79,9 @@ def classes(jets) -> tuple[np.ndarray, list[str]]:
 
 
 def quantity(jets, name: str, table: Mapping | None = None) -> np.ndarray:
-    """The quantity `name` (N,) from `table`, else a field of the jets; tau21 and tau32 are made of what they are of."""
+    """The quantity `name` (N,) from `table`, else a field of the jets; tau21 and tau32 are made of
+    what they are of.
+    """
     if table is not None and name in table:
         values = table[name]
     elif name in jets.fields:

@@ -1,4 +1,6 @@
-"""What all figures share: styles, colours, the stamp that says where jets come from, legends, grids of axes."""
+"""What all figures share: styles, colours, the stamp that says where jets come from, legends, grids
+of axes.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def _settings(name: str) -> dict:
 
 
 def use_style(name: str = "plain") -> None:
-    """Draw every figure from now on in style "plain", "CMS" or "ATLAS", at sizes that fit a notebook (notebook 00)."""
+    """Draw every figure from now on in style "plain", "CMS" or "ATLAS", at sizes that fit a
+    notebook (notebook 00).
+    """
     mpl.rcParams.update(_settings(name))
 
 
@@ -87,7 +91,8 @@ def style(name: str = "plain"):
 
 
 def source(jets) -> str:
-    """Say in a few words where `jets` come from, read from their provenance ``jets.attrs["jetnb"]``.
+    """Say in a few words where `jets` come from, read from their provenance
+    ``jets.attrs["jetnb"]``.
 
     Raises ValueError where the array carries no provenance, so that no figure goes out unlabelled.
     """
@@ -109,9 +114,11 @@ def source(jets) -> str:
 
 
 def stamp(ax, *jets, note: str = ""):
-    """Write above `ax`, an axes or a whole figure, where `jets` (one or several arrays) come from; returns `ax`.
+    """Write above `ax`, an axes or a whole figure, where `jets` (one or several arrays) come from;
+    returns `ax`.
 
-    A mapping {name of the curve: jets} says of each curve where it comes from, unless all are from the same.
+    A mapping {name of the curve: jets} says of each curve where it comes from, unless all are from
+    the same.
     """
     named = [
         pair
@@ -130,15 +137,19 @@ def stamp(ax, *jets, note: str = ""):
 
 
 def look(name: str, index: int, *, colours=None) -> tuple[str, str]:
-    """TeX and colour of `name` in `jetnb.names`, or `name` itself and the colour number `index` of `colours`."""
+    """TeX and colour of `name` in `jetnb.names`, or `name` itself and the colour number `index` of
+    `colours`.
+    """
     known, colours = names.CLASSES.get(name) or names.PARTICLES.get(name), colours or COLOURS
     return (known.tex, known.colour) if known else (name, colours[index % len(colours)])
 
 
 def legend(ax, *, title: str | None = None, most: int = 5, ceiling: float = np.inf):
-    """Add the legend where it hides no curve: above all, or beside the axes if it has more than `most` entries.
+    """Add the legend where it hides no curve: above all, or beside the axes if it has more than
+    `most` entries.
 
-    Beside them too where the axis would have to go beyond `ceiling`: a fraction of a hundred is none.
+    Beside them too where the axis would have to go beyond `ceiling`: a fraction of a hundred is
+    none.
     """
     labels = ax.get_legend_handles_labels()[1]
     beside = {
@@ -164,7 +175,9 @@ def legend(ax, *, title: str | None = None, most: int = 5, ceiling: float = np.i
 
 
 def _highest(ax, left: float) -> float:
-    """Highest point of the curves, bands and error bars of `ax` to the right of axes fraction `left`."""
+    """Highest point of the curves, bands and error bars of `ax` to the right of axes fraction
+    `left`.
+    """
     start = ax.transData.inverted().transform(ax.transAxes.transform((left, 0)))[0]
     steps = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
     lines = [line.get_data() for line in ax.lines if line.get_transform() == ax.transData]

@@ -33,10 +33,12 @@ BORDERS = (
 def eta_phi_map(
     ax, filled: hist.Hist, *, log: bool = False, square: bool = False, label: str | None = None
 ):
-    """Draw a two-dimensional `hist.Hist` in its own axis labels, empty cells white, with a colour bar; returns `ax`.
+    """Draw a two-dimensional `hist.Hist` in its own axis labels, empty cells white, with a colour
+    bar; returns `ax`.
 
-    Cells smaller than a pixel are summed: a picture leaves out none of the entries. Give the figure its dpi before.
-    log: logarithmic colour scale. square: equal scales on both axes. label: of the colour bar, if not the histogram's.
+    Cells smaller than a pixel are summed: a picture leaves out none of the entries. Give the figure
+    its dpi before. log: logarithmic colour scale. square: equal scales on both axes. label: of the
+    colour bar, if not the histogram's.
     """
     summed, factors = _at_least_a_pixel(ax, filled.values())
     content = np.ma.masked_less_equal(summed.T, 0)
@@ -85,7 +87,9 @@ def n_pixels(ax) -> tuple[float, float]:
 
 
 def _at_least_a_pixel(ax, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Sum neighbouring cells of (X, Y) until none is smaller than a pixel; also how many in x and in y became one."""
+    """Sum neighbouring cells of (X, Y) until none is smaller than a pixel; also how many in x and
+    in y became one.
+    """
     factors = [
         -(-n // max(int(pixels), 1)) for n, pixels in zip(values.shape, n_pixels(ax), strict=True)
     ]
@@ -97,7 +101,8 @@ def _at_least_a_pixel(ax, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def borders(ax):
-    """Write on a map or a distribution in eta (or its size) where end caps and forward calorimeter begin; returns `ax`.
+    """Write on a map or a distribution in eta (or its size) where end caps and forward calorimeter
+    begin; returns `ax`.
 
     The borders are those of CMS, JINST 3 (2008) S08004: `BORDERS`. Taught in notebook 02.
     """
@@ -123,16 +128,20 @@ def borders(ax):
 
 
 def jet_image(ax, filled: hist.Hist, *, radius: float = 0.8, log: bool = True):
-    """Draw a jet image (mean pt per cell around the jet axis) with the circle of the jet; returns `ax`."""
+    """Draw a jet image (mean pt per cell around the jet axis) with the circle of the jet; returns
+    `ax`.
+    """
     eta_phi_map(ax, filled, log=log, square=True)
     ax.add_patch(Circle((0, 0), radius, fill=False, color=names.RED, linewidth=1.2, linestyle="--"))
     return ax
 
 
 def jet_display(ax, jet, *, radius: float = 0.8):
-    """Draw one jet: a marker per constituent, area growing with pt, colour and shape by particle type; returns `ax`.
+    """Draw one jet: a marker per constituent, area growing with pt, colour and shape by particle
+    type; returns `ax`.
 
-    jet: one record of a jets array; radius: of the dashed circle about the jet axis. Taught in notebook 00.
+    jet: one record of a jets array; radius: of the dashed circle about the jet axis. Taught in
+    notebook 00.
     """
     parts = jet.constituents
     eta, phi, pt = (np.asarray(parts[name], float) for name in ("eta", "phi", "pt"))

@@ -17,9 +17,10 @@ def learning_curve(
 ):
     """Draw `label` against the number of training jets: median over seeds, and a band.
 
-    curves: {name of the start, e.g. "pretrained": (sizes (K,), values (K,) or (S, K) of S seeds)}; the band holds the
-    central 68 % of the seeds. noise_floor: a value, or the two ends of a band, below which nothing can be told apart.
-    log: logarithmic y axis too. Returns `ax`. Taught in notebook 06.
+    curves: {name of the start, e.g. "pretrained": (sizes (K,), values (K,) or (S, K) of S seeds)};
+    the band holds the central 68 % of the seeds. noise_floor: a value, or the two ends of a band,
+    below which nothing can be told apart. log: logarithmic y axis too. Returns `ax`. Taught in
+    notebook 06.
     """
     for index, (name, (sizes, values)) in enumerate(curves.items()):
         values = np.atleast_2d(np.asarray(values, float))
@@ -69,13 +70,14 @@ def roc_curve(
     lowest: float = 0.0,
     colours: Sequence[str] | None = None,
 ):
-    """Draw background rejection (logarithmic) against signal efficiency, with that of random guessing.
+    """Draw background rejection (logarithmic) against signal efficiency, with that of random
+    guessing.
 
-    curves: {name: (signal efficiency (K,), background efficiency (K,), ...)}, such as `metrics.roc` returns; drawn as
-    far as background passes. points: {name of a curve: what `metrics.rejection` returns}; several points make a band,
-    one makes an error bar, and where no background passes an arrow shows the lower bound. lowest: where the axis of
-    the signal efficiency begins. colours: one for each curve, else those of `look`. Returns `ax`. Taught in
-    notebook 03.
+    curves: {name: (signal efficiency (K,), background efficiency (K,), ...)}, such as `metrics.roc`
+    returns; drawn as far as background passes. points: {name of a curve: what `metrics.rejection`
+    returns}; several points make a band, one makes an error bar, and where no background passes an
+    arrow shows the lower bound. lowest: where the axis of the signal efficiency begins. colours:
+    one for each curve, else those of `look`. Returns `ax`. Taught in notebook 03.
     """
     for index, (name, (signal, background, *_)) in enumerate(curves.items()):
         tex, colour = look(name, index)
@@ -124,10 +126,11 @@ def _working_points(ax, points, colour: str, marker: str) -> None:
 
 
 def reliability(ax, diagrams: Mapping[str, object]):
-    """Draw the observed fraction of signal against the predicted probability, with the diagonal it should follow.
+    """Draw the observed fraction of signal against the predicted probability, with the diagonal it
+    should follow.
 
-    diagrams: {name: what `metrics.calibrate` returns}, or any with `predicted`, `observed`, `low`, `high` (K,).
-    Returns `ax`. Taught in notebook 08.
+    diagrams: {name: what `metrics.calibrate` returns}, or any with `predicted`, `observed`, `low`,
+    `high` (K,). Returns `ax`. Taught in notebook 08.
     """
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2, label="perfect")
     for index, (name, found) in enumerate(diagrams.items()):
@@ -156,11 +159,12 @@ def reliability(ax, diagrams: Mapping[str, object]):
 
 
 def bounded_lines(ax, x, curves: Mapping[str, Sequence[tuple]]):
-    """Draw what was measured at each x, (K,), by several seeds: medians, the range of all seeds, arrows for bounds.
+    """Draw what was measured at each x, (K,), by several seeds: medians, the range of all seeds,
+    arrows for bounds.
 
-    curves: {name: one pair (values (S,), is_bound) for each x}, e.g. of rejections; where is_bound, the median is drawn
-    with an arrow upwards and without a range. The y axis is logarithmic. The same place in `curves` is the same look
-    in every figure. Returns `ax`. Taught in notebook 15.
+    curves: {name: one pair (values (S,), is_bound) for each x}, e.g. of rejections; where is_bound,
+    the median is drawn with an arrow upwards and without a range. The y axis is logarithmic. The
+    same place in `curves` is the same look in every figure. Returns `ax`. Taught in notebook 15.
     """
     for index, (name, points) in enumerate(curves.items()):
         tex, colour = look(name, index)

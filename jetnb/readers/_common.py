@@ -1,4 +1,6 @@
-"""What all readers share: how files are opened and refused, the counter they fill, sorting, one block ahead."""
+"""What all readers share: how files are opened and refused, the counter they fill, sorting, one
+block ahead.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ KINDS = {
 
 
 def shown(text, limit: int = 400) -> str:
-    """What comes from a file, fit for a terminal: control characters are written as escapes, at most `limit` of it.
+    """What comes from a file, fit for a terminal: control characters are written as escapes, at
+    most `limit` of it.
 
     >>> print(shown("pt\\x1b[31m"))
     pt\\x1b[31m
@@ -53,9 +56,11 @@ def shown(text, limit: int = 400) -> str:
 
 
 def regular(path) -> Path:
-    """`path`, a plain file or a link to one, which alone can be read without waiting for another process.
+    """`path`, a plain file or a link to one, which alone can be read without waiting for another
+    process.
 
-    Raises `FileNotFoundError`, and `ValueError` for a folder, a FIFO, a device or a socket, without opening it.
+    Raises `FileNotFoundError`, and `ValueError` for a folder, a FIFO, a device or a socket, without
+    opening it.
     """
     path = Path(path)
     try:
@@ -77,10 +82,12 @@ def start_of(path, n: int = 16) -> bytes:
 
 @contextlib.contextmanager
 def explained(path) -> Iterator[None]:
-    """What is raised in this block, of whatever type, as a `ValueError` or an `OSError` that names the file.
+    """What is raised in this block, of whatever type, as a `ValueError` or an `OSError` that names
+    the file.
 
-    What names it passes as it is, and so do `FileNotFoundError`, `FileExistsError` and a package that is missing. An
-    `OSError` of the machine (no permission, an error of the disk, too many open files) stays one.
+    What names it passes as it is, and so do `FileNotFoundError`, `FileExistsError` and a package
+    that is missing. An `OSError` of the machine (no permission, an error of the disk, too many open
+    files) stays one.
     """
     try:
         yield
@@ -109,7 +116,9 @@ def explained(path) -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    """What a library says, on one line; and the type of the error, where that is more than that a value is wrong."""
+    """What a library says, on one line; and the type of the error, where that is more than that a
+    value is wrong.
+    """
     said = shown(" ".join(str(error).split()))
     return (
         said
@@ -119,7 +128,8 @@ def _said(error: Exception) -> str:
 
 
 def explaining(function: Callable) -> Callable:
-    """Decorator for `read` and `count` of a reader: all that they raise about the file `path` is `explained`.
+    """Decorator for `read` and `count` of a reader: all that they raise about the file `path` is
+    `explained`.
 
     A `block_size` below 1 is refused here.
     """
@@ -149,12 +159,13 @@ def _each(path, blocks: Iterator) -> Iterator:
 
 
 def open_hdf5(path):
-    """The HDF5 file at `path`, an `h5py.File`, in which every name leads to data that lie in this very file.
+    """The HDF5 file at `path`, an `h5py.File`, in which every name leads to data that lie in this
+    very file.
 
-    Raises `FileNotFoundError`, `PermissionError`, and `ValueError` for what is no HDF5 file or damaged, for links other
-    than hard ones (external, soft, user-defined), virtual datasets, datasets in files of their own (external raw
-    storage) and datasets of references, in whatever group: HDF5 would follow them to any other file of this machine.
-    No attribute is looked at.
+    Raises `FileNotFoundError`, `PermissionError`, and `ValueError` for what is no HDF5 file or
+    damaged, for links other than hard ones (external, soft, user-defined), virtual datasets,
+    datasets in files of their own (external raw storage) and datasets of references, in whatever
+    group: HDF5 would follow them to any other file of this machine. No attribute is looked at.
     """
     import h5py  # here, because not every reader needs them
     import hdf5plugin  # noqa: F401  registers blosc with HDF5
@@ -178,7 +189,9 @@ def open_hdf5(path):
 
 
 def _refuse_elsewhere(path: Path, file) -> None:
-    """Raise `ValueError` for the first thing in the file that HDF5 would have to look for elsewhere."""
+    """Raise `ValueError` for the first thing in the file that HDF5 would have to look for
+    elsewhere.
+    """
     import h5py
 
     def refuse(name: str, what: str):
@@ -232,7 +245,9 @@ def counter(tally: MutableMapping[str, int] | None) -> MutableMapping[str, int]:
 
 
 def accepts(function: Callable, path) -> bool:
-    """Whether `function(path)` raises nothing, whatever readers and their libraries raise at other files."""
+    """Whether `function(path)` raises nothing, whatever readers and their libraries raise at other
+    files.
+    """
     try:
         function(path)
         return True
@@ -245,9 +260,9 @@ def sort_by_pt(
 ) -> None:
     """Put the constituents of each jet by falling pt, in place.
 
-    fields: name -> (T,), "pt" among them, as float32. jet: (T,) number of the jet, rising. Only jets out of order are
-    touched, and equal pt stay in the order of the file. Where rounding alone put them out of order, by less than 1e-4,
-    `tally` does not count them.
+    fields: name -> (T,), "pt" among them, as float32. jet: (T,) number of the jet, rising. Only
+    jets out of order are touched, and equal pt stay in the order of the file. Where rounding alone
+    put them out of order, by less than 1e-4, `tally` does not count them.
     """
     pt, same = fields["pt"], jet[1:] == jet[:-1]
     rises = (pt[1:] > pt[:-1]) & same
@@ -263,9 +278,11 @@ def sort_by_pt(
 
 
 def first_event(path: Path) -> int:
-    """`event` of row 0 for a format without event numbers: 31 bits of the sha256 of the name, 32 bits for the row.
+    """`event` of row 0 for a format without event numbers: 31 bits of the sha256 of the name, 32
+    bits for the row.
 
-    The name is that of the file without its folder and ending, so the number does not depend on where the file lies.
+    The name is that of the file without its folder and ending, so the number does not depend on
+    where the file lies.
     """
     return int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:4], "big") >> 1 << 32
 
@@ -273,8 +290,8 @@ def first_event(path: Path) -> int:
 def row_range(
     file, names: list[str] | None, block_size: int, start: int, stop: int | None
 ) -> Iterator[tuple]:
-    """First row and record batch of one block after the other, of a `pyarrow.parquet.ParquetFile`; row groups before
-    `start` and from `stop` on are not read."""
+    """First row and record batch of one block after the other, of a `pyarrow.parquet.ParquetFile`;
+    row groups before `start` and from `stop` on are not read."""
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     ends = np.cumsum(sizes)
     stop = (

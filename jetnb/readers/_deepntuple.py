@@ -1,8 +1,10 @@
-"""What readers of CMS DeepNTuples share: branches of ROOT, labels, constituents stored relative to their jet.
+"""What readers of CMS DeepNTuples share: branches of ROOT, labels, constituents stored relative to
+their jet.
 
-Constituents are `pfcand_*`: ptrel = pt / jet pt, erel = E / jet E, phirel = phi - jet phi, and etarel = eta - jet eta
-with the sign flipped where jet eta <= 0; dxy and dz in cm; dxysig and dzsig, their significances, 0 where the division
-failed and cut to +-2000; charge; five flags isChargedHad, isNeutralHad, isGamma, isEl, isMu.
+Constituents are `pfcand_*`: ptrel = pt / jet pt, erel = E / jet E, phirel = phi - jet phi, and
+etarel = eta - jet eta with the sign flipped where jet eta <= 0; dxy and dz in cm; dxysig and dzsig,
+their significances, 0 where the division failed and cut to +-2000; charge; five flags isChargedHad,
+isNeutralHad, isGamma, isEl, isMu.
 """
 
 from __future__ import annotations
@@ -51,15 +53,17 @@ NUMBER = r"(bool|u?int\d+|float\d+)"
 
 
 def is_root(path) -> bool:
-    """Whether the file starts as ROOT does; raises `FileNotFoundError`, or `ValueError` for a folder."""
+    """Whether the file starts as ROOT does; raises `FileNotFoundError`, or `ValueError` for a
+    folder.
+    """
     return start_of(path)[:4] == b"root"
 
 
 def depths(path, tree, names: Mapping[str, tuple[int, ...]], what: str) -> dict[str, int]:
     """How deep the branches `names` of `tree` are nested: 0 a number, 1 a list, 2 a list of lists.
 
-    `names`: branch -> the depths that the format `what` allows. Raises `ValueError` for a missing branch or another
-    depth or type.
+    `names`: branch -> the depths that the format `what` allows. Raises `ValueError` for a missing
+    branch or another depth or type.
     """
     _root.need(path, tree, names, what)
     types, found = tree.types(names), {}
@@ -84,9 +88,9 @@ def depths(path, tree, names: Mapping[str, tuple[int, ...]], what: str) -> dict[
 def unpack(block: ak.Array, nested: Mapping[str, int]) -> tuple[dict, dict, np.ndarray, np.ndarray]:
     """The branches of a block of rows as flat columns.
 
-    `nested`: branch -> depth, as from `depths`; a row is a jet, or an event where `fj_pt` is a list. Returns columns
-    by branch (N,), `pfcand_*` by name without that prefix (T,), counts (N,) and the row of each jet (N,), from 0.
-    Raises `ValueError` where lists differ in length.
+    `nested`: branch -> depth, as from `depths`; a row is a jet, or an event where `fj_pt` is a
+    list. Returns columns by branch (N,), `pfcand_*` by name without that prefix (T,), counts (N,)
+    and the row of each jet (N,), from 0. Raises `ValueError` where lists differ in length.
     """
     row = np.arange(len(block))
     if nested["fj_pt"]:
@@ -126,10 +130,11 @@ def flags(values, name: str, rows: np.ndarray) -> np.ndarray:
 
 
 def label_of(one_hot: np.ndarray, is_qcd: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Index into the classes of `LABELS` (N,), -1 for a jet with none, or with one that does not suit its sample.
+    """Index into the classes of `LABELS` (N,), -1 for a jet with none, or with one that does not
+    suit its sample.
 
-    one_hot: (N, 6) bool, in the order of `LABELS`. is_qcd: (N,) bool, the sample is QCD: only there are jets of
-    classes QCD_* taken, only elsewhere those of HToBB. rows: (N,), for messages.
+    one_hot: (N, 6) bool, in the order of `LABELS`. is_qcd: (N,) bool, the sample is QCD: only there
+    are jets of classes QCD_* taken, only elsewhere those of HToBB. rows: (N,), for messages.
     """
     number = one_hot.sum(axis=1)
     refuse(number > 1, rows, "at most one label_* is 1", number)
@@ -157,9 +162,11 @@ def build(
     tally: MutableMapping[str, int],
     provenance: Mapping,
 ) -> ak.Array:
-    """Jets of `columns` (N,), by our names, with constituents from `part` (T,): `PART` and perhaps puppiw.
+    """Jets of `columns` (N,), by our names, with constituents from `part` (T,): `PART` and perhaps
+    puppiw.
 
-    counts: (N,) constituents of each jet. rows: (N,), for messages. What is left out is added to `tally`.
+    counts: (N,) constituents of each jet. rows: (N,), for messages. What is left out is added to
+    `tally`.
     """
     columns, part, counts, lost = _padded.keep_good(
         {**columns, "row": rows}, part, counts, (*columns,)

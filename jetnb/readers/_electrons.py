@@ -21,8 +21,9 @@ def near_electron(
 ) -> np.ndarray:
     """(N,) bool: jets within `RADIUS` of a reconstructed or true electron above `PT_MIN`.
 
-    columns: flat, MeV: eta and phi (N,) of jets; electron_pt, electron_eta, electron_phi; truth_px, truth_py, truth_pz.
-    n_jets, n_electrons, n_truth: numbers in each event. A kind without its number or one of its columns is left out.
+    columns: flat, MeV: eta and phi (N,) of jets; electron_pt, electron_eta, electron_phi; truth_px,
+    truth_py, truth_pz. n_jets, n_electrons, n_truth: numbers in each event. A kind without its
+    number or one of its columns is left out.
     """
     close = np.zeros(len(columns["eta"]), bool)
     jets = columns["eta"], columns["phi"], n_jets

@@ -1,4 +1,6 @@
-"""What readers of HDF5 with padded constituents share: opening, refusing what is wrong, blocks of rows, momenta."""
+"""What readers of HDF5 with padded constituents share: opening, refusing what is wrong, blocks of
+rows, momenta.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def keys(path, file: h5py.File) -> list[str]:
 def need(
     path, file: h5py.File, name: str, tail: tuple[int | None, ...], kind: str, what: str
 ) -> h5py.Dataset:
-    """Dataset `name` of shape (N, *tail) (None: any length) and dtype kind in `kind`; else `ValueError`."""
+    """Dataset `name` of shape (N, *tail) (None: any length) and dtype kind in `kind`; else
+    `ValueError`.
+    """
     found = keys(path, file)
     with explained(path):
         data = file.get(name)
@@ -72,7 +76,9 @@ def need(
 
 
 def _believe(path, name: str, data: h5py.Dataset) -> None:
-    """Raise `ValueError` for a dataset that claims more than its file can hold, or more than memory should."""
+    """Raise `ValueError` for a dataset that claims more than its file can hold, or more than memory
+    should.
+    """
     shape, chunks, dtype = data.shape, data.chunks, data.dtype
     row, size = math.prod(shape[1:]) * dtype.itemsize, os.stat(path).st_size
 
@@ -118,8 +124,9 @@ def _believe(path, name: str, data: h5py.Dataset) -> None:
 def _overlap(dtype: np.dtype) -> bool:
     """Whether fields of a structured type share bytes, or end beyond it.
 
-    h5py takes the nearest type of numpy for a number of another form, such as a float of four bytes with a wider
-    exponent, at the place that it has in the file; if that is longer, HDF5 writes beyond the end of the array.
+    h5py takes the nearest type of numpy for a number of another form, such as a float of four bytes
+    with a wider exponent, at the place that it has in the file; if that is longer, HDF5 writes
+    beyond the end of the array.
     """
     if dtype.subdtype:
         return _overlap(dtype.subdtype[0])
@@ -134,7 +141,9 @@ def _overlap(dtype: np.dtype) -> bool:
 def blocks(
     data: h5py.Dataset, block_size: int, start: int = 0, stop: int | None = None
 ) -> list[slice]:
-    """Slices of at most `block_size` rows from `start` to `stop`, whole chunks of `data` where these fit."""
+    """Slices of at most `block_size` rows from `start` to `stop`, whole chunks of `data` where
+    these fit.
+    """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     stop = len(data) if stop is None else min(stop, len(data))
@@ -153,14 +162,16 @@ def rows_of(path, data: h5py.Dataset, rows: slice) -> np.ndarray:
 
 
 class Rows:
-    """Rows of a dataset, their chunks decompressed here: by zlib-ng, several times as fast as by the zlib in HDF5.
+    """Rows of a dataset, their chunks decompressed here: by zlib-ng, several times as fast as by
+    the zlib in HDF5.
 
-    HDF5 gives a chunk all the memory that it asks for when it is decompressed, and where it is shorter than it should
-    be, the memory behind it. So every chunk must have its length before it becomes values. Blosc alone is left to
-    HDF5, after a look at the length in its header. A chunk that was never written is of the fill value.
+    HDF5 gives a chunk all the memory that it asks for when it is decompressed, and where it is
+    shorter than it should be, the memory behind it. So every chunk must have its length before it
+    becomes values. Blosc alone is left to HDF5, after a look at the length in its header. A chunk
+    that was never written is of the fill value.
 
-    The last axis comes first in memory, so that one field of all slots is contiguous. A `ValueError` names file,
-    dataset and rows.
+    The last axis comes first in memory, so that one field of all slots is contiguous. A
+    `ValueError` names file, dataset and rows.
     """
 
     def __init__(self, path, data: h5py.Dataset):
@@ -229,7 +240,9 @@ class Rows:
         return self.data[rows] if self.by_hdf5 else out
 
     def _chunk(self, corner: tuple[int, ...]):
-        """The bytes of a chunk, as many as it should have; of a chunk of blosc nothing but this is known."""
+        """The bytes of a chunk, as many as it should have; of a chunk of blosc nothing but this is
+        known.
+        """
         if (
             self.room is None
         ):  # what is longer, h5py refuses: no filter makes a chunk much longer than it was
@@ -274,7 +287,9 @@ class Rows:
 
 
 def _checked(packed) -> memoryview:
-    """`packed` without the four bytes of Fletcher's checksum at its end; `ValueError` where they do not fit."""
+    """`packed` without the four bytes of Fletcher's checksum at its end; `ValueError` where they do
+    not fit.
+    """
     packed = memoryview(packed)
     if len(packed) < 4:
         raise ValueError("a chunk without its checksum")
@@ -288,7 +303,9 @@ def _checked(packed) -> memoryview:
 
 @functools.cache
 def _unpack_lzf():
-    """The decompressor of LZF, compiled once per machine: number of bytes unpacked, -1 for what does not fit."""
+    """The decompressor of LZF, compiled once per machine: number of bytes unpacked, -1 for what
+    does not fit.
+    """
     from numba import njit
 
     @njit(nogil=True)
@@ -328,9 +345,10 @@ def momenta(
 ) -> tuple[dict, np.ndarray, np.ndarray]:
     """Four-momenta of the slots that hold a constituent, jet after jet by falling pt.
 
-    px, py, pz, energy: (N, P), zero where padded. Returns (pt, eta, phi, energy by name (T,); the slot of each
-    constituent (T,), an index into the flattened (N, P); counts (N,)). `tally` counts the slots left out, which are
-    not zero but have pt = 0 or a component that is not finite, and the jets that had to be sorted.
+    px, py, pz, energy: (N, P), zero where padded. Returns (pt, eta, phi, energy by name (T,); the
+    slot of each constituent (T,), an index into the flattened (N, P); counts (N,)). `tally` counts
+    the slots left out, which are not zero but have pt = 0 or a component that is not finite, and
+    the jets that had to be sorted.
     """
     n, p = px.shape
     slot = np.flatnonzero((px != 0) | (energy != 0))
@@ -353,7 +371,9 @@ def momenta(
 
 
 def total(px, py, pz, energy, counts) -> dict[str, np.ndarray]:
-    """pt, eta, phi, mass (N,) of the sum of the constituents (T,) of each jet, added up in double precision."""
+    """pt, eta, phi, mass (N,) of the sum of the constituents (T,) of each jet, added up in double
+    precision.
+    """
     jet = packed.jet_of(counts)
     found = kinematics.total(px, py, pz, energy, jet, len(counts))
     return found | {"phi": wrap_phi(found["phi"])}
@@ -377,7 +397,9 @@ def wrap_phi(phi: np.ndarray) -> np.ndarray:
 def keep_good(
     columns: Mapping, fields: Mapping, counts: np.ndarray, needs: tuple[str, ...]
 ) -> tuple:
-    """Leave out jets with pt <= 0 or a value of `needs` that is not finite: (columns, fields, counts, dropped)."""
+    """Leave out jets with pt <= 0 or a value of `needs` that is not finite: (columns, fields,
+    counts, dropped).
+    """
     good = np.logical_and.reduce(
         [np.isfinite(columns[name]) for name in needs] + [columns["pt"] > 0]
     )

@@ -1,7 +1,9 @@
-"""What a Parquet file claims, in its footer and in the headers of its pages: read and compared before Arrow sees it.
+"""What a Parquet file claims, in its footer and in the headers of its pages: read and compared
+before Arrow sees it.
 
-Arrow takes as much memory as a header asks for, and ends the process at some damaged footers. Footer and headers are
-structs in the compact protocol of Apache Thrift; a struct becomes {number of field: value}.
+Arrow takes as much memory as a header asks for, and ends the process at some damaged footers.
+Footer and headers are structs in the compact protocol of Apache Thrift; a struct becomes {number of
+field: value}.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Group(NamedTuple):
 
 
 def groups(path) -> list[Group]:
-    """The row groups of the Parquet file at `path`; `ValueError` for a footer that is damaged or leads elsewhere."""
+    """The row groups of the Parquet file at `path`; `ValueError` for a footer that is damaged or
+    leads elsewhere.
+    """
     size = os.stat(path).st_size
     with Path(path).open("rb") as stream:
         stream.seek(max(0, size - 8))
@@ -81,7 +85,9 @@ def _column(chunk: dict) -> Column:
 
 
 def pages(path, column: Column) -> list[tuple[int, int, int]]:
-    """Type, number of values and bytes unpacked of each page of the column, as the headers of the pages say."""
+    """Type, number of values and bytes unpacked of each page of the column, as the headers of the
+    pages say.
+    """
     found, at, end = [], column.start, column.start + column.packed
     with Path(path).open("rb") as stream:
         while at < end:
@@ -107,7 +113,8 @@ def pages(path, column: Column) -> list[tuple[int, int, int]]:
 
 
 def check(path, names: Container[str], *, lists: str) -> None:
-    """Raise `ValueError` where a column of `names` claims more than memory should hold, or other than its pages do.
+    """Raise `ValueError` where a column of `names` claims more than memory should hold, or other
+    than its pages do.
 
     lists: how the names of columns start that have a list of values for each row, not one value.
     """

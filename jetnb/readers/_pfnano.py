@@ -1,4 +1,5 @@
-"""What reading CMS NanoAOD with candidates and writing it as Aspen Open Jets share: its layouts, candidates of jets.
+"""What reading CMS NanoAOD with candidates and writing it as Aspen Open Jets share: its layouts,
+candidates of jets.
 
 Three layouts are known. Whatever a file has, its columns go by the names of the first from here on:
     PFNano      PFCands_*, and FatJetPFCands_{jetIdx,pFCandsIdx} or nothing that says which candidate is in which jet
@@ -47,7 +48,8 @@ CHARGE = {
 def layout(path, tree) -> dict[str, str]:
     """Name in PFNano -> name in this file, for candidates and the table of which is in which jet.
 
-    Raises `ValueError` that says what was looked for, and what there is, where there are no candidates.
+    Raises `ValueError` that says what was looked for, and what there is, where there are no
+    candidates.
     """
     found = set(tree.names)
     plain = {name: name for name in CAND} | (
@@ -75,8 +77,8 @@ def layout(path, tree) -> dict[str, str]:
 
 
 def columns(path, tree, needed: Iterable[str], optional: Iterable[str] = ()) -> dict[str, str]:
-    """Name in PFNano -> name in this file, of the columns `needed`, candidates, their table if there is one, and those
-    of `optional` that are there; types are checked."""
+    """Name in PFNano -> name in this file, of the columns `needed`, candidates, their table if
+    there is one, and those of `optional` that are there; types are checked."""
     names = layout(path, tree)
     names |= {name: name for name in needed}
     _root.need(path, tree, names.values(), WHAT)
@@ -97,7 +99,8 @@ def columns(path, tree, needed: Iterable[str], optional: Iterable[str] = ()) -> 
 
 
 def flat(block: ak.Array, names: Mapping[str, str], first: int) -> tuple[dict, dict]:
-    """Name in PFNano -> values, of all events one after the other; collection -> number in each event (E,).
+    """Name in PFNano -> values, of all events one after the other; collection -> number in each
+    event (E,).
 
     names: as from `columns`.
     """
@@ -125,7 +128,9 @@ def flat(block: ak.Array, names: Mapping[str, str], first: int) -> tuple[dict, d
 
 
 def linked(values: Mapping, numbers: Mapping, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates of each jet by the table of the file: rows of PFCands (T,), jet after jet; how many per jet (N,)."""
+    """Candidates of each jet by the table of the file: rows of PFCands (T,), jet after jet; how
+    many per jet (N,).
+    """
     event, rows = np.repeat(np.arange(len(numbers[LINKS])), numbers[LINKS]), []
     for name, collection in zip(INDICES, (JETS, CANDS), strict=True):
         index, n = values[name].astype(np.int64), numbers[collection]
@@ -143,7 +148,9 @@ def linked(values: Mapping, numbers: Mapping, first: int) -> tuple[np.ndarray, n
 
 
 def refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None = None) -> None:
-    """Raise `ValueError` for the first row that is `wrong`; `event` (T,) says in which event of the block it is."""
+    """Raise `ValueError` for the first row that is `wrong`; `event` (T,) says in which event of the
+    block it is.
+    """
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(

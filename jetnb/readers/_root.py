@@ -1,7 +1,9 @@
-"""What readers of ROOT share: a TTree or an RNTuple as one thing, refusing what is wrong, blocks of rows.
+"""What readers of ROOT share: a TTree or an RNTuple as one thing, refusing what is wrong, blocks of
+rows.
 
-A reader asks for a tree by name, and gets a `Tree`, whatever is behind it. What a file claims is compared with what it
-has before memory is taken: rows with baskets or pages, these with the size of the file, and what unpacks with limits.
+A reader asks for a tree by name, and gets a `Tree`, whatever is behind it. What a file claims is
+compared with what it has before memory is taken: rows with baskets or pages, these with the size of
+the file, and what unpacks with limits.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ KEPT = 4  # files whose headers are kept: recognising, counting and reading ask 
 
 
 class Tree:
-    """A TTree or an RNTuple. Its names are those of top branches, `branch/member` of split ones, and of top fields."""
+    """A TTree or an RNTuple. Its names are those of top branches, `branch/member` of split ones,
+    and of top fields.
+    """
 
     def __init__(self, path: Path, source):
         import uproot
@@ -44,9 +48,11 @@ class Tree:
         return (self._branches if self._fields is None else self._fields.names).keys()
 
     def types(self, names: Iterable[str]) -> dict[str, str]:
-        """Name -> type of an entry, as awkward puts it (`float32`, `var * int32`), the same for TTree and RNTuple.
+        """Name -> type of an entry, as awkward puts it (`float32`, `var * int32`), the same for
+        TTree and RNTuple.
 
-        Raises `ValueError` for a column that claims more rows than it has, or bytes beyond the end of the file.
+        Raises `ValueError` for a column that claims more rows than it has, or bytes beyond the end
+        of the file.
         """
         from jetnb.readers import _root_baskets
 
@@ -66,7 +72,9 @@ class Tree:
         return {name: self._types[name] for name in names}
 
     def edges(self, names: Iterable[str], start: int, stop: int, block_size: int) -> list[int]:
-        """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters if possible."""
+        """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters if
+        possible.
+        """
         from jetnb.readers import _root_baskets
 
         if self._fields is None:
@@ -87,8 +95,8 @@ class Tree:
 def _own_classes() -> dict[str, type]:
     """The classes of uproot, with versions of their own.
 
-    uproot adds what a file says of a class to the versions that it knows; those of a damaged file would be taken for
-    the next file as well.
+    uproot adds what a file says of a class to the versions that it knows; those of a damaged file
+    would be taken for the next file as well.
     """
     import uproot
 
@@ -101,7 +109,9 @@ def _own_classes() -> dict[str, type]:
 
 
 class _File:
-    """The trees of a ROOT file, each read once. No file is held open: uproot opens it for each piece that it reads."""
+    """The trees of a ROOT file, each read once. No file is held open: uproot opens it for each
+    piece that it reads.
+    """
 
     def __init__(self, path: Path):
         import uproot  # here, because it takes a second
@@ -170,10 +180,12 @@ def _opened(path: Path, stamp: tuple) -> _File:
 
 @contextlib.contextmanager
 def open_tree(path, name: str | tuple[str, ...], what: str) -> Iterator[Tree]:
-    """The TTree or RNTuple `name` (with its folder) of the file at `path`; of several, the first that is there.
+    """The TTree or RNTuple `name` (with its folder) of the file at `path`; of several, the first
+    that is there.
 
-    The header is read once for as long as the file stays the same. Raises `FileNotFoundError`, and `ValueError` for a
-    file that is not ROOT, damaged, or has no such tree: then it is not `what`, and the message says what it has.
+    The header is read once for as long as the file stays the same. Raises `FileNotFoundError`, and
+    `ValueError` for a file that is not ROOT, damaged, or has no such tree: then it is not `what`,
+    and the message says what it has.
     """
     start, path = start_of(path), Path(path)
     if start[:4] != b"root":
@@ -227,9 +239,11 @@ def blocks(
     whole: bool = False,
     first_only: Iterable[str] = (),
 ) -> Iterator[tuple[int, ak.Array]]:
-    """First row and columns `names` of one block of rows after the other, as an awkward record array.
+    """First row and columns `names` of one block of rows after the other, as an awkward record
+    array.
 
-    `whole`: blocks end where baskets or clusters end, if that can be. `first_only`: columns of the first block alone.
+    `whole`: blocks end where baskets or clusters end, if that can be. `first_only`: columns of the
+    first block alone.
     """
     stop = tree.num_entries if stop is None else min(stop, tree.num_entries)
     if start >= stop:

@@ -1,9 +1,11 @@
-"""Branches of a TTree as awkward arrays, several times as fast as through uproot, which describes the tree.
+"""Branches of a TTree as awkward arrays, several times as fast as through uproot, which describes
+the tree.
 
-A branch lies in the file as baskets: a key, then the values of some rows, usually compressed. For branches of plain
-numbers, std::vector and arrays with a counter the bytes are taken apart here, by the description of the format in
-ROOT's documentation (TKey, TBasket, R__zip). All else is left to uproot, once its baskets are known to unpack to what
-they claim; so is all that is not exactly as expected, which uproot reads or says what is wrong.
+A branch lies in the file as baskets: a key, then the values of some rows, usually compressed. For
+branches of plain numbers, std::vector and arrays with a counter the bytes are taken apart here, by
+the description of the format in ROOT's documentation (TKey, TBasket, R__zip). All else is left to
+uproot, once its baskets are known to unpack to what they claim; so is all that is not exactly as
+expected, which uproot reads or says what is wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Unexpected(Exception):
 
 
 def check(branch, size: int, num_entries: int) -> None:
-    """Raise `ValueError` where the baskets of a branch do not hold `num_entries` rows, or not within `size` bytes."""
+    """Raise `ValueError` where the baskets of a branch do not hold `num_entries` rows, or not
+    within `size` bytes.
+    """
     ends = np.asarray(branch.entry_offsets, np.int64)
     if ends[0] != 0 or ends[-1] != num_entries or (np.diff(ends) < 0).any():
         raise ValueError(
@@ -56,7 +60,9 @@ def check(branch, size: int, num_entries: int) -> None:
 
 
 def type_of(branch) -> str:
-    """Type of an entry of a branch, as awkward would put it, or its name in C++ where uproot cannot read it."""
+    """Type of an entry of a branch, as awkward would put it, or its name in C++ where uproot cannot
+    read it.
+    """
     try:
         how = branch.interpretation
         return str(how.awkward_form(branch.file).type)
@@ -65,7 +71,9 @@ def type_of(branch) -> str:
 
 
 class Columns:
-    """The `branches`, by name, of an opened tree in the file `stream`; the last basket of each is kept."""
+    """The `branches`, by name, of an opened tree in the file `stream`; the last basket of each is
+    kept.
+    """
 
     def __init__(self, stream: io.BufferedReader, branches: dict):
         self._stream, self._branches, self._last = stream, branches, {}
@@ -196,7 +204,8 @@ class Columns:
 
 
 def edges(ends_of_all: list, start: int, stop: int, block_size: int) -> list[int]:
-    """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters where it can be avoided.
+    """Ends of blocks of at most `block_size` rows, which do not divide baskets or clusters where it
+    can be avoided.
 
     ends_of_all: for each column the rows where its baskets end.
     """
@@ -212,9 +221,11 @@ def edges(ends_of_all: list, start: int, stop: int, block_size: int) -> list[int
 
 @_compiled.njit(nogil=True)
 def _without_headers(data, counts, values):
-    """Fill counts and values of vectors, each after 10 bytes of which the last four are its length; False if it fails.
+    """Fill counts and values of vectors, each after 10 bytes of which the last four are its length;
+    False if it fails.
 
-    data: bytes. values: of 1 or 4 bytes each, turned from big-endian into the order of this machine.
+    data: bytes. values: of 1 or 4 bytes each, turned from big-endian into the order of this
+    machine.
     """
     at, to, four = (
         numba.uint64(0),

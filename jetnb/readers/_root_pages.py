@@ -1,8 +1,9 @@
-"""Fields of an RNTuple as awkward arrays: only the pages that hold the rows asked for, never a whole cluster.
+"""Fields of an RNTuple as awkward arrays: only the pages that hold the rows asked for, never a
+whole cluster.
 
-uproot reads the description of the fields; the pages are taken apart here, by the specification of the format (ROOT's
-BinaryFormatSpecification, version 1). Numbers, lists, structs and fields that project others are read; of all else the
-type is told, so that a reader can refuse it.
+uproot reads the description of the fields; the pages are taken apart here, by the specification of
+the format (ROOT's BinaryFormatSpecification, version 1). Numbers, lists, structs and fields that
+project others are read; of all else the type is told, so that a reader can refuse it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ MEMBER = re.compile(":_[0-9]+")  # a base class: its members are those of the st
 
 
 class Fields:
-    """The fields of an RNTuple as uproot opened it: what there is, of what type, and whether it can be so."""
+    """The fields of an RNTuple as uproot opened it: what there is, of what type, and whether it can
+    be so.
+    """
 
     def __init__(self, ntuple):
         self._records, self._columns = ntuple.field_records, {}
@@ -79,7 +82,9 @@ class Fields:
         return self._type(self.how(name))
 
     def how(self, name: str) -> tuple:
-        """("number", column), ("list", column, what is in it), ("struct", {member: what}) or ("other", C++ name)."""
+        """("number", column), ("list", column, what is in it), ("struct", {member: what}) or
+        ("other", C++ name).
+        """
         i, *member = self.names[name]
         if not member:
             return self._how(i)
@@ -137,7 +142,9 @@ class Fields:
         return how[1]
 
     def check(self, name: str) -> None:
-        """Raise `ValueError` where the pages of a field hold another number of rows than the file claims."""
+        """Raise `ValueError` where the pages of a field hold another number of rows than the file
+        claims.
+        """
         how = self.how(name)
         if how[0] not in ("number", "list"):
             return
@@ -156,7 +163,9 @@ class Fields:
 
 
 class Columns:
-    """Reads fields from the file `stream`; the last page of each column is kept for the rows that come next."""
+    """Reads fields from the file `stream`; the last page of each column is kept for the rows that
+    come next.
+    """
 
     def __init__(self, stream: io.BufferedReader, fields: Fields, names: list[str]):
         self._stream, self._fields, self._last = stream, fields, {}
@@ -270,9 +279,11 @@ def empty(how: tuple) -> ak.contents.Content:
 
 
 def whole(stream: io.BufferedReader, ntuple) -> None:
-    """Raise `ValueError` unless header, footer and lists of pages unpack to what is claimed and fit their checksums.
+    """Raise `ValueError` unless header, footer and lists of pages unpack to what is claimed and fit
+    their checksums.
 
-    uproot unpacks without limit, and compares checksums only after it has walked through what it read.
+    uproot unpacks without limit, and compares checksums only after it has walked through what it
+    read.
     """
 
     class Place:

@@ -1,8 +1,9 @@
 """Compressed blocks of ROOT, unpacked into as many bytes as the file says and never one more.
 
-Baskets, pages and headers are compressed in blocks of at most 16 MiB, each with two letters, a method, and its sizes.
-A few kilobytes can claim, or really unpack to, more than any machine has: so claims are compared with `LIMIT` and with
-each other before memory is taken, and every block is unpacked into a buffer of the size that it claims.
+Baskets, pages and headers are compressed in blocks of at most 16 MiB, each with two letters, a
+method, and its sizes. A few kilobytes can claim, or really unpack to, more than any machine has: so
+claims are compared with `LIMIT` and with each other before memory is taken, and every block is
+unpacked into a buffer of the size that it claims.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ ERRORS = (cramjam.DecompressionError, zlib_ng.error, lzma.LZMAError)
 
 
 def unpack(packed: memoryview, n_bytes: int) -> np.ndarray:
-    """The `n_bytes` that `packed` holds, as uint8; `ValueError` where it holds more, less, or what cannot be unpacked.
+    """The `n_bytes` that `packed` holds, as uint8; `ValueError` where it holds more, less, or what
+    cannot be unpacked.
 
     As many bytes as `packed` has are not compressed.
     """
@@ -59,7 +61,9 @@ def unpack(packed: memoryview, n_bytes: int) -> np.ndarray:
 
 
 def _fill(kind: bytes, block: memoryview, out: np.ndarray) -> int:
-    """Unpack `block` into `out`, and how many bytes that were; one more than fit says that there are more."""
+    """Unpack `block` into `out`, and how many bytes that were; one more than fit says that there
+    are more.
+    """
     if kind == b"L4":
         if xxhash.xxh64(block[8:]).digest() != bytes(block[:8]):
             raise ValueError("a block of LZ4 is not that of its checksum")

@@ -1,4 +1,5 @@
-"""Aspen Open Jets (arXiv:2412.10504, doi:10.25592/uhhfdm.16505): CMS 2016 data, RunG_batch0.h5 ... RunH_batch39.h5.
+"""Aspen Open Jets (arXiv:2412.10504, doi:10.25592/uhhfdm.16505): CMS 2016 data, RunG_batch0.h5 ...
+RunH_batch39.h5.
 
 Layout: four HDF5 datasets, no attributes, no column names; rows are jets.
     event_info      (N, 3)        int64    run, lumi block, event
@@ -6,24 +7,31 @@ Layout: four HDF5 datasets, no attributes, no column names; rows are jets.
     PFCands         (N, 150, 11)  float32  px, py, pz, E, d0, d0Err, dz, dzErr, charge, pdgId, puppiWeight
     jet_tagging     (N, 13)       float32  nConstituents, tau1..tau4, 7 ParticleNet scores, ParticleNet mass
 What becomes of them:
-- Lengths are cm and become mm, energies are GeV. The sign of d0 is that of CMS; Delphes (JetClass) has the
+- Lengths are cm and become mm, energies are GeV. The sign of d0 is that of CMS; Delphes (JetClass)
+has the
   opposite one, so flip it before comparing or transferring between the two.
-- d0 = d0Err = dz = dzErr = -1 says "no track": every neutral and many charged candidates. -1 cm is a possible
+- d0 = d0Err = dz = dzErr = -1 says "no track": every neutral and many charged candidates. -1 cm is
+a possible
   d0, so has_track is decided by the errors: False where d0Err is -1 (or either error negative), and where any
   of the four is not finite, as some published d0 are. All four are 0 there.
-- The pt of a jet is corrected (JEC), its constituents are neither corrected nor weighted by PUPPI: the weighted
+- The pt of a jet is corrected (JEC), its constituents are neither corrected nor weighted by PUPPI:
+the weighted
   sum has 0.90 to 0.94 of that pt. The file has no jet mass: `mass` is that of the PUPPI-weighted sum of the
   stored constituents, uncorrected. softdrop_mass (-1 where CMS has none) and tau1..4 are those stored by CMS.
-- n_constituents counts the constituents stored, at most 150; nConstituents, before truncation, is left out, and
+- n_constituents counts the constituents stored, at most 150; nConstituents, before truncation, is
+left out, and
   so are the ParticleNet scores. Nothing is labelled: label is -1.
 - phi is stored with few bits, so it can exceed pi by 1e-5: it is wrapped.
-- event: run, lumi block and event hashed to 63 bits by `event_number`. Jets of one collision get one number.
+- event: run, lumi block and event hashed to 63 bits by `event_number`. Jets of one collision get
+one number.
   The chance that among 1e8 collisions any two share one is 5e-4; these would fall into the same part of a split.
-- The run says what a file is. 278820 to 284044 are the data of 2016 G and H. Run 1 is CMS simulation, and what
+- The run says what a file is. 278820 to 284044 are the data of 2016 G and H. Run 1 is CMS
+simulation, and what
   `write` makes of simulation; run 0 is what it makes of data, whose runs it no longer has. Of any other run it is
   not known where the jets come from, and the stamp of every figure says so.
-Slots that are all zero are padding. A slot with pt = 0 or a four-momentum that is not finite is dropped, a jet
-with pt <= 0 or a jet value that is not finite too; `read` counts both in the mapping passed as `dropped`.
+Slots that are all zero are padding. A slot with pt = 0 or a four-momentum that is not finite is
+dropped, a jet with pt <= 0 or a jet value that is not finite too; `read` counts both in the mapping
+passed as `dropped`.
 """
 
 from __future__ import annotations
@@ -115,7 +123,9 @@ def recognises(path) -> bool:
 
 
 def event_number(run, lumi_block, event) -> np.ndarray:
-    """One number (N,) int64 >= 0 for each collision, by the splitmix64 hash of the three (N,) integers in turn."""
+    """One number (N,) int64 >= 0 for each collision, by the splitmix64 hash of the three (N,)
+    integers in turn.
+    """
     z = np.zeros(np.shape(run), np.uint64)
     for number in (run, lumi_block, event):
         z = z + np.asarray(number).astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -128,12 +138,13 @@ def event_number(run, lumi_block, event) -> np.ndarray:
 def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: bool = False) -> Path:
     """Write jets, or blocks of jets, in the published layout, as a file that appears when complete.
 
-    As published: datasets, order of columns, dtypes, chunks as h5py picks them from the first write, gzip 4 for all
-    but event_info, zeros up to 150 constituents, -1 where there is no track, cm. nConstituents is the number before
-    truncation to 150. event_info is (1, 1, event): run 1 says simulation, run 0 stands there for data. The
-    8 ParticleNet columns are NaN, as we have none; labels and the jet mass have no place in the format. d0 keeps the sign it has.
-    Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses or that lack a
-    field of the format.
+    As published: datasets, order of columns, dtypes, chunks as h5py picks them from the first
+    write, gzip 4 for all but event_info, zeros up to 150 constituents, -1 where there is no track,
+    cm. nConstituents is the number before truncation to 150. event_info is (1, 1, event): run 1
+    says simulation, run 0 stands there for data. The 8 ParticleNet columns are NaN, as we have
+    none; labels and the jet mass have no place in the format. d0 keeps the sign it has. Raises
+    `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses or
+    that lack a field of the format.
     """
     path = Path(path)
     pieces = [jets_or_blocks] if isinstance(jets_or_blocks, ak.Array) else jets_or_blocks
@@ -150,7 +161,9 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
 
 
 def append(file: h5py.File, table: dict[str, np.ndarray]) -> None:
-    """Add rows to the four datasets; the first rows make them, with the chunks that h5py picks for so many."""
+    """Add rows to the four datasets; the first rows make them, with the chunks that h5py picks for
+    so many.
+    """
     for name, values in table.items():
         if name not in file:
             gzip = {} if name == "event_info" else {"compression": "gzip", "compression_opts": 4}
@@ -229,7 +242,9 @@ def _decode(block: dict, about: dict, tally: MutableMapping[str, int]) -> ak.Arr
 
 
 def _refuse_swapped(track: list[np.ndarray]) -> None:
-    """An uncertainty is -1 (no track) or positive; d0 and dz have both signs, so a mix-up of columns shows."""
+    """An uncertainty is -1 (no track) or positive; d0 and dz have both signs, so a mix-up of
+    columns shows.
+    """
     for name, values in zip(TRACK, track, strict=True):
         if name.endswith("error") and (wrong := (values < 0) & (values != -1)).any():
             raise ValueError(

@@ -1,37 +1,45 @@
-"""ATLAS JetSet (doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P) and other HDF5 of the training-dataset-dumper: jets with tracks.
+"""ATLAS JetSet (doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P) and other HDF5 of the
+training-dataset-dumper: jets with tracks.
 
 Layout: two structured HDF5 datasets, rows are jets.
     jets    (N,)    pt, eta, phi, mass, eventNumber, isJvtHS, isJvtPU and more
     tracks  (N, P)  valid, pt, theta, qOverP, deta, dphi, d0RelativeToBeamspot, d0, z0RelativeToBeamspot, z0SinTheta,
                     an ...Uncertainty of each of these four, ftagTruthOriginLabel and more; P is 40
-`tracks_loose`, a wider selection of other dumps, is taken where there is no `tracks`. eventwise, truth_hadrons and all
-other fields are left out, so are the flavour labels (HadronConeExclTruthLabelID ...) and the scores of taggers.
+`tracks_loose`, a wider selection of other dumps, is taken where there is no `tracks`. eventwise,
+truth_hadrons and all other fields are left out, so are the flavour labels
+(HadronConeExclTruthLabelID ...) and the scores of taggers.
 
-HOW SURE THIS IS: this was written without a published file at hand. What the fields of jets mean is from
-https://training-dataset-dumper.docs.cern.ch/vars_open; mass and the names of the fields of tracks are from public code
-that reads JetSet; MeV and mm, and what the tracks mean, from the ATLAS code that fills such files. So fields are looked
-up by name, several are accepted where that code has several, and what is missing is named. Types are not prescribed:
-any number, 0 and 1 for flags.
+HOW SURE THIS IS: this was written without a published file at hand. What the fields of jets mean is
+from https://training-dataset-dumper.docs.cern.ch/vars_open; mass and the names of the fields of
+tracks are from public code that reads JetSet; MeV and mm, and what the tracks mean, from the ATLAS
+code that fills such files. So fields are looked up by name, several are accepted where that code
+has several, and what is missing is named. Types are not prescribed: any number, 0 and 1 for flags.
 
 What becomes of them (MeV become GeV, lengths are mm):
-- pt and eta are calibrated; pt_btagJes and eta_btagJes where those are missing. A mass below 0 becomes 0.
-- label: isJvtHS makes hard_scatter, isJvtPU pile_up, -1 is a jet that is neither, one near a truth jet but not at it.
+- pt and eta are calibrated; pt_btagJes and eta_btagJes where those are missing. A mass below 0
+becomes 0. - label: isJvtHS makes hard_scatter, isJvtPU pile_up, -1 is a jet that is neither, one
+near a truth jet but not at it.
   BEWARE: truth jets of this kind are without the leptons of W and Z, so an electron or a tau that makes a jet may be
   called pile_up, as it is in PHYSLITE; the format stores no electrons to tell.
 - n_vertices is nPrimaryVertices where the file has it.
-- Constituents are the tracks with `valid`, and nothing neutral: they add up to less than the jet. In the file they come
+- Constituents are the tracks with `valid`, and nothing neutral: they add up to less than the jet.
+In the file they come
   by falling significance of d0, so nearly every jet is `unsorted`. A jet can have none. Their energy is that of a pion,
   their charge the sign of qOverP.
-- eta is from `eta`, theta, or deta, the first there is; deta is relative to eta_btagJes or, without it, eta of the jet.
+- eta is from `eta`, theta, or deta, the first there is; deta is relative to eta_btagJes or, without
+it, eta of the jet.
   pt is `pt` or sin(theta)/|qOverP|. phi is `phi`, or dphi and that of the jet.
-- d0 is to the beam line, with the sign of ATLAS (as CMS, opposite to Delphes); to the primary vertex, `d0`, in files
+- d0 is to the beam line, with the sign of ATLAS (as CMS, opposite to Delphes); to the primary
+vertex, `d0`, in files
   without d0RelativeToBeamspot and its uncertainty.
-- z0 is relative to the centre of the beam spot, a few mm off the detector frame; absent without z0RelativeToBeamspot.
-- dz is to the primary vertex, z0SinTheta / sin(theta). dz_error is z0RelativeToBeamspotUncertainty, that of the track
+- z0 is relative to the centre of the beam spot, a few mm off the detector frame; absent without
+z0RelativeToBeamspot. - dz is to the primary vertex, z0SinTheta / sin(theta). dz_error is
+z0RelativeToBeamspotUncertainty, that of the track
   alone; else z0SinThetaUncertainty / sin(theta).
 - has_track is False where one of d0, dz and their errors is not finite, or an error is negative.
-- from_hard_scatter: ftagTruthOriginLabel (older: truthOriginLabel) is 2 or more. 0 is pile-up, 1 a fake track.
-- event: eventNumber hashed by `jetnb.readers.aspen.event_number`. The published files share no event. Do not mix files
+- from_hard_scatter: ftagTruthOriginLabel (older: truthOriginLabel) is 2 or more. 0 is pile-up, 1 a
+fake track. - event: eventNumber hashed by `jetnb.readers.aspen.event_number`. The published files
+share no event. Do not mix files
   of different processes, whose event numbers say nothing about each other: they would only share parts of a split.
 """
 
@@ -53,7 +61,8 @@ from jetnb.readers.aspen import event_number
 
 WHAT = "the training-dataset-dumper of ATLAS"
 TRACKS = ("tracks", "tracks_loose")
-# what is taken -> alternatives, each a set of fields that are needed together; the first that is complete counts
+# what is taken -> alternatives, each a set of fields that are needed together; the first that is
+# complete counts
 JET_FIELDS = {
     "pt": (("pt",), ("pt_btagJes",)),
     "eta": (("eta",), ("eta_btagJes",)),
@@ -100,9 +109,9 @@ def read(
 ) -> Iterator[ak.Array]:
     """Jets of a file in the layout of the training-dataset-dumper, as `jetnb.readers` says.
 
-    Fields: pt, eta, phi, mass, n_vertices (if stored), n_constituents, label (0 pile_up, 1 hard_scatter, -1 neither),
-    event; constituents pt, eta, phi, energy, charge, has_track, d0, d0_error, z0 (if stored), dz, dz_error,
-    from_hard_scatter (if stored).
+    Fields: pt, eta, phi, mass, n_vertices (if stored), n_constituents, label (0 pile_up, 1
+    hard_scatter, -1 neither), event; constituents pt, eta, phi, energy, charge, has_track, d0,
+    d0_error, z0 (if stored), dz, dz_error, from_hard_scatter (if stored).
     """
     with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)[1], block_size, start, stop)
@@ -117,7 +126,9 @@ def count(path) -> int:
 
 
 def recognises(path) -> bool:
-    """Whether the file at `path` has this format, by its keys, fields and shapes alone; never an exception."""
+    """Whether the file at `path` has this format, by its keys, fields and shapes alone; never an
+    exception.
+    """
     return accepts(count, path)
 
 
@@ -149,7 +160,9 @@ def _datasets(path, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
 
 
 def _fields(path, data: h5py.Dataset, alternatives: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-    """The first of the alternatives of which all fields are there, plain numbers each; else `ValueError`."""
+    """The first of the alternatives of which all fields are there, plain numbers each; else
+    `ValueError`.
+    """
     found, name = data.dtype.names, data.name.lstrip("/")
     chosen = next((fields for fields in alternatives if set(fields) <= set(found)), None)
     if chosen is None:

@@ -1,4 +1,5 @@
-"""X -> HH -> 4b of arXiv:2401.13536: CMS open data record 12102 by event, as HDF5 `Data_*.h5` or the ROOT behind it.
+"""X -> HH -> 4b of arXiv:2401.13536: CMS open data record 12102 by event, as HDF5 `Data_*.h5` or
+the ROOT behind it.
 
 Layout of HDF5, rows are events of two to five jets by falling fj_pt, zero where padded:
     X_jet       (N, 5, 6)        float  fj_pt, eta, doubleb, phi, mass, sdmass
@@ -8,22 +9,23 @@ Layout of HDF5, rows are events of two to five jets by falling fj_pt, zero where
     jet_mask    (N, 5)           int    1 for a jet
     labels      (N,)             int    1 for a signal event
     mass_param  (N,)             int    generated mass of X in GeV, 0 for background
-and X_jet_singlejet and others, which repeat them. Of ROOT: tree `deepntuplizer/tree`, rows are events, with a list of
-jets for `fj_*`, `label_*` and `sample_isQCD`, and a list of lists for `pfcand_*`.
-What becomes of them: every jet is a row, with event_label and resonance_mass of its event; jets and constituents are
-as `higgstobb` says. An event of the ROOT file can have any number of jets, and its resonance_mass is not stored:
-the field is absent there.
+and X_jet_singlejet and others, which repeat them. Of ROOT: tree `deepntuplizer/tree`, rows are
+events, with a list of jets for `fj_*`, `label_*` and `sample_isQCD`, and a list of lists for
+`pfcand_*`. What becomes of them: every jet is a row, with event_label and resonance_mass of its
+event; jets and constituents are as `higgstobb` says. An event of the ROOT file can have any number
+of jets, and its resonance_mass is not stored: the field is absent there.
 
-label: the script that makes the HDF5 orders X_jet and X_pfo by fj_pt, but not X_label, which keeps the order of the
-ROOT file. That is the order of the corrected pt, if the jets are CMS' and fj_pt is uncorrected as the code says, so
-most labels are at the right jet and some are not; the file does not tell which. A label is therefore taken only
-where all jets of the event have the same, so that the order does not matter; in all other events it is -1.
-These labelled jets are a selection: no event with one H -> bb and one other jet is among them. The ROOT file has
-each label at its jet: use it where jet labels matter. As in `higgstobb`, only H -> bb is taken in signal
-events and only QCD_* in background.
+label: the script that makes the HDF5 orders X_jet and X_pfo by fj_pt, but not X_label, which keeps
+the order of the ROOT file. That is the order of the corrected pt, if the jets are CMS' and fj_pt is
+uncorrected as the code says, so most labels are at the right jet and some are not; the file does
+not tell which. A label is therefore taken only where all jets of the event have the same, so that
+the order does not matter; in all other events it is -1. These labelled jets are a selection: no
+event with one H -> bb and one other jet is among them. The ROOT file has each label at its jet: use
+it where jet labels matter. As in `higgstobb`, only H -> bb is taken in signal events and only QCD_*
+in background.
 
-event: 31 bits of the sha256 of the file name without its ending, then 32 bits of the row: it is the same wherever the
-file lies; two files of the same name are taken for the same events.
+event: 31 bits of the sha256 of the file name without its ending, then 32 bits of the row: it is the
+same wherever the file lies; two files of the same name are taken for the same events.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of a file of X -> HH -> 4b events, as `jetnb.readers` says; rows are events. Taught in notebook 15."""
+    """Jets of a file of X -> HH -> 4b events, as `jetnb.readers` says; rows are events. Taught in
+    notebook 15.
+    """
     count(path)
     raw = _raw_root if _deepntuple.is_root(path) else _raw_hdf5
     return _blocks(Path(path), raw(path, block_size, max(start, 0), stop), counter(tally))
@@ -91,7 +95,9 @@ def count(path) -> int:
 
 
 def recognises(path) -> bool:
-    """Whether the file at `path` has this format, by its keys, types and shapes alone; never an exception."""
+    """Whether the file at `path` has this format, by its keys, types and shapes alone; never an
+    exception.
+    """
     return accepts(count, path)
 
 

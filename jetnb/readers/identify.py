@@ -1,8 +1,8 @@
 """Which format a file has, by its content; and for a file of none of them, what it is instead.
 
-What is said of a file of no known format is true for every file that gets the sentence: a name alone proves nothing, so
-a file is taken for one of a known format, with something missing, only if it has two of that format's names at least;
-else the sentence lists what is there.
+What is said of a file of no known format is true for every file that gets the sentence: a name
+alone proves nothing, so a file is taken for one of a known format, with something missing, only if
+it has two of that format's names at least; else the sentence lists what is there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ OTHER = (
         "a pointer of git-lfs, not the file itself: fetch it with `git lfs pull`",
     ),
 )
-# Names at the top of a file, two of which make it likely to be of the format, but with something missing.
+# Names at the top of a file, two of which make it likely to be of the format, but with something
+# missing.
 NAMES = {
     "aspen": {"PFCands", "jet_kinematics", "event_info", "jet_tagging"},
     "hh4b": {"X_jet", "X_pfo", "X_label", "jet_mask", "mass_param"},
@@ -90,8 +91,9 @@ def reader(name: str) -> ModuleType:
 def identify(path) -> str:
     """Name of the module of `jetnb.readers` that reads the file at `path`.
 
-    Raises `FileNotFoundError`, and `ValueError` saying what the file is instead: a web page, an archive, a download
-    that was cut short, plain NanoAOD, or what it has inside; an address or a pattern is no file either.
+    Raises `FileNotFoundError`, and `ValueError` saying what the file is instead: a web page, an
+    archive, a download that was cut short, plain NanoAOD, or what it has inside; an address or a
+    pattern is no file either.
     """
     if reason := no_path(path):
         raise ValueError(reason)

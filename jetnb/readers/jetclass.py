@@ -1,32 +1,39 @@
-"""JetClass (ROOT) and JetClass-II (Parquet or ROOT): one jet per row of the TTree `tree`, or of the table.
+"""JetClass (ROOT) and JetClass-II (Parquet or ROOT): one jet per row of the TTree `tree`, or of the
+table.
 
-Read: `part_px py pz energy d0val d0err dzval dzerr charge` and `part_isChargedHadron isNeutralHadron isPhoton
-isElectron isMuon`, a list per jet (std::vector, an array with a counter, or a Parquet list, of any numeric type);
-`jet_pt eta phi energy sdmass tau1..tau4`; and the label. Nothing else but `part_deta`, `part_dphi` of the first
-block is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up and the file is refused.
+Read: `part_px py pz energy d0val d0err dzval dzerr charge` and
+`part_isChargedHadron isNeutralHadron isPhoton isElectron isMuon`, a list per jet (std::vector, an
+array with a counter, or a Parquet list, of any numeric type);
+`jet_pt eta phi energy sdmass tau1..tau4`; and the label. Nothing else but `part_deta`, `part_dphi`
+of the first block is touched: they must agree with px, py, pz to 1e-3, else columns are mixed up
+and the file is refused.
 
-Units are those of the file, GeV and mm, and so is the sign of d0 (that of Delphes, opposite to CMS). Where a
-value is not taken as it stands:
-- eta and phi of constituents come from px, py, pz: the sign of `part_deta` is flipped where `jet_eta` <= 0;
-- mass of the jet is that of `jet_energy`, `jet_pt`, `jet_eta` (0 where rounding makes its square negative). In
+Units are those of the file, GeV and mm, and so is the sign of d0 (that of Delphes, opposite to
+CMS). Where a value is not taken as it stands:
+- eta and phi of constituents come from px, py, pz: the sign of `part_deta` is flipped where
+`jet_eta` <= 0; - mass of the jet is that of `jet_energy`, `jet_pt`, `jet_eta` (0 where rounding
+makes its square negative). In
   100 real jets of JetClass-II the constituents sum to `jet_pt`, but to `jet_energy` only within 4 % and to
   `jet_eta` only within 0.09, so the mass of their sum is off by more than 10 % in 18 of the jets;
-- energy of a constituent is raised to |p| where it is less by rounding; less by more than 1 % is refused;
-- pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge; exactly one flag must be set;
-- has_track is charge != 0, but False where one of d0, dz and their errors is not finite; all four are 0 then;
-- constituents with pt <= 0 are left out, the others put in order of pt. softdrop_mass and tau1..tau4 are as Delphes
+- energy of a constituent is raised to |p| where it is less by rounding; less by more than 1 % is
+refused; - pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge; exactly one flag
+must be set; - has_track is charge != 0, but False where one of d0, dz and their errors is not
+finite; all four are 0 then; - constituents with pt <= 0 are left out, the others put in order of
+pt. softdrop_mass and tau1..tau4 are as Delphes
   computed them.
 
-label: JetClass has ten columns `label_*` of three types, exactly one must be 1. JetClass-II has one `jet_label`
-of 188 classes: 161 to 187 are QCD and get label 0, all others get -1, because their resonances have many masses
-and are no particle of the standard model. There are no weights.
+label: JetClass has ten columns `label_*` of three types, exactly one must be 1. JetClass-II has one
+`jet_label` of 188 classes: 161 to 187 are QCD and get label 0, all others get -1, because their
+resonances have many masses and are no particle of the standard model. There are no weights.
 
-event: the formats have none, so every jet counts as an event of its own, although two jets of one collision may
-be in a file. The number is 31 bits of the sha256 of the file name without its ending, then 32 bits of the row: it
-is the same wherever the file lies; two files of the same name are taken for the same jets.
+event: the formats have none, so every jet counts as an event of its own, although two jets of one
+collision may be in a file. The number is 31 bits of the sha256 of the file name without its ending,
+then 32 bits of the row: it is the same wherever the file lies; two files of the same name are taken
+for the same jets.
 
-Source: arXiv:2202.03772, doi:10.5281/zenodo.6619768. JetClass-II: arXiv:2405.12972, huggingface.co/datasets/
-jet-universe/jetclass2; the order of its classes is that of the outputs of its Sophon model.
+Source: arXiv:2202.03772, doi:10.5281/zenodo.6619768. JetClass-II: arXiv:2405.12972,
+huggingface.co/datasets/ jet-universe/jetclass2; the order of its classes is that of the outputs of
+its Sophon model.
 """
 
 from __future__ import annotations
@@ -146,7 +153,9 @@ def count(path) -> int:
 
 
 def _check_layout(path: Path) -> tuple:
-    """Whether it is ROOT, the label columns, and the number of jets, of a file whose columns are all there."""
+    """Whether it is ROOT, the label columns, and the number of jets, of a file whose columns are
+    all there.
+    """
     start = start_of(path)
     about = path.stat()
     return _layout(path, start, (about.st_mtime_ns, about.st_size))
@@ -209,7 +218,8 @@ def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
 def _raw_root(
     path: Path, names: list[str], also: list[str], block_size: int, start: int, stop: int | None
 ) -> Iterator[tuple]:
-    """First row, and name -> (values, counts): counts are None for one number per jet, values None if some miss.
+    """First row, and name -> (values, counts): counts are None for one number per jet, values None
+    if some miss.
 
     The columns `also` are read for the first block only.
     """
@@ -281,7 +291,9 @@ def _blocks(
 
 
 def _complete(block: Mapping) -> tuple[dict, np.ndarray]:
-    """The values by name, and the number of constituents of each jet, on which all lists must agree."""
+    """The values by name, and the number of constituents of each jet, on which all lists must
+    agree.
+    """
     counts = next(number for name, (_, number) in block.items() if name.startswith("part_"))
     for name, (values, number) in block.items():
         if values is None or (number is None and name.startswith("part_")):
@@ -364,7 +376,9 @@ def _jets(
 
 
 def _only(where: np.ndarray, values: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """`values`, 0 where not; a product is several times as fast as np.where, but keeps what is not finite."""
+    """`values`, 0 where not; a product is several times as fast as np.where, but keeps what is not
+    finite.
+    """
     return values * where if finite.all() else np.where(where, values, 0)
 
 

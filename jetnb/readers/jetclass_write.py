@@ -1,18 +1,20 @@
-"""Jets -> a Parquet file with the columns of JetClass, for weaver and other programs that read JetClass.
+"""Jets -> a Parquet file with the columns of JetClass, for weaver and other programs that read
+JetClass.
 
-Columns, as in the ROOT files of JetClass (arXiv:2202.03772): lists part_px, part_py, part_pz, part_energy, part_deta,
-part_dphi, part_d0val, part_d0err, part_dzval, part_dzerr, part_charge (float) and part_isChargedHadron,
-part_isNeutralHadron, part_isPhoton, part_isElectron, part_isMuon (int32); label_QCD (float), label_Hbb, label_Hcc,
-label_Hgg, label_H4q, label_Hqql (bool), label_Zqq, label_Wqq, label_Tbqq, label_Tbl (int32); jet_pt, jet_eta, jet_phi,
-jet_energy, jet_nparticles, jet_sdmass, jet_tau1..4 (float). aux_* are left out: jets here have no such truth.
-Conventions of JetClass:
-- GeV, mm; part_deta is (eta - jet_eta), times -1 where jet_eta <= 0; part_dphi is wrapped and not flipped;
-- d0 has the sign of Delphes. That of CMS (Aspen Open Jets, PFNano) is opposite: give flip_d0=True for such jets;
-- d0, dz and their errors are 0 for neutrals. Where a charged constituent has no track they are NaN, which JetClass
+Columns, as in the ROOT files of JetClass (arXiv:2202.03772): lists part_px, part_py, part_pz,
+part_energy, part_deta, part_dphi, part_d0val, part_d0err, part_dzval, part_dzerr, part_charge
+(float) and part_isChargedHadron, part_isNeutralHadron, part_isPhoton, part_isElectron, part_isMuon
+(int32); label_QCD (float), label_Hbb, label_Hcc, label_Hgg, label_H4q, label_Hqql (bool),
+label_Zqq, label_Wqq, label_Tbqq, label_Tbl (int32); jet_pt, jet_eta, jet_phi, jet_energy,
+jet_nparticles, jet_sdmass, jet_tau1..4 (float). aux_* are left out: jets here have no such truth.
+Conventions of JetClass: - GeV, mm; part_deta is (eta - jet_eta), times -1 where jet_eta <= 0;
+part_dphi is wrapped and not flipped; - d0 has the sign of Delphes. That of CMS (Aspen Open Jets,
+PFNano) is opposite: give flip_d0=True for such jets; - d0, dz and their errors are 0 for neutrals.
+Where a charged constituent has no track they are NaN, which JetClass
   does not have: jetnb.readers.jetclass reads it as no track, weaver replaces it by 0 after its transformations;
 - forward hadronic and electromagnetic deposits (pdg_id 1 and 2) become neutral hadrons and photons.
-The format has no place for event numbers, PUPPI weights and other fields: they are lost. When jets of one collision
-can be in the file, split before writing.
+The format has no place for event numbers, PUPPI weights and other fields: they are lost. When jets
+of one collision can be in the file, split before writing.
 """
 
 from __future__ import annotations
@@ -61,11 +63,13 @@ def write(
     flip_d0: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write jets, or blocks of jets, as Parquet in the form of JetClass, as a file that appears when complete.
+    """Write jets, or blocks of jets, as Parquet in the form of JetClass, as a file that appears
+    when complete.
 
-    `flip_d0` changes the sign of d0: True for jets with the sign of CMS, as of `jetnb.readers.aspen` and `pfnano`.
-    Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses, that lack a field,
-    are unlabelled or of a class that JetClass does not have, or have a constituent that it cannot hold.
+    `flip_d0` changes the sign of d0: True for jets with the sign of CMS, as of
+    `jetnb.readers.aspen` and `pfnano`. Raises `FileExistsError` unless `overwrite`, and
+    `ValueError` for jets that `jets.check` refuses, that lack a field, are unlabelled or of a class
+    that JetClass does not have, or have a constituent that it cannot hold.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

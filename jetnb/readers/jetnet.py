@@ -1,18 +1,23 @@
-"""JetNet (arXiv:2106.11535): g, q, t, w, z.hdf5 with 30 particles, g150 ... z150.hdf5 with 150, one class per file.
+"""JetNet (arXiv:2106.11535): g, q, t, w, z.hdf5 with 30 particles, g150 ... z150.hdf5 with 150, one
+class per file.
 
 Layout: two HDF5 datasets, rows are jets.
     particle_features  (N, 30 or 150, 4)  eta_rel, phi_rel, pt_rel, mask
     jet_features       (N, 4)             pt, eta, mass, num_particles
 of any floating type. What becomes of them (GeV, nothing converted):
-- A particle has pt = pt_rel * jet pt, eta = jet eta + eta_rel, phi = phi_rel and no mass: energy = pt cosh(eta).
-- THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet. There are no charges,
+- A particle has pt = pt_rel * jet pt, eta = jet eta + eta_rel, phi = phi_rel and no mass: energy =
+pt cosh(eta). - THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to
+the jet. There are no charges,
   types or tracks.
-- pt, eta and mass of the jet are those of the file; of all its particles, not only of the 30 or 150 stored.
-- mask, the last column, is 1 for a particle and 0 for padding. num_particles must be the number of particles, at most
+- pt, eta and mass of the jet are those of the file; of all its particles, not only of the 30 or 150
+stored. - mask, the last column, is 1 for a particle and 0 for padding. num_particles must be the
+number of particles, at most
   30 or 150. Any other mask is refused, so one of -0.5 and 0.5, as it is after a normalisation for training.
-- label comes from the name of the file, as nothing in it says what the jets are: gluon, light_quark, TTBar, WToQQ,
+- label comes from the name of the file, as nothing in it says what the jets are: gluon,
+light_quark, TTBar, WToQQ,
   ZToQQ for g, q, t, w, z, with or without 150 (or 30); -1 for any other name.
-- event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name without its ending
+- event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name
+without its ending
   and without 150, then 32 bits of the row: g.hdf5 and g150.hdf5 have as many jets, perhaps the same ones, which a split
   puts into the same part. Two files of the same name are taken for the same jets.
 A particle with pt <= 0 or a value that is not finite is left out, and a jet with such a value too.
@@ -68,8 +73,8 @@ def read(
 ) -> Iterator[ak.Array]:
     """Jets of a JetNet file, as `jetnb.readers` says.
 
-    Fields: pt, eta, phi (0), mass, n_constituents, label (from the name of the file), event; constituents pt, eta, phi,
-    energy.
+    Fields: pt, eta, phi (0), mass, n_constituents, label (from the name of the file), event;
+    constituents pt, eta, phi, energy.
     """
     with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)["particle_features"], block_size, start, stop)
@@ -130,7 +135,9 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
 def _decode(
     particles: np.ndarray, jets: np.ndarray, first: int, tally: MutableMapping[str, int]
 ) -> tuple:
-    """Columns (N,), fields (T,) and counts (N,) of the particles (N, P, 4) and jets (N, 4) from row `first` on."""
+    """Columns (N,), fields (T,) and counts (N,) of the particles (N, P, 4) and jets (N, 4) from row
+    `first` on.
+    """
     eta_rel, phi_rel, pt_rel, mask = np.moveaxis(particles, -1, 0)  # (N, P) each
     jet_pt, jet_eta, mass, number = jets.T.astype(float)
     _refuse(

@@ -1,4 +1,5 @@
-"""Files prepared for OmniLearn (arXiv:2404.16091) by the scripts of github.com/ViniciusMikuni/OmniLearn: HDF5.
+"""Files prepared for OmniLearn (arXiv:2404.16091) by the scripts of
+github.com/ViniciusMikuni/OmniLearn: HDF5.
 
 Layout: three datasets, rows are jets.
     data  (N, P, 7 or 13)  deta, dphi, log(1 - pt/jet pt), log pt, log(1 - E/jet E), log E, distance to the axis; then
@@ -6,23 +7,28 @@ Layout: three datasets, rows are jets.
     jet   (N, 4)           pt, eta, mass, number of particles
     pid   (N,) or (N, C)   the class, as a number or with 1 in its column
 of any number type; GeV. What becomes of them:
-- A constituent has pt = exp(log pt), energy = exp(log E), eta = that of the jet plus deta, phi = dphi.
-- THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet. Columns 2, 4 and 6 say
+- A constituent has pt = exp(log pt), energy = exp(log E), eta = that of the jet plus deta, phi =
+dphi. - THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet.
+Columns 2, 4 and 6 say
   nothing new; that 2 and 6 agree with the others is checked, so columns in another order are refused.
-- pt, eta and mass of the jet are those of the file; of all its constituents, not only of the P stored. Files made from
+- pt, eta and mass of the jet are those of the file; of all its constituents, not only of the P
+stored. Files made from
   EnergyFlow have rapidity in place of eta: read those of EnergyFlow (`energyflow`) for eta.
-- label: C = 10 has the classes of JetClass, C = 5 those of JetNet. What a number means depends on the data set, which
+- label: C = 10 has the classes of JetClass, C = 5 those of JetNet. What a number means depends on
+the data set, which
   only the name of the file says: `qg` in it, 1 is a quark and 0 a gluon; `top`, `ttbar` or `atlas`, 1 is a top quark;
   for any other name the label is -1.
-- pdg_id: 211 times the charge, 130, 22, 11, 13; one with none of the five flags is taken for a neutral hadron. Neutral
+- pdg_id: 211 times the charge, 130, 22, 11, 13; one with none of the five flags is taken for a
+neutral hadron. Neutral
   ones have charge 0. Where pid is a number, the scripts write the sign of the PDG id for the charge, opposite to that
   of electrons and muons, and it is turned; with a column for each class it is the charge.
-- event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name without its ending,
+- event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name
+without its ending,
   then 32 bits of the row. Train, validation and test files of one data set have names of their own.
 A constituent with a value that is not finite is left out, and a jet with such a value too.
 
-Files for OmniLearned, its successor, have `data` and `pid` but no `jet`: deta, dphi, log pt, log E first. Neither the
-momentum nor the direction of the jet is in them, so they are not read.
+Files for OmniLearned, its successor, have `data` and `pid` but no `jet`: deta, dphi, log pt, log E
+first. Neither the momentum nor the direction of the jet is in them, so they are not read.
 """
 
 from __future__ import annotations
@@ -84,8 +90,8 @@ def read(
 ) -> Iterator[ak.Array]:
     """Jets of a file prepared for OmniLearn, as `jetnb.readers` says.
 
-    Fields: pt, eta, phi (0), mass, n_constituents, label, event; constituents pt, eta, phi, energy, and charge and
-    pdg_id where there are 13 columns.
+    Fields: pt, eta, phi (0), mass, n_constituents, label, event; constituents pt, eta, phi, energy,
+    and charge and pdg_id where there are 13 columns.
     """
     with _padded.open_file(path) as file:
         data = _datasets(path, file)["data"]
@@ -194,7 +200,9 @@ def _label(pid: np.ndarray, first: int, classes: list[str] | None) -> np.ndarray
 def _decode(
     data: np.ndarray, jet: np.ndarray, first: int, one_hot: bool, tally: MutableMapping[str, int]
 ) -> tuple:
-    """Columns (N,), fields (T,) and counts (N,) of data (N, P, F) and jet (N, 4) from row `first` on."""
+    """Columns (N,), fields (T,) and counts (N,) of data (N, P, F) and jet (N, 4) from row `first`
+    on.
+    """
     jet_pt, jet_eta, mass, number = jet.T.astype(float)
     real = (data[:, :, 2:6] != 0).any(
         axis=2

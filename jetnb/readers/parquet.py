@@ -1,9 +1,11 @@
-"""The compact Parquet form of the shipped samples: one row per jet, about ten bytes per constituent.
+"""The compact Parquet form of the shipped samples: one row per jet, about ten bytes per
+constituent.
 
-What can be computed is not stored, nor what was not measured; what is stored keeps the digits that a
-detector can justify. Floats lose mantissa bits by rounding half to even, as CMS NanoAOD does before it
-compresses; angles of constituents go on a fixed grid, counted from the jet axis. `LOSS` says how far each
-field may move. Each byte of a number becomes a stream of its own (BYTE_STREAM_SPLIT) for zstd.
+What can be computed is not stored, nor what was not measured; what is stored keeps the digits that
+a detector can justify. Floats lose mantissa bits by rounding half to even, as CMS NanoAOD does
+before it compresses; angles of constituents go on a fixed grid, counted from the jet axis. `LOSS`
+says how far each field may move. Each byte of a number becomes a stream of its own
+(BYTE_STREAM_SPLIT) for zstd.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ FORMAT, VERSION = "jetnb jets", 1  # a change of any number below is a new versi
 ROWS = 16384  # jets compressed together
 GRID = 13  # constituents: eta in steps of 2^-13, phi in steps of pi 2^-15
 FINE = 3  # jets: as many bits finer
-# Bits after the leading one. Two more for d0 and dz than NanoAOD keeps: 1000 bins then show no teeth.
+# Bits after the leading one. Two more for d0 and dz than NanoAOD keeps: 1000 bins then show no
+# teeth.
 MANTISSA = {"pt": 12, "d0": 12, "dz": 12, "d0_error": 8, "dz_error": 8, "puppi_weight": 8, "z0": 13}
 OTHER_MANTISSA = 16  # bits kept of any other float
 PDG_IDS = [code for particle in PARTICLES.values() for code in particle.pdg_ids]
@@ -70,10 +73,11 @@ LOSS = {
 
 
 def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: bool = False) -> Path:
-    """Write jets, or blocks of jets of the same fields, as one Parquet file that appears when complete.
+    """Write jets, or blocks of jets of the same fields, as one Parquet file that appears when
+    complete.
 
-    Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses and for
-    blocks that differ in fields or classes.
+    Raises `FileExistsError` unless `overwrite`, and `ValueError` for jets that `jets.check` refuses
+    and for blocks that differ in fields or classes.
     """
     path = Path(path)
     blocks = [jets_or_blocks] if isinstance(jets_or_blocks, ak.Array) else jets_or_blocks
@@ -128,7 +132,9 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of a file made by `write`, as `jetnb.readers` says; nothing is ever left out, so `tally` has rows only."""
+    """Jets of a file made by `write`, as `jetnb.readers` says; nothing is ever left out, so `tally`
+    has rows only.
+    """
     return _blocks(Path(path), *_opened(path), block_size, max(start, 0), stop, counter(tally))
 
 

@@ -1,30 +1,36 @@
-"""CMS NanoAOD with particle-flow candidates: PFNano, as in open data records 31300 to 31316 (JetHT is 31308), and v15.
+"""CMS NanoAOD with particle-flow candidates: PFNano, as in open data records 31300 to 31316 (JetHT
+is 31308), and v15.
 
-Layout: a TTree or RNTuple `Events`; rows are events. Lists have a counter (nFatJet and so on), which is not needed.
+Layout: a TTree or RNTuple `Events`; rows are events. Lists have a counter (nFatJet and so on),
+which is not needed.
     run, luminosityBlock, event, PV_npvs
     FatJet         AK8 jets with PUPPI: pt, eta, phi, mass, msoftdrop, tau1..tau4, rawFactor, jetId; in simulation
                    nBHadrons, nCHadrons
     PFCands        candidates: pt, eta, phi, mass, d0, d0Err, dz, dzErr, charge, pdgId, puppiWeight
     FatJetPFCands  jetIdx, pFCandsIdx: which candidate is in which jet. Not in the public records
-In PFNano of 2017 FatJetPFCands has the candidates themselves, a row for each in each jet, and there is no PFCands.
-NanoAOD of CMS has them from v15 on: PFCand (pt, eta, phi, mass, pdgId) and FatJetPFCand (jetIdx, pfCandIdx); there pt
-and mass are multiplied by the PUPPI weight, so no puppi_weight is known and constituents sum to raw_pt as they are,
-there are no tracks, and the charge is that of the pdgId.
-What becomes of them:
-- Every row of FatJet is a jet; CMS stores those of corrected pt above 170 GeV. No trigger and no filter is applied.
-- With FatJetPFCands, the constituents of a jet are the candidates it lists, those of PUPPI weight 0 too.
-- Without it, all candidates of PUPPI weight above 0 are clustered again, momenta times the weight, by anti-kT with
+In PFNano of 2017 FatJetPFCands has the candidates themselves, a row for each in each jet, and there
+is no PFCands. NanoAOD of CMS has them from v15 on: PFCand (pt, eta, phi, mass, pdgId) and
+FatJetPFCand (jetIdx, pfCandIdx); there pt and mass are multiplied by the PUPPI weight, so no
+puppi_weight is known and constituents sum to raw_pt as they are, there are no tracks, and the
+charge is that of the pdgId. What becomes of them:
+- Every row of FatJet is a jet; CMS stores those of corrected pt above 170 GeV. No trigger and no
+filter is applied. - With FatJetPFCands, the constituents of a jet are the candidates it lists,
+those of PUPPI weight 0 too. - Without it, all candidates of PUPPI weight above 0 are clustered
+again, momenta times the weight, by anti-kT with
   R=0.8 (FastJet is needed). The constituents of a jet are those of the nearest such jet within 0.4; a jet without one
   is left out, and `tally` counts it under jets. What is said of the jet itself, soft drop and N-subjettiness too,
   remains that of CMS. `provenance["constituents"]` says which way it went.
-- pt and mass of the jet are corrected (JEC), raw_pt is before. Constituents are neither corrected nor weighted: with
+- pt and mass of the jet are corrected (JEC), raw_pt is before. Constituents are neither corrected
+nor weighted: with
   puppi_weight they sum to raw_pt. A mass of a candidate below 0, from rounding, counts as 0.
 - Lengths are cm and become mm; the sign of d0 is that of CMS, opposite to Delphes (JetClass).
-- d0 = d0Err = dz = dzErr = -1 says "no track": all neutral and many charged candidates. has_track is False where an
+- d0 = d0Err = dz = dzErr = -1 says "no track": all neutral and many charged candidates. has_track
+is False where an
   error is negative or one of the four is not finite; all four are 0 there. See `jetnb.readers.aspen`.
-- softdrop_mass, -1 where CMS has none, and tau1..tau4 are as CMS stores them. n_vertices is PV_npvs, jet_id is jetId.
-- Nothing is labelled: label is -1. event: run, lumi block and event hashed by `jetnb.readers.aspen.event_number`.
-An event has about 2000 candidates in the public records, so at most 1000 events make a block.
+- softdrop_mass, -1 where CMS has none, and tau1..tau4 are as CMS stores them. n_vertices is
+PV_npvs, jet_id is jetId. - Nothing is labelled: label is -1. event: run, lumi block and event
+hashed by `jetnb.readers.aspen.event_number`. An event has about 2000 candidates in the public
+records, so at most 1000 events make a block.
 """
 
 from __future__ import annotations
@@ -86,9 +92,11 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """AK8 jets of the events of a PFNano file, as `jetnb.readers` says; the docstring of this module has the fields.
+    """AK8 jets of the events of a PFNano file, as `jetnb.readers` says; the docstring of this
+    module has the fields.
 
-    Raises `ModuleNotFoundError` too, for a file without FatJetPFCands where FastJet is not installed.
+    Raises `ModuleNotFoundError` too, for a file without FatJetPFCands where FastJet is not
+    installed.
     """
     if INDICES[0] not in _columns(path)[0]:
         _need_fastjet()
@@ -102,7 +110,9 @@ def count(path) -> int:
 
 
 def recognises(path) -> bool:
-    """Whether the file at `path` has this format, by its branches and their types alone; never an exception."""
+    """Whether the file at `path` has this format, by its branches and their types alone; never an
+    exception.
+    """
     return accepts(count, path)
 
 
@@ -182,7 +192,9 @@ def _decode(
 def _clustered(
     v: Mapping, numbers: Mapping, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates of each jet by clustering: rows of PFCands (T,), jet after jet; how many (N,); whether found (N,)."""
+    """Candidates of each jet by clustering: rows of PFCands (T,), jet after jet; how many (N,);
+    whether found (N,).
+    """
     _need_fastjet()
     with np.errstate(over="ignore", invalid="ignore"):
         table = {name: v[f"PFCands_{name}"].astype(float) for name in ("pt", "eta", "phi", "mass")}

@@ -1,13 +1,15 @@
-"""CMS PFNano -> a file in the layout of Aspen Open Jets, by the selection of its producer (arXiv:2412.10504).
+"""CMS PFNano -> a file in the layout of Aspen Open Jets, by the selection of its producer
+(arXiv:2412.10504).
 
 The producer is H5_maker.py of github.com/OzAmram/AOJProcessing. What it keeps, and so does `write`:
-- events in the good-run list, if one is given, that fire any of `TRIGGERS` and pass all of `FILTERS`;
-- of these all AK8 jets with corrected pt > 300 GeV, |eta| < 2.5 and jetId 6 (tight, with lepton veto);
-- of each jet the first 150 candidates in the order of the file, then sorted by falling pt, without PUPPI weights.
-Values are those of PFNano: cm, -1 without a track, run, lumi block and event as they are. Where it differs:
-- triggers that a file does not have cannot have fired and are passed over; a file without any of them is refused;
-- nConstituents is counted where FatJet_nConstituents is missing; ParticleNet scores that are missing are NaN;
-- a jet without candidates, at which the producer stops, has none.
+- events in the good-run list, if one is given, that fire any of `TRIGGERS` and pass all of
+`FILTERS`; - of these all AK8 jets with corrected pt > 300 GeV, |eta| < 2.5 and jetId 6 (tight, with
+lepton veto); - of each jet the first 150 candidates in the order of the file, then sorted by
+falling pt, without PUPPI weights. Values are those of PFNano: cm, -1 without a track, run, lumi
+block and event as they are. Where it differs: - triggers that a file does not have cannot have
+fired and are passed over; a file without any of them is refused; - nConstituents is counted where
+FatJet_nConstituents is missing; ParticleNet scores that are missing are NaN; - a jet without
+candidates, at which the producer stops, has none.
 """
 
 from __future__ import annotations
@@ -152,11 +154,12 @@ def write(
 ) -> Path:
     """Write the jets of PFNano `files` as Aspen Open Jets, as a file that appears when complete.
 
-    `files`: one path or several. `good_runs`: the JSON file of certified runs (record 14220 of opendata.cern.ch), or
-    what is in it, {run: [[first lumi block, last], ...]}; data that is not certified should not be used.
-    The layout is that of `jetnb.readers.aspen`; memory is bounded. Raises `FileExistsError` unless `overwrite`, and
-    `ValueError` for a file that is not PFNano, lacks the table of candidates of jets, a filter or all triggers, or is
-    damaged, and when no jet is selected.
+    `files`: one path or several. `good_runs`: the JSON file of certified runs (record 14220 of
+    opendata.cern.ch), or what is in it, {run: [[first lumi block, last], ...]}; data that is not
+    certified should not be used. The layout is that of `jetnb.readers.aspen`; memory is bounded.
+    Raises `FileExistsError` unless `overwrite`, and `ValueError` for a file that is not PFNano,
+    lacks the table of candidates of jets, a filter or all triggers, or is damaged, and when no jet
+    is selected.
     """
     path = Path(path)
     files = [files] if isinstance(files, (str, os.PathLike)) else list(files)

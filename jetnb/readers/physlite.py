@@ -1,12 +1,15 @@
-"""ATLAS open data, DAOD_PHYSLITE (doi:10.7483/OPENDATA.ATLAS.9HK7.P5SI): jets with what tells them from pile-up.
+"""ATLAS open data, DAOD_PHYSLITE (doi:10.7483/OPENDATA.ATLAS.9HK7.P5SI): jets with what tells them
+from pile-up.
 
-CONSTITUENTS ARE FAR FROM COMPLETE. The format stores tracks and no other particles, and of the tracks mainly those of
-muons and tau candidates and those of high pt from the hard-scatter vertex: 1 in 7 of the tracks in jets, 1 in 28 in
-older files. Most jets have no constituent at all. pt, mass and the sums of tracks of the jet are complete; what the
-constituents add up to means nothing. A study of tracks in pile-up jets cannot be made with these files.
+CONSTITUENTS ARE FAR FROM COMPLETE. The format stores tracks and no other particles, and of the
+tracks mainly those of muons and tau candidates and those of high pt from the hard-scatter vertex: 1
+in 7 of the tracks in jets, 1 in 28 in older files. Most jets have no constituent at all. pt, mass
+and the sums of tracks of the jet are complete; what the constituents add up to means nothing. A
+study of tracks in pile-up jets cannot be made with these files.
 
-Layout: a TTree `CollectionTree` or an RNTuple `EventData`; rows are events. Columns are `AnalysisJetsAuxDyn.pt` in a
-TTree, or `EventInfoAux./EventInfoAux.runNumber` in the older (release 21) ones, `AnalysisJetsAuxDyn:pt` in an RNTuple.
+Layout: a TTree `CollectionTree` or an RNTuple `EventData`; rows are events. Columns are
+`AnalysisJetsAuxDyn.pt` in a TTree, or `EventInfoAux./EventInfoAux.runNumber` in the older (release
+21) ones, `AnalysisJetsAuxDyn:pt` in an RNTuple.
     AnalysisJets         per jet: pt, eta, phi, m, JVFCorr, DFCommonJets_fJvt; Jvt, JvtRpt in older files, NNJvtPass in
                          newer ones, isJvtHS in newer simulation; per jet and vertex: NumTrkPt500, SumPtTrkPt500,
                          TrackWidthPt1000; GhostTrack, per jet and track: m_persKey, m_persIndex
@@ -15,26 +18,31 @@ TTree, or `EventInfoAux./EventInfoAux.runNumber` in the older (release 21) ones,
     AnalysisElectrons    pt, eta, phi;  TruthElectrons, in simulation: px, py, pz
     EventInfo            runNumber, eventNumber, eventTypeBitmask (bit 0: simulation)
 What becomes of them (MeV become GeV, lengths are mm):
-- Jets are anti-kT R=0.4 of particle flow, calibrated, without a cut on JVT. A mass below 0, from rounding, becomes 0.
-- corr_jvf is stored, S / (S + P / 0.01 n), S being sum_track_pt, P sum_track_pt_pileup and n the pile-up tracks of the
+- Jets are anti-kT R=0.4 of particle flow, calibrated, without a cut on JVT. A mass below 0, from
+rounding, becomes 0. - corr_jvf is stored, S / (S + P / 0.01 n), S being sum_track_pt, P
+sum_track_pt_pileup and n the pile-up tracks of the
   event, which are not. It is -1 and jvt -0.1 for a jet without tracks. Where there is no Jvt there is no jvt, only
   corr_jvf and rpt, of which it is made. rpt is JvtRpt if there is one, taken at the pt before the final calibration;
   else sum_track_pt / pt (their correlation is 0.99). ATLAS applies JVT at pt < 60 GeV and detector |eta| < 2.4 only,
   and NNJvtPass is true outside. fjvt is 0 inside.
-- n_tracks, sum_track_pt, track_width (-1 without tracks) are those of the hard-scatter vertex: the first of type 1, or
+- n_tracks, sum_track_pt, track_width (-1 without tracks) are those of the hard-scatter vertex: the
+first of type 1, or
   the first of all if none is, as ATLAS takes it. sum_track_pt_pileup is that of all other vertices.
-- n_vertices leaves out the dummy. Older files keep one vertex, then it is the length of NumTrkPt500 less one.
-- label: isJvtHS makes hard_scatter, that is (880 of 881 real jets) a truth jet above 5 GeV within 0.3; every other jet
+- n_vertices leaves out the dummy. Older files keep one vertex, then it is the length of NumTrkPt500
+less one. - label: isJvtHS makes hard_scatter, that is (880 of 881 real jets) a truth jet above 5
+GeV within 0.3; every other jet
   is pile_up, -1 if there is no isJvtHS, as in data. These truth jets are without the leptons of W and Z, so ATLAS calls
   an electron that makes a jet pile_up. Jets within 0.4 of an electron above 5 GeV, of AnalysisElectrons or (beyond
   |eta| = 2.47, where none are reconstructed, and for lost ones) of TruthElectrons, are therefore -1, hard scatter or
   not: in a sample of Z to electrons 187 of 511 pile_up jets, and 16 of 370 of hard_scatter. No veto is made where the
   file has neither. BEWARE: taus that decay to hadrons are not vetoed, and jets with a truth jet within 0.3 to 0.6 stay
   pile_up, 1 in 10, which ATLAS calls neither.
-- Constituents are the tracks that GhostTrack points to with the key of InDetTrackParticles: links to tracks that are
+- Constituents are the tracks that GhostTrack points to with the key of InDetTrackParticles: links
+to tracks that are
   not stored have key 0, or index 2**32 - 1. pt is sin(theta)/|qOverP|, the energy that of a pion, the charge the sign
   of qOverP, pdg_id 211 times it: electrons and muons are not told apart.
-- z0 is z0 + vz, in the detector frame; dz is that less the z of the hard-scatter vertex, dz_error that of z0 alone.
+- z0 is z0 + vz, in the detector frame; dz is that less the z of the hard-scatter vertex, dz_error
+that of z0 alone.
   d0 is to the beam line, with the sign of CMS (opposite to Delphes). Where one of them is not finite, or there is no
   vertex of type 1, has_track is False. In a file without vz there are no z0, dz and dz_error, without the covariance no
   errors.
@@ -129,11 +137,13 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of the events of a PHYSLITE file, as `jetnb.readers` says; the docstring of this module has the fields.
+    """Jets of the events of a PHYSLITE file, as `jetnb.readers` says; the docstring of this module
+    has the fields.
 
-    Fields: pt, eta, phi, mass, corr_jvf, rpt, jvt (older files), fjvt, nn_jvt_pass (newer files), n_tracks,
-    sum_track_pt, sum_track_pt_pileup, track_width, n_vertices, n_constituents, label, event; constituents pt, eta, phi,
-    energy, charge, pdg_id, has_track, d0, d0_error, z0, dz, dz_error.
+    Fields: pt, eta, phi, mass, corr_jvf, rpt, jvt (older files), fjvt, nn_jvt_pass (newer files),
+    n_tracks, sum_track_pt, sum_track_pt_pileup, track_width, n_vertices, n_constituents, label,
+    event; constituents pt, eta, phi, energy, charge, pdg_id, has_track, d0, d0_error, z0, dz,
+    dz_error.
     """
     with _root.open_tree(path, TREES, WHAT) as tree:
         _columns(path, tree)
@@ -149,7 +159,9 @@ def count(path) -> int:
 
 
 def recognises(path) -> bool:
-    """Whether the file at `path` has this format, by its columns and their types alone; never an exception."""
+    """Whether the file at `path` has this format, by its columns and their types alone; never an
+    exception.
+    """
     return accepts(count, path)
 
 
@@ -264,7 +276,9 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
 def _hard_scatter(
     kind: np.ndarray, z: np.ndarray, number: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each event the rank of its hard-scatter vertex, 0 if it has none, and its z, NaN if it has none."""
+    """For each event the rank of its hard-scatter vertex, 0 if it has none, and its z, NaN if it
+    has none.
+    """
     starts = np.cumsum(number) - number
     event, where = packed.jet_of(number), np.flatnonzero(kind == 1)[::-1]
     rank, found = np.zeros(len(number), int), np.full(len(number), np.nan)
@@ -278,7 +292,8 @@ def _hard_scatter(
 def _track_sums(block: dict, rank, stored, kind, at, first: int) -> dict[str, np.ndarray]:
     """n_tracks, sum_track_pt, track_width, sum_track_pt_pileup and n_vertices of each jet (N,).
 
-    rank, stored, at: (N,) rank of the hard-scatter vertex, number of vertices stored, event, of each jet.
+    rank, stored, at: (N,) rank of the hard-scatter vertex, number of vertices stored, event, of
+    each jet.
     """
     lengths = ak.to_numpy(ak.num(ak.flatten(block["NumTrkPt500"])))
     _refuse(lengths < stored, first, "NumTrkPt500 of fewer vertices than are stored", at)
@@ -314,8 +329,8 @@ def _tracks(
 ) -> tuple:
     """Fields (T,) and numbers (N,) of the tracks in each jet, by falling pt.
 
-    v: the flat columns. at: (N,) event of each jet. n_tracks, z: number of tracks and z of the hard-scatter vertex of
-    each event.
+    v: the flat columns. at: (N,) event of each jet. n_tracks, z: number of tracks and z of the
+    hard-scatter vertex of each event.
     """
     links = ak.flatten(block["GhostTrack"])
     key, index = (

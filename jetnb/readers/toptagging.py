@@ -1,21 +1,23 @@
-"""Top Quark Tagging Reference (arXiv:1902.09914, doi:10.5281/zenodo.2603256): train.h5, val.h5, test.h5.
+"""Top Quark Tagging Reference (arXiv:1902.09914, doi:10.5281/zenodo.2603256): train.h5, val.h5,
+test.h5.
 
 Layout: a pandas table. Dataset `/table/table` (N,) is a compound of
     index           int64         not used
     values_block_0  float32[804]  E_0, PX_0, PY_0, PZ_0, ..., E_199, PX_199, PY_199, PZ_199 (energy first, zero
                                   where padded), truthE, truthPX, truthPY, truthPZ of the top quark (not read)
     values_block_1  int64[2]      ttv (not read), is_signal_new: the label, 1 for a top quark, 0 for QCD
-compressed with blosc, which h5py reads with `hdf5plugin` imported. The column names are a pickle in the
-attributes of the file; no attribute is ever looked at, so nothing is unpickled.
+compressed with blosc, which h5py reads with `hdf5plugin` imported. The column names are a pickle in
+the attributes of the file; no attribute is ever looked at, so nothing is unpickled.
 
 Units: GeV, as in the file. Anti-kT jets of R = 0.8 from Delphes (ATLAS card, energy flow) with
-550 < pt < 650 GeV, |eta| < 2, no pile-up; at most 200 constituents. The format has four-momenta only, so there
-are no charges, types or tracks. A jet's pt, eta, phi and mass are those of the sum of its constituents.
-`event` is the row: every jet is from a collision of its own. Rows of train.h5, val.h5 and test.h5 have the same
-numbers, which is harmless: a split then puts row 7 of each into the same part.
+550 < pt < 650 GeV, |eta| < 2, no pile-up; at most 200 constituents. The format has four-momenta
+only, so there are no charges, types or tracks. A jet's pt, eta, phi and mass are those of the sum
+of its constituents. `event` is the row: every jet is from a collision of its own. Rows of train.h5,
+val.h5 and test.h5 have the same numbers, which is harmless: a split then puts row 7 of each into
+the same part.
 
-Slots that are all zero are padding. A slot with pt = 0, or with a value that is not finite, is dropped; so is a
-jet left without constituents.
+Slots that are all zero are padding. A slot with pt = 0, or with a value that is not finite, is
+dropped; so is a jet left without constituents.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def read(
 ) -> Iterator[ak.Array]:
     """Jets of a Top Quark Tagging Reference file, as `jetnb.readers` says.
 
-    Fields: pt, eta, phi, mass, n_constituents, label (0 QCD, 1 TTBar), event; constituents pt, eta, phi, energy.
+    Fields: pt, eta, phi, mass, n_constituents, label (0 QCD, 1 TTBar), event; constituents pt, eta,
+    phi, energy.
     """
     with open_hdf5(path) as file:
         rows = _padded.blocks(_table(path, file), block_size, start, stop)

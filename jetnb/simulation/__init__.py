@@ -1,1 +1,3 @@
-"""Simulated jets: Pythia 8 -> detector response -> PUPPI -> FastJet. Needs the optional extra ``jetnb[sim]``."""
+"""Simulated jets: Pythia 8 -> detector response -> PUPPI -> FastJet. Needs the optional extra
+``jetnb[sim]``.
+"""

@@ -1,12 +1,16 @@
-"""Delphes 3 (arXiv:1307.6346) as the public data sets were made with it: its steps in its order, for their two cards.
+"""Delphes 3 (arXiv:1307.6346) as the public data sets were made with it: its steps in its order,
+for their two cards.
 
-An imitation follows the card of its data set, also where real detectors are better. Facts are taken from:
+An imitation follows the card of its data set, also where real detectors are better. Facts are taken
+from:
 
-- ATLAS_2016: delphes_card_ATLAS.tcl and Calorimeter.cc of the releases 3.3.0 to 3.3.3. That the Top Tagging reference
+- ATLAS_2016: delphes_card_ATLAS.tcl and Calorimeter.cc of the releases 3.3.0 to 3.3.3. That the Top
+Tagging reference
   was made with that generation, and not with the one of 2017, shows in the jets: photons and neutral hadrons share
   directions to the last digit, as there one module makes both; and of 1 075 such pairs in 500 jets no two lie in one
   tower of 0.1 x 10 degrees, while in towers of 0.11 x 11 degrees 31 do.
-- CMS_JETCLASS: the card that the authors of JetClass published (arXiv:2202.03772), run with Delphes 3.5. It smears
+- CMS_JETCLASS: the card that the authors of JetClass published (arXiv:2202.03772), run with Delphes
+3.5. It smears
   momenta, but its TrackSmearing, whose formula for the momentum is 0, puts the true momentum and an error of 0 in place
   of that. Without error tracks have no weight against the calorimeter: where it sees no significant excess they take
   its energy, and below its threshold they vanish. Hence tracks below 1 GeV are rare in JetClass.
@@ -29,14 +33,18 @@ EVENT = 10_000_000  # more than the number of cells
 
 
 class Towers(NamedTuple):
-    """Cells of a calorimeter: edges in eta (n + 1,), and the number of cells in azimuth of each ring (n,)."""
+    """Cells of a calorimeter: edges in eta (n + 1,), and the number of cells in azimuth of each
+    ring (n,).
+    """
 
     edges: np.ndarray
     n_phi: np.ndarray
 
 
 class Calorimeter(NamedTuple):
-    """One of the two. resolution: (energy, eta) -> GeV; an energy counts if above minimum and significance."""
+    """One of the two. resolution: (energy, eta) -> GeV; an energy counts if above minimum and
+    significance.
+    """
 
     towers: Towers
     resolution: Callable
@@ -48,9 +56,11 @@ class Calorimeter(NamedTuple):
 class Card(NamedTuple):
     """A detector card. Lengths in m, field in tesla.
 
-    replace  : tracks measured worse than by the calorimeter take its energy, as in 3.3; else tracks without a
+    replace  : tracks measured worse than by the calorimeter take its energy, as in 3.3; else tracks
+    without a
                significant excess are scaled to the best estimate from both, as since 3.4
-    momentum : |pdg id| -> constant and slope of the relative pt resolution in three regions of |eta|; 0: hadrons;
+    momentum : |pdg id| -> constant and slope of the relative pt resolution in three regions of
+    |eta|; 0: hadrons;
                None: tracks have their true momentum, and no error
     d0, dz   : (pt, eta) -> mm, or None
     """
@@ -76,7 +86,8 @@ def reconstruct(
     detector: Card,
     rng: np.random.Generator,
 ) -> dict:
-    """Energy-flow candidates of all events: what ``detector.reconstruct`` does, by the rules of a card.
+    """Energy-flow candidates of all events: what ``detector.reconstruct`` does, by the rules of a
+    card.
 
     Neutral candidates are massless; electrons and muons that have a track are known as such.
     """
@@ -91,7 +102,8 @@ def reconstruct(
     )
     track_energy = np.hypot(measured * np.cosh(eta), mass)
 
-    # K0s and Lambda, where the generator leaves them, give 3 tenths to the electromagnetic calorimeter.
+    # K0s and Lambda, where the generator leaves them, give 3 tenths to the electromagnetic
+    # calorimeter.
     light = np.select([np.isin(code, (11, 22)), np.isin(code, (310, 3122))], [1.0, 0.3], 0.0)
     heavy = np.where(code == 13, 0.0, 1 - light)
     hits = {
@@ -167,7 +179,9 @@ def _momentum_resolution(table, pt, eta, code):
 
 
 def _propagate(p, pt, eta, phi, vertex_z, card):
-    """Direction from the origin of the point where each particle leaves the cylinder, and if it was born inside."""
+    """Direction from the origin of the point where each particle leaves the cylinder, and if it was
+    born inside.
+    """
     x, y, z = 1e-3 * p["x"], 1e-3 * p["y"], 1e-3 * (vertex_z + p["z"])
     charged = p["charge"] != 0
     inside = (np.hypot(x, y) < card.radius) & (np.abs(z) < card.half_length)
@@ -197,8 +211,9 @@ def _propagate(p, pt, eta, phi, vertex_z, card):
 
 
 def _energy_flow(part, calorimeter, replace, seen, rng):
-    """Neutral candidates of one calorimeter, the factor for the momentum of each particle's track, and where the
-    towers were seen: their keys and directions, since both calorimeters see a tower that they share in one place."""
+    """Neutral candidates of one calorimeter, the factor for the momentum of each particle's track,
+    and where the towers were seen: their keys and directions, since both calorimeters see a tower
+    that they share in one place."""
     towers, resolution = calorimeter.towers, calorimeter.resolution
     ring = np.searchsorted(towers.edges, part["eta"]) - 1
     covered = (ring >= 0) & (ring < len(towers.n_phi))
@@ -403,8 +418,8 @@ ATLAS_2016 = Card(
     hadronic=Calorimeter(_ATLAS_TOWERS, _atlas_heavy, 1.0, 1.0, 130),
 )
 
-# Impact parameter resolution in micrometres, |eta| < 0.9, < 1.4 and beyond, in steps of 0.2 in log(pt) from 0.18 GeV:
-# arXiv:1405.6569, figure 15, as the authors of JetClass read it.
+# Impact parameter resolution in micrometres, |eta| < 0.9, < 1.4 and beyond, in steps of 0.2 in
+# log(pt) from 0.18 GeV: arXiv:1405.6569, figure 15, as the authors of JetClass read it.
 _D0 = (
     (
         354,

@@ -1,10 +1,12 @@
-"""From generated particles to particle-flow candidates: bending, tracks, calorimeter cells, energy flow.
+"""From generated particles to particle-flow candidates: bending, tracks, calorimeter cells, energy
+flow.
 
-The idea is that of Delphes (arXiv:1307.6346) and of particle flow (arXiv:1706.04965): charged particles are measured by
-the tracker; what the calorimeter sees beyond the tracks becomes photons and neutral hadrons. Everything is one
-numpy operation over all particles of all events at once.
+The idea is that of Delphes (arXiv:1307.6346) and of particle flow (arXiv:1706.04965): charged
+particles are measured by the tracker; what the calorimeter sees beyond the tracks becomes photons
+and neutral hadrons. Everything is one numpy operation over all particles of all events at once.
 
-Not modelled: photon conversions, secondaries of nuclear interactions, shower overlap in dense cores, trigger.
+Not modelled: photon conversions, secondaries of nuclear interactions, shower overlap in dense
+cores, trigger.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from jetnb.simulation.response import Detector
 IMPACT = ("d0", "z0", "d0_error", "dz_error")  # of candidates, in mm
 MASS = {code: p.mass for p in names.PARTICLES.values() for code in map(abs, p.pdg_ids)}
 HADRON_IN_CRYSTALS = 0.25  # electromagnetic share of a hadron: neutral ones leave 3 % of a jet there, arXiv:1706.04965
-# Calorimeter excess over the tracks that makes a neutral, in units of its resolution: as in the ATLAS card of Delphes.
+# Calorimeter excess over the tracks that makes a neutral, in units of its resolution: as in the
+# ATLAS card of Delphes.
 RESIDUAL_SIGNIFICANCE = 2.0
 # Ours, chosen to resemble published maps and tails, not taken from a paper:
 BLUR = 0.15  # spread of a soft cluster around the centre of its cell, in units of the cell
@@ -32,8 +35,8 @@ TAIL = (0.03, 3.0)  # share of tracks whose impact parameter is that much worse
 TRACKER_DEPTH = (
     500.0  # mm: the chance of a track falls to zero for particles born that far from the beam
 )
-# Chance that a lepton above or below a pt [GeV] is identified: rough plateaus of arXiv:2012.06888 and arXiv:1804.04528,
-# lower inside jets.
+# Chance that a lepton above or below a pt [GeV] is identified: rough plateaus of arXiv:2012.06888
+# and arXiv:1804.04528, lower inside jets.
 IDENTIFIED = {11: (5.0, 0.85, 0.50), 13: (3.0, 0.95, 0.30)}
 
 
@@ -54,9 +57,10 @@ def reconstruct(
 
     particles : table as in processes.Events, with any ``vertex``
     vertex_z  : (n_particles,) mm, z of the collision each particle comes from
-    hard_z    : (n_events,) mm, z of the hard scatter: neutral candidates are taken to come from there
-    Returns a table sorted by event: event, pt, eta, phi, mass, pdg_id, charge, and for charged candidates
-    d0, z0 [mm, at the beam line], d0_error, dz_error, and truth_hard: the share of its energy from the hard scatter.
+    hard_z    : (n_events,) mm, z of the hard scatter: neutral candidates are taken to come from
+    there Returns a table sorted by event: event, pt, eta, phi, mass, pdg_id, charge, and for
+    charged candidates d0, z0 [mm, at the beam line], d0_error, dz_error, and truth_hard: the share
+    of its energy from the hard scatter.
 
     Taught in notebook 02.
     """
@@ -84,7 +88,8 @@ def reconstruct(
     forward = (np.abs(at_eta) >= geometry.FORWARD_START) & (detector.forward_towers is not None)
     covered = np.abs(at_eta) < (geometry.FORWARD_END if detector.forward_towers else 3.2)
 
-    # Charged hadrons have their track; splitting their energy would only blur the comparison with it.
+    # Charged hadrons have their track; splitting their energy would only blur the comparison with
+    # it.
     splits = hadron & ((charge == 0) | forward)
     light = (
         np.where(electromagnetic, 1.0, np.where(splits, HADRON_IN_CRYSTALS, 0.0))
@@ -127,14 +132,18 @@ def reconstruct(
 
 
 def _found(p, pt, eta, code, detector, rng):
-    """Which charged particles give a track: efficiency times a loss for those born deep inside the tracker."""
+    """Which charged particles give a track: efficiency times a loss for those born deep inside the
+    tracker.
+    """
     chance = detector.track_efficiency(np.where(p["charge"] != 0, pt, 0.0), eta, code)
     chance = chance * np.clip(1 - np.hypot(p["x"], p["y"]) / TRACKER_DEPTH, 0, 1)
     return rng.random(len(pt)) < chance
 
 
 def _at_calorimeter(p, pt, eta, phi, vertex_z, detector):
-    """Direction, as seen from the origin, of the point where each particle enters the calorimeter, and if it does."""
+    """Direction, as seen from the origin, of the point where each particle enters the calorimeter,
+    and if it does.
+    """
     radius, half_length = detector.calorimeter_radius, detector.calorimeter_z
     sinh = np.sinh(eta)
     curl = pt / (0.3 * detector.field)  # m
@@ -206,7 +215,9 @@ def _measure_tracks(p, i, pt, eta, phi, vertex_z, detector, rng):
 
 
 def _seen_from(eta, vertex_z, detector):
-    """Pseudorapidity of a point on the calorimeter as seen from a vertex [mm], given that from the origin."""
+    """Pseudorapidity of a point on the calorimeter as seen from a vertex [mm], given that from the
+    origin.
+    """
     sinh = np.sinh(eta)
     radius = np.minimum(
         detector.calorimeter_radius, detector.calorimeter_z / np.maximum(np.abs(sinh), 1e-9)
@@ -215,7 +226,9 @@ def _seen_from(eta, vertex_z, detector):
 
 
 def _clusters(d, cells, resolution, pdg_id, threshold, rng):
-    """Neutral candidates: the energy of each cell beyond the momentum of the tracks that point to it."""
+    """Neutral candidates: the energy of each cell beyond the momentum of the tracks that point to
+    it.
+    """
     cell = cells(d["eta"], d["phi"])
     _, first, inverse = np.unique(
         d["event"] * 10_000_000 + cell.key, return_index=True, return_inverse=True

@@ -1,9 +1,10 @@
-"""Calorimeter cells: from a direction to the cell it hits. Positions in eta and phi [rad], lengths in metres.
+"""Calorimeter cells: from a direction to the cell it hits. Positions in eta and phi [rad], lengths
+in metres.
 
-CMS: JINST 3 (2008) S08004. Barrel crystals are 1 degree in phi and 0.0174 in eta up to 1.479; endcap crystals sit
-on a square x-y grid of 28.62 mm at |z| = 3.154 m; hadronic towers are 0.087 x 5 degrees up to 1.74 and coarser
-beyond; the forward calorimeter covers 3 < |eta| < 5.2 in towers of 0.175 x 10 degrees.
-ATLAS: the granularity of the Delphes 3 ATLAS card (arXiv:1307.6346).
+CMS: JINST 3 (2008) S08004. Barrel crystals are 1 degree in phi and 0.0174 in eta up to 1.479;
+endcap crystals sit on a square x-y grid of 28.62 mm at |z| = 3.154 m; hadronic towers are 0.087 x 5
+degrees up to 1.74 and coarser beyond; the forward calorimeter covers 3 < |eta| < 5.2 in towers of
+0.175 x 10 degrees. ATLAS: the granularity of the Delphes 3 ATLAS card (arXiv:1307.6346).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _ATLAS_TOWER_EDGES = np.array([*(0.1 * np.arange(27)), 3.2])
 
 
 class Cells(NamedTuple):
-    """Cell of each direction: an integer key, the centre of the cell, and its smaller width in eta and phi."""
+    """Cell of each direction: an integer key, the centre of the cell, and its smaller width in eta
+    and phi.
+    """
 
     key: np.ndarray
     eta: np.ndarray
@@ -52,8 +55,9 @@ def _grid(eta, phi, edges, phi_width, offset) -> Cells:
 
 
 def cms_crystals(eta: np.ndarray, phi: np.ndarray) -> Cells:
-    """3 x 3 crystals make one cluster: its seed is above all of its eight neighbours (arXiv:1706.04965, section 3.4),
-    so that closer photons merge. The centre is that of the crystal that was hit first."""
+    """3 x 3 crystals make one cluster: its seed is above all of its eight neighbours
+    (arXiv:1706.04965, section 3.4), so that closer photons merge. The centre is that of the crystal
+    that was hit first."""
     barrel = np.abs(eta) < BARREL_END
     i, j = np.floor(eta / CRYSTAL).astype(np.int64), np.floor(phi / CRYSTAL).astype(np.int64)
     radius = ENDCAP_Z / np.sinh(np.maximum(np.abs(eta), 1.0))
@@ -88,7 +92,9 @@ def forward_towers(eta: np.ndarray, phi: np.ndarray) -> Cells:
 
 
 def atlas_crystals(eta: np.ndarray, phi: np.ndarray) -> Cells:
-    """Electromagnetic cells of the Delphes ATLAS card, 0.0174 x 1 degree up to |eta| = 3, merged 2 x 2."""
+    """Electromagnetic cells of the Delphes ATLAS card, 0.0174 x 1 degree up to |eta| = 3, merged 2
+    x 2.
+    """
     i, j = np.floor(eta / CRYSTAL).astype(np.int64), np.floor(phi / CRYSTAL).astype(np.int64)
     return Cells(
         (i // 2 + 200) * 1000 + j // 2 + 200,
@@ -106,7 +112,9 @@ def atlas_towers(eta: np.ndarray, phi: np.ndarray) -> Cells:
 
 
 def cms_dead(eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """True in a fixed, made-up set of 0.4 % of the 5 x 5-crystal trigger towers: the holes seen in real maps."""
+    """True in a fixed, made-up set of 0.4 % of the 5 x 5-crystal trigger towers: the holes seen in
+    real maps.
+    """
     tower = np.floor(eta / (5 * CRYSTAL)).astype(np.int64) * 97 + np.floor(
         phi / (5 * CRYSTAL)
     ).astype(np.int64)
@@ -115,7 +123,9 @@ def cms_dead(eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
 
 
 def cms_cracks(eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """Share of electromagnetic energy that is seen: lower in the barrel-endcap gap and between barrel modules."""
+    """Share of electromagnetic energy that is seen: lower in the barrel-endcap gap and between
+    barrel modules.
+    """
     near = np.abs(eta)
     between = np.abs((np.degrees(phi) + 10) % 20 - 10) < 0.25
     for edge in (0.0, 0.435, 0.783, 1.131):

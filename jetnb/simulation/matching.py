@@ -9,8 +9,9 @@ from jetnb.simulation.processes import Events
 
 
 def truth(jets: dict, events: Events, generated: dict, *, radius: float) -> dict:
-    """Simulation truth of each jet: parton_pdg_id, n_b_hadrons, n_c_hadrons, generated_pt, generated_mass,
-    and resonance_id: 6, 23, 24 or 25 where all visible decay partons of one such particle lie within radius, else 0.
+    """Simulation truth of each jet: parton_pdg_id, n_b_hadrons, n_c_hadrons, generated_pt,
+    generated_mass, and resonance_id: 6, 23, 24 or 25 where all visible decay partons of one such
+    particle lie within radius, else 0.
     """
     n = len(jets["pt"])
     i, j, _ = pairs(jets, events.partons, radius=radius)

@@ -1,4 +1,6 @@
-"""The parts of a sample: a chunk of a component each, made by a worker process, kept as a file until all are there."""
+"""The parts of a sample: a chunk of a component each, made by a worker process, kept as a file
+until all are there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ RECIPES = {**recipes.RECIPES, "pileup": pileup_jets.PileupRecipe()}
 
 
 def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
-    """Worker: one chunk of one component, in a file that is there when it is complete. Returns its jets."""
+    """Worker: one chunk of one component, in a file that is there when it is complete. Returns its
+    jets.
+    """
     _without_banner()
     recipe = RECIPES[name]
     component = recipe.components[c] if hasattr(recipe, "components") else None
@@ -128,7 +132,9 @@ def take(files: list[Path], start: int, stop: int) -> Iterator[tuple[dict, dict,
 
 
 def edges(files: list[Path], quota: int, n_blocks: int) -> list[int]:
-    """Where the blocks of a component begin and end: equal shares, moved on so that no event is cut in two."""
+    """Where the blocks of a component begin and end: equal shares, moved on so that no event is cut
+    in two.
+    """
     if not files:  # a small sample can have no jet of a rare component
         return [0] * (n_blocks + 1)
     events = []

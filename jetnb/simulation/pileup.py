@@ -1,4 +1,6 @@
-"""Pile-up: a pool of minimum-bias collisions laid over hard events, vertices along the beam, and PUPPI (arXiv:1407.6013)."""
+"""Pile-up: a pool of minimum-bias collisions laid over hard events, vertices along the beam, and
+PUPPI (arXiv:1407.6013).
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,22 @@ from jetnb.simulation.processes import generate, make_generator
 POOL_EVENTS, POOL_SEED = 6000, 20161
 VERTEX_EFFICIENCY = 0.7  # found collisions per collision in CMS, arXiv:1405.6569
 CONE = 0.4  # arXiv:2003.00503
-# Up to which |eta|; thresholds on weight * pt [GeV] = A + B * n_vertices; factors on median and RMS of alpha. Table 1 of
-# arXiv:2003.00503, but with lower thresholds beyond 2.5 (there 2.0 + 0.13 n), chosen to resemble later CMS processings.
+# Up to which |eta|; thresholds on weight * pt [GeV] = A + B * n_vertices; factors on median and RMS
+# of alpha. Table 1 of arXiv:2003.00503, but with lower thresholds beyond 2.5 (there 2.0 + 0.13 n),
+# chosen to resemble later CMS processings.
 REGIONS = ((2.5, 0.2, 0.015, 1.0, 1.0), (3.0, 1.7, 0.08, 0.9, 1.2), (10.0, 2.0, 0.08, 0.75, 0.95))
-# GeV, in the processing of 2016 data for the legacy (tune 15, CMS DP-2021-001): charged candidates above SURE count as
-# from the hard scatter, and the weight of neutral ones is at least (pt - SURE) / (SAFE - SURE).
+# GeV, in the processing of 2016 data for the legacy (tune 15, CMS DP-2021-001): charged candidates
+# above SURE count as from the hard scatter, and the weight of neutral ones is at least (pt - SURE)
+# / (SAFE - SURE).
 SURE, SAFE = 20.0, 200.0
 
 _POOL_FIELDS = ("px", "py", "pz", "energy", "pdg_id", "charge", "x", "y", "z")
 
 
 class Pool(NamedTuple):
-    """Minimum-bias events: particles as in processes.Events, offsets (n_events + 1), and the hardest scatter [GeV]."""
+    """Minimum-bias events: particles as in processes.Events, offsets (n_events + 1), and the
+    hardest scatter [GeV].
+    """
 
     particles: dict[str, np.ndarray]
     offsets: np.ndarray
@@ -75,9 +81,11 @@ def draw(
     eta_max: float,
     below: float = np.inf,
 ) -> dict:
-    """Particles of counts[i] pool events for each event i, each event turned by a random angle and perhaps mirrored.
+    """Particles of counts[i] pool events for each event i, each event turned by a random angle and
+    perhaps mirrored.
 
-    below [GeV]: only pool events whose hardest scatter is softer. ``vertex`` counts from 1 within each event.
+    below [GeV]: only pool events whose hardest scatter is softer. ``vertex`` counts from 1 within
+    each event.
     """
     allowed = np.flatnonzero(pool.pt_hat < below)
     chosen = allowed[rng.integers(0, len(allowed), counts.sum())]
@@ -110,7 +118,9 @@ def draw(
 
 
 class Vertices(NamedTuple):
-    """Collision points: z [mm] of vertex v of event e is z[start[e] + v]; v = 0 is the hard scatter."""
+    """Collision points: z [mm] of vertex v of event e is z[start[e] + v]; v = 0 is the hard
+    scatter.
+    """
 
     z: np.ndarray
     start: np.ndarray
@@ -146,7 +156,9 @@ def from_hard_vertex(
 
 @_compiled.njit()
 def _alpha(offsets, eta, phi, wanted, source, pt, cone):
-    """log of the sum of (pt / delta R)^2 over source candidates in the cone around each wanted one; -inf if none."""
+    """log of the sum of (pt / delta R)^2 over source candidates in the cone around each wanted one;
+    -inf if none.
+    """
     result = np.full(len(eta), -np.inf)
     for e in range(len(offsets) - 1):
         for i in range(offsets[e], offsets[e + 1]):
@@ -170,9 +182,10 @@ def _alpha(offsets, eta, phi, wanted, source, pt, cone):
 def puppi(c: dict, *, hard: np.ndarray, n_vertices: np.ndarray, near: np.ndarray) -> np.ndarray:
     """PUPPI weight of each candidate, in [0, 1].
 
-    c : candidates sorted by event (event, pt, eta, phi, charge); hard : charged and from the hard-scatter vertex;
-    n_vertices : (n_events,) found; near : candidates whose weight matters (others get 0), to save time.
-    Charged candidates get 1 or 0. Neutral ones are compared with the charged pile-up of their own event.
+    c : candidates sorted by event (event, pt, eta, phi, charge); hard : charged and from the
+    hard-scatter vertex; n_vertices : (n_events,) found; near : candidates whose weight matters
+    (others get 0), to save time. Charged candidates get 1 or 0. Neutral ones are compared with the
+    charged pile-up of their own event.
 
     Taught in notebook 02.
     """
@@ -227,7 +240,9 @@ def _pileup_shape(alpha, chosen, event, n_events):
 def near_jets(
     event: np.ndarray, eta: np.ndarray, phi: np.ndarray, jets: dict, *, radius: float
 ) -> np.ndarray:
-    """True for candidates within radius of any of the up to six leading jets of their event (jets sorted by pt)."""
+    """True for candidates within radius of any of the up to six leading jets of their event (jets
+    sorted by pt).
+    """
     first = np.searchsorted(jets["event"], event, "left")
     last = np.searchsorted(jets["event"], event, "right")
     result = np.zeros(len(event), bool)

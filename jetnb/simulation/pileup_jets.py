@@ -1,8 +1,10 @@
-"""The ``pileup`` sample: R = 0.4 jets as ATLAS sees them before pile-up rejection, their tracks, and JVT (arXiv:1510.03823).
+"""The ``pileup`` sample: R = 0.4 jets as ATLAS sees them before pile-up rejection, their tracks,
+and JVT (arXiv:1510.03823).
 
-Hard scatters are dijets, generated with a spectrum flattened by pt_hat^3 so that hard ones are not rare. Pile-up
-collisions come from the minimum-bias pool if their own hardest scatter is soft; the hard ones, which make pile-up jets,
-are generated afresh for every crossing, so that no such jet is ever used twice.
+Hard scatters are dijets, generated with a spectrum flattened by pt_hat^3 so that hard ones are not
+rare. Pile-up collisions come from the minimum-bias pool if their own hardest scatter is soft; the
+hard ones, which make pile-up jets, are generated afresh for every crossing, so that no such jet is
+ever used twice.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ NEIGHBOURS = 100
 
 
 class PileupRecipe(NamedTuple):
-    """Settings of the sample. pt in GeV, sigma_z in mm; pileup is the mean and the spread of collisions per crossing."""
+    """Settings of the sample. pt in GeV, sigma_z in mm; pileup is the mean and the spread of
+    collisions per crossing.
+    """
 
     name: str = "pileup"
     description: str = (
@@ -64,7 +68,8 @@ def make_chunk(
 ) -> tuple[dict, dict, np.ndarray]:
     """Jets of n_events crossings: columns (N,), constituents (T,) which are tracks, counts (N,).
 
-    pythia makes the hard scatters, hard_pythia (without underlying event) the hard pile-up collisions.
+    pythia makes the hard scatters, hard_pythia (without underlying event) the hard pile-up
+    collisions.
     """
     events = generate(pythia, n_events)
     hard = events.particles
@@ -105,7 +110,9 @@ def make_chunk(
 
 
 def _crossings(hard, recipe, hard_pythia, n_events, rng, pool):
-    """Hard scatter plus pile-up: soft collisions from the pool, hard ones fresh, each on top of a soft one."""
+    """Hard scatter plus pile-up: soft collisions from the pool, hard ones fresh, each on top of a
+    soft one.
+    """
     mean, spread = recipe.pileup
     mu = rng.gamma((mean / spread) ** 2, spread**2 / mean, n_events)
     n_pileup = rng.poisson(mu)
@@ -144,7 +151,9 @@ def _calibrated_jets(c: dict, recipe: PileupRecipe, n_events: int) -> dict:
 
 
 def _truth_label(jets: dict, generated: dict) -> np.ndarray:
-    """1: a particle-level hard-scatter jet above 10 GeV within 0.3; 0: none above 4 GeV within 0.6; else -1."""
+    """1: a particle-level hard-scatter jet above 10 GeV within 0.3; 0: none above 4 GeV within 0.6;
+    else -1.
+    """
     n = len(jets["pt"])
     i, j, distance = clustering.pairs(jets, generated, radius=0.6)
     near = np.bincount(i, minlength=n) > 0
@@ -171,8 +180,9 @@ def _jvf(jets: dict, jet: np.ndarray, row: np.ndarray, tracks: dict, primary: np
 def fit_jvt(columns: dict):
     """The function (corr_jvf, rpt, event) -> JVT in [0, 1], -0.1 without tracks.
 
-    JVT is the share of hard-scatter jets, both classes weighted equally, among the nearest neighbours in the plane
-    of corrJVF and RpT. Jets of odd events are judged by those of even events and vice versa, so none sees itself.
+    JVT is the share of hard-scatter jets, both classes weighted equally, among the nearest
+    neighbours in the plane of corrJVF and RpT. Jets of odd events are judged by those of even
+    events and vice versa, so none sees itself.
     """
     from sklearn.neighbors import KNeighborsClassifier
 

@@ -1,7 +1,7 @@
 """Pythia 8 (arXiv:2203.11601): the hard processes by name, and their events as flat numpy arrays.
 
-Pythia holds Python's interpreter lock while it generates, so a notebook that calls it directly freezes:
-``production.py`` runs this module in worker processes.
+Pythia holds Python's interpreter lock while it generates, so a notebook that calls it directly
+freezes: ``production.py`` runs this module in worker processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 
 from jetnb import packed
 
-# Higgs, W, Z and top are produced in pairs or with an invisible Z, so that the process alone decides what is in the jet.
+# Higgs, W, Z and top are produced in pairs or with an invisible Z, so that the process alone
+# decides what is in the jet.
 _Z_TO_NEUTRINOS = ("23:onMode=off", "23:onIfAny=12 14 16")
 _W_TO_QUARKS = ("24:onMode=off", "24:onIfAny=1 2 3 4 5")
 _TOP_PAIRS = ("Top:gg2ttbar=on", "Top:qqbar2ttbar=on")
@@ -64,9 +65,11 @@ _CHARGE_OF[list(_CHARGED)] = list(_CHARGED.values())
 
 
 class Events(NamedTuple):
-    """Generated events. Tables are dicts of equally long arrays with an ``event`` column, sorted by it.
+    """Generated events. Tables are dicts of equally long arrays with an ``event`` column, sorted by
+    it.
 
-    particles : visible stable particles: event, px, py, pz, energy [GeV], pdg_id, charge, x, y, z [mm, of production],
+    particles : visible stable particles: event, px, py, pz, energy [GeV], pdg_id, charge, x, y, z
+    [mm, of production],
                 vertex (0 for the hard scatter, 1.. for pile-up)
     partons   : outgoing partons and charged leptons of the hard process and of resonance decays:
                 event, px, py, pz, pdg_id, resonance (row of the resonance in the record, -1 if none), resonance_id
@@ -102,9 +105,9 @@ def make_generator(
 ):
     """A ready Pythia for one of PROCESSES.
 
-    long_lived: strange hadrons that fly out of the tracker stay, as in a real detector; else all decay, as by default.
-    seed is folded into Pythia's range; settings are further lines as in Pythia's manual; energy in GeV.
-    Raises ValueError naming the first setting that Pythia refuses.
+    long_lived: strange hadrons that fly out of the tracker stay, as in a real detector; else all
+    decay, as by default. seed is folded into Pythia's range; settings are further lines as in
+    Pythia's manual; energy in GeV. Raises ValueError naming the first setting that Pythia refuses.
     """
     import pythia8mc
 
@@ -130,7 +133,9 @@ def make_generator(
 
 
 def generate(pythia, n_events: int, *, eta_max: float = 5.0, pt_min: float = 0.1) -> Events:
-    """The next n_events of a generator as flat arrays (see Events); particles beyond eta_max or below pt_min are cut."""
+    """The next n_events of a generator as flat arrays (see Events); particles beyond eta_max or
+    below pt_min are cut.
+    """
     import awkward as ak
 
     batch = pythia.nextBatch(n_events)
@@ -178,7 +183,9 @@ def generate(pythia, n_events: int, *, eta_max: float = 5.0, pt_min: float = 0.1
 
 
 def _partons(row: dict) -> dict:
-    """Outgoing quarks, gluons and charged leptons of the hard process, each with the W, Z, H or top it came from."""
+    """Outgoing quarks, gluons and charged leptons of the hard process, each with the W, Z, H or top
+    it came from.
+    """
     i = np.flatnonzero(
         (row["status"] == -23) & ~np.isin(row["abs"], (12, 14, 16)) & (row["abs"] < 23)
     )

@@ -1,7 +1,9 @@
-"""Make a named sample: chunks in worker processes, kept as they come, joined into one store at the end.
+"""Make a named sample: chunks in worker processes, kept as they come, joined into one store at the
+end.
 
-Every chunk has a seed of its own, made from (seed, component, chunk), and chunks are joined in their order. So a sample
-depends on its name, size and seed alone: not on the number of processes, nor on how often it was interrupted.
+Every chunk has a seed of its own, made from (seed, component, chunk), and chunks are joined in
+their order. So a sample depends on its name, size and seed alone: not on the number of processes,
+nor on how often it was interrupted.
 """
 
 from __future__ import annotations
@@ -39,15 +41,17 @@ def simulate(
     processes: int | None = None,
     progress: bool = True,
 ) -> store.Store:
-    """Simulate a named sample and return its store, with n_jets jets, or a few more since events are kept whole.
+    """Simulate a named sample and return its store, with n_jets jets, or a few more since events
+    are kept whole.
 
     name      : "aoj", "jetclass", "toptagging", "hh4b" or "pileup"
-    path      : folder of the store, by default below the folder of derived data; or a .parquet file, then the jets
+    path      : folder of the store, by default below the folder of derived data; or a .parquet
+    file, then the jets
                 are also written to it in the compact form of the shipped samples
     processes : worker processes, by default one per core; the result does not depend on it
-    An interrupted call goes on where it stopped; what it left damaged is made again. Raises ValueError for an unknown
-    name, a size below 1, an existing store, parts left by other settings, or while another process makes the same
-    store; ModuleNotFoundError without Pythia or FastJet.
+    An interrupted call goes on where it stopped; what it left damaged is made again. Raises
+    ValueError for an unknown name, a size below 1, an existing store, parts left by other settings,
+    or while another process makes the same store; ModuleNotFoundError without Pythia or FastJet.
 
     Taught in notebook 00.
     """
@@ -162,7 +166,9 @@ def _settings(recipe) -> dict:
 
 
 def _claim(folder: Path, provenance: dict) -> None:
-    """Check that the parts in this folder belong to the same sample; those of which nobody knows are removed."""
+    """Check that the parts in this folder belong to the same sample; those of which nobody knows
+    are removed.
+    """
     wanted = json.dumps(provenance, sort_keys=True, indent=1)
     card = folder / "settings.json"
     before, why = None, f"{card} is missing"
@@ -201,7 +207,9 @@ def _quotas(recipe, n_jets: int) -> list[int]:
 
 
 def _run(recipe, quotas, seed, pool, folder, n_processes, progress) -> list[list[Path]]:
-    """Make chunks of every component until its quota is reached; files of each, in order, none more than needed."""
+    """Make chunks of every component until its quota is reached; files of each, in order, none more
+    than needed.
+    """
     counts: list[dict[int, int]] = [{} for _ in quotas]  # chunk -> jets
 
     def name(c, k):
@@ -261,7 +269,9 @@ def _chunks_needed(counts: dict[int, int], quota: int) -> int:
 
 
 def _next_chunk(recipe, quotas, counts, running, open_components) -> tuple[int, int]:
-    """The component that is expected to be furthest from its quota, and its first chunk not yet made."""
+    """The component that is expected to be furthest from its quota, and its first chunk not yet
+    made.
+    """
     guess = parts.EVENTS_PER_CHUNK * recipe.jets_per_event
 
     def expected(c):

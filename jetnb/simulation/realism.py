@@ -1,8 +1,10 @@
-"""How far simulated jets are from those that they imitate: a table of distances, and a classifier of one against other.
+"""How far simulated jets are from those that they imitate: a table of distances, and a classifier
+of one against other.
 
-``python -m jetnb.simulation.realism REAL OURS``, where REAL is a file of the published data set and OURS a file, a store
-or the name of a shipped sample. Everything is computed from the constituents, in the same way for both. Each distance
-stands beside its floor: what samples of these sizes, both simulated, give.
+``python -m jetnb.simulation.realism REAL OURS``, where REAL is a file of the published data set and
+OURS a file, a store or the name of a shipped sample. Everything is computed from the constituents,
+in the same way for both. Each distance stands beside its floor: what samples of these sizes, both
+simulated, give.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ N_FLOORS = 20
 
 
 class Row(NamedTuple):
-    """One feature of one class: medians, distance W1 in interquartile ranges of the real jets, and KS, each with the
-    mean and the 95 % limit of its floor."""
+    """One feature of one class: medians, distance W1 in interquartile ranges of the real jets, and
+    KS, each with the mean and the 95 % limit of its floor."""
 
     name: str
     feature: str
@@ -52,8 +54,9 @@ class Row(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """Area under the ROC curve of boosted trees on HIGH_LEVEL, or BY_TRACKS, real against ours, cross-validated; its
-    statistical error; and mean and spread of the area between simulated jets, in samples of the same sizes."""
+    """Area under the ROC curve of boosted trees on HIGH_LEVEL, or BY_TRACKS, real against ours,
+    cross-validated; its statistical error; and mean and spread of the area between simulated jets,
+    in samples of the same sizes."""
 
     name: str
     area: float
@@ -65,9 +68,10 @@ class Separation(NamedTuple):
 
 
 def features(sample: ak.Array) -> dict[str, np.ndarray]:
-    """Numbers of each jet (N,) that can be compared: HIGH_LEVEL, the pt of some constituents [GeV], how pt is spread,
-    and where they are there the share of charged constituents, impact parameters [mm] and PUPPI weights. Of jets with
-    stored BY_TRACKS only these, pt [GeV] and the number of vertices."""
+    """Numbers of each jet (N,) that can be compared: HIGH_LEVEL, the pt of some constituents [GeV],
+    how pt is spread, and where they are there the share of charged constituents, impact parameters
+    [mm] and PUPPI weights. Of jets with stored BY_TRACKS only these, pt [GeV] and the number of
+    vertices."""
     if set(BY_TRACKS) <= set(sample.fields):
         return {name: np.asarray(sample[name], float) for name in ("pt", "n_vertices", *BY_TRACKS)}
     weight = "puppi_weight" if "puppi_weight" in sample.constituents.fields else None
@@ -118,7 +122,9 @@ def features(sample: ak.Array) -> dict[str, np.ndarray]:
 def compare(
     real: dict, ours: dict, *, seed: int, name: str = "all"
 ) -> tuple[list[Row], Separation]:
-    """Rows for the features that both tables (see `features`) have, and how well the two can be told apart."""
+    """Rows for the features that both tables (see `features`) have, and how well the two can be
+    told apart.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for feature in real:
@@ -174,7 +180,9 @@ def _ks(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def separate(x: np.ndarray, y: np.ndarray, *, seed: int) -> tuple[float, float]:
-    """Area and its error for boosted trees that tell the rows of x from those of y, in five folds, both weighted alike."""
+    """Area and its error for boosted trees that tell the rows of x from those of y, in five folds,
+    both weighted alike.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold
 
@@ -202,7 +210,9 @@ def separate(x: np.ndarray, y: np.ndarray, *, seed: int) -> tuple[float, float]:
 def select(
     sample: ak.Array, name: str, *, pt_range=(0.0, np.inf), eta_max: float = np.inf
 ) -> ak.Array:
-    """Jets of a class (a pattern such as ``H*``; ``*`` for all, also unlabelled) within ranges of pt [GeV] and |eta|."""
+    """Jets of a class (a pattern such as ``H*``; ``*`` for all, also unlabelled) within ranges of
+    pt [GeV] and |eta|.
+    """
     chosen = (sample.pt >= pt_range[0]) & (sample.pt < pt_range[1]) & (abs(sample.eta) < eta_max)
     if name != "*":
         classes = [

@@ -1,4 +1,6 @@
-"""The named samples: which processes, which detector, which jets. ``production.simulate`` makes them."""
+"""The named samples: which processes, which detector, which jets. ``production.simulate`` makes
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from jetnb.simulation.response import CMS, Detector
 
 
 class Component(NamedTuple):
-    """One process of a sample. label is the class of its jets, "" where the truth of each jet decides.
+    """One process of a sample. label is the class of its jets, "" where the truth of each jet
+    decides.
 
     pt_hat [GeV] lies well below the jet window, so that no turn-on is left inside it.
-    resonance_id: keep only jets that hold all visible decay partons of a 6, 23, 24 or 25 (0: keep all).
+    resonance_id: keep only jets that hold all visible decay partons of a 6, 23, 24 or 25 (0: keep
+    all).
     """
 
     name: str
@@ -31,7 +35,9 @@ class Component(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A sample of jets. pt in GeV, sigma_z in mm; pileup is the mean and the spread of collisions per crossing."""
+    """A sample of jets. pt in GeV, sigma_z in mm; pileup is the mean and the spread of collisions
+    per crossing.
+    """
 
     name: str
     description: str
@@ -144,8 +150,9 @@ _TOPTAGGING = Recipe(
     "top and light jets at 14 TeV without pile-up, four-vectors only",
     "Top Quark Tagging Reference, arXiv:1902.09914",
     ("QCD", "TTBar"),
-    # With multiparton interactions, though its authors say without: in the published jets constituents below 1 GeV are
-    # as many as with them, at wide angles 1.8 times those without, and as evenly spread over the area of the jet.
+    # With multiparton interactions, though its authors say without: in the published jets
+    # constituents below 1 GeV are as many as with them, at wide angles 1.8 times those without, and
+    # as evenly spread over the area of the jet.
     (
         Component("light", "multijet", 0.5, 380.0, "QCD"),
         Component("top", "tt", 0.5, 380.0, "TTBar", 6),
@@ -182,7 +189,9 @@ _HH4B = Recipe(
 
 
 def flavour_label(truth: dict, classes: tuple[str, ...]) -> np.ndarray:
-    """Class of each jet from what is inside: a whole H -> bb, else the number of b and then c hadrons."""
+    """Class of each jet from what is inside: a whole H -> bb, else the number of b and then c
+    hadrons.
+    """
     n_b, n_c = truth["n_b_hadrons"], truth["n_c_hadrons"]
     name = np.select(
         [truth["resonance_id"] == 25, n_b >= 2, n_b == 1, n_c >= 2, n_c == 1],
@@ -201,7 +210,8 @@ def make_chunk(
     rng: np.random.Generator,
     pool: pileup.Pool | None = None,
 ) -> tuple[dict, dict, np.ndarray] | None:
-    """Generate n_events and return their jets: columns (N,), constituents (T,), counts (N,); None if there are none.
+    """Generate n_events and return their jets: columns (N,), constituents (T,), counts (N,); None
+    if there are none.
 
     Event numbers count from 0. Units as in names.py.
     """
@@ -276,7 +286,9 @@ def _preselect(events: Events, recipe: Recipe) -> tuple[np.ndarray, dict]:
 
 
 def _overlay(events, generated, keep, recipe, rng, pool):
-    """Lay pile-up over the events worth keeping. Its number per crossing follows a gamma-mixed Poisson."""
+    """Lay pile-up over the events worth keeping. Its number per crossing follows a gamma-mixed
+    Poisson.
+    """
     mean, spread = recipe.pileup
     mu = rng.gamma((mean / spread) ** 2, spread**2 / mean, events.n_events)
     counts = rng.poisson(mu) * keep

@@ -1,9 +1,11 @@
-"""How well each detector measures: efficiencies and resolutions as functions of pt [GeV], energy [GeV] and eta.
+"""How well each detector measures: efficiencies and resolutions as functions of pt [GeV], energy
+[GeV] and eta.
 
-CMS: tracking arXiv:1405.6569, electromagnetic calorimeter JINST 3 (2008) S08004 and arXiv:1306.2016, hadronic calorimeter
-and particle flow arXiv:1706.04965, forward calorimeter Eur. Phys. J. C 53 (2008) 139, muons arXiv:1804.04528.
-Where a paper shows a curve, the constants are a smooth description of it, good to a few per cent of the value.
-ATLAS: the Delphes 3 ATLAS card (arXiv:1307.6346).
+CMS: tracking arXiv:1405.6569, electromagnetic calorimeter JINST 3 (2008) S08004 and
+arXiv:1306.2016, hadronic calorimeter and particle flow arXiv:1706.04965, forward calorimeter Eur.
+Phys. J. C 53 (2008) 139, muons arXiv:1804.04528. Where a paper shows a curve, the constants are a
+smooth description of it, good to a few per cent of the value. ATLAS: the Delphes 3 ATLAS card
+(arXiv:1307.6346).
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ TRACKER_END = 2.5
 
 
 class Detector(NamedTuple):
-    """Everything the particle-flow code asks of a detector. Resolutions are absolute, in the unit of their argument."""
+    """Everything the particle-flow code asks of a detector. Resolutions are absolute, in the unit
+    of their argument.
+    """
 
     name: str
     field: float  # tesla
@@ -43,7 +47,9 @@ def _quadrature(*terms):
 
 
 def _cms_track_efficiency(pt, eta, code):
-    """Pions lose 3 to 10 % to nuclear interactions in the material, which is thickest near |eta| = 1.5."""
+    """Pions lose 3 to 10 % to nuclear interactions in the material, which is thickest near |eta| =
+    1.5.
+    """
     near = np.abs(eta)
     pion = np.interp(near, [0, 0.9, 1.5, 2.0, 2.5], [0.97, 0.96, 0.93, 0.93, 0.89])
     plateau = np.where(code == 13, 0.99, np.where(code == 11, 0.95, pion))
@@ -65,7 +71,9 @@ def _cms_dz_resolution(pt, eta):
 
 
 def _cms_electromagnetic_resolution(energy, eta):
-    """2.8 %/sqrt(E) + 0.3 % + 12 % / E in the barrel test beam; in place, material and ageing double the constant term."""
+    """2.8 %/sqrt(E) + 0.3 % + 12 % / E in the barrel test beam; in place, material and ageing
+    double the constant term.
+    """
     near, forward = np.abs(eta), np.abs(eta) >= geometry.FORWARD_START
     constant = np.where(near < geometry.BARREL_END, 0.006, 0.015)
     stochastic = np.where(near < geometry.BARREL_END, 0.028, 0.05)
@@ -111,7 +119,9 @@ CMS = Detector(
 
 
 def _atlas_track_efficiency(pt, eta, code):
-    """The card's values for hadrons (electrons taken alike) and muons; tracks below 0.5 GeV are not looked for."""
+    """The card's values for hadrons (electrons taken alike) and muons; tracks below 0.5 GeV are not
+    looked for.
+    """
     central, hard = np.abs(eta) < 1.5, pt > 1.0
     hadron = np.where(central, np.where(hard, 0.95, 0.70), np.where(hard, 0.85, 0.60))
     muon = np.where(central, np.where(hard, 0.99, 0.75), np.where(hard, 0.98, 0.70))
@@ -119,7 +129,9 @@ def _atlas_track_efficiency(pt, eta, code):
 
 
 def _atlas_track_resolution(pt, eta):
-    """In |eta| < 0.5, < 1.5 and beyond the card's constants for muons, for all: those for hadrons, 6 to 25 %, are not ATLAS'."""
+    """In |eta| < 0.5, < 1.5 and beyond the card's constants for muons, for all: those for hadrons,
+    6 to 25 %, are not ATLAS'.
+    """
     i = np.searchsorted([0.5, 1.5], np.abs(eta))
     return _quadrature(
         np.array([0.010, 0.015, 0.025])[i], np.array([1.0e-4, 1.5e-4, 3.5e-4])[i] * pt

@@ -1,1 +1,3 @@
-"""Pretraining strategies, one module each: an `nn.Module` with `loss(batch)`; the loop is `training.fit`."""
+"""Pretraining strategies, one module each: an `nn.Module` with `loss(batch)`; the loop is
+`training.fit`.
+"""

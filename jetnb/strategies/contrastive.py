@@ -1,7 +1,8 @@
-"""Contrastive pretraining: two views of one jet shall be near each other, and views of different jets far apart.
+"""Contrastive pretraining: two views of one jet shall be near each other, and views of different
+jets far apart.
 
-The loss of SimCLR, the two numbers that say what it reaches (alignment and uniformity), a monitor of collapse, and
-JetCLR, which puts them together with the symmetries of `jetnb.augment`.
+The loss of SimCLR, the two numbers that say what it reaches (alignment and uniformity), a monitor
+of collapse, and JetCLR, which puts them together with the symmetries of `jetnb.augment`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from jetnb.models.particles import FromParticles
 def nt_xent(
     z1: Tensor, z2: Tensor, *, temperature: float = 0.1, chunk: int | None = None
 ) -> Tensor:
-    """Contrastive loss of SimCLR between two views of the same jets: a classification of each view's partner.
+    """Contrastive loss of SimCLR between two views of the same jets: a classification of each
+    view's partner.
 
-    `z1`, `z2` (B, D): embeddings, of any length, row b of both from jet b. Similarity is the cosine over
-    `temperature`, the candidates are the 2 B - 1 other views, the mean is over all 2 B. At least float32, also under
-    autocast. With `chunk` so many rows of similarities are held at a time: memory grows with B and not with its
-    square, the value is the same up to rounding, and the gradient can be taken once. Returns the loss, a scalar.
-    Raises ValueError for shapes that differ, no jets, or a temperature or chunk that is not positive. Source:
-    2002.05709, equation 1; the temperature is that of 2108.04253. Taught in notebook 07.
+    `z1`, `z2` (B, D): embeddings, of any length, row b of both from jet b. Similarity is the cosine
+    over `temperature`, the candidates are the 2 B - 1 other views, the mean is over all 2 B. At
+    least float32, also under autocast. With `chunk` so many rows of similarities are held at a
+    time: memory grows with B and not with its square, the value is the same up to rounding, and the
+    gradient can be taken once. Returns the loss, a scalar. Raises ValueError for shapes that
+    differ, no jets, or a temperature or chunk that is not positive. Source: 2002.05709, equation 1;
+    the temperature is that of 2108.04253. Taught in notebook 07.
 
     >>> z = torch.eye(2)
     >>> round(float(nt_xent(z, z, temperature=1.0)), 4)  # log(1 + 2 / e)
@@ -53,10 +56,12 @@ def nt_xent(
 
 
 def alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2.0) -> Tensor:
-    """How far apart the two views of a jet are on the unit sphere: 0 where all agree, 4 where they are opposite.
+    """How far apart the two views of a jet are on the unit sphere: 0 where all agree, 4 where they
+    are opposite.
 
-    `z1`, `z2` (B, D): embeddings of any length. Returns the mean of the distance to the power `alpha`, a scalar.
-    Raises ValueError for shapes that differ or no jets. Source: 2005.10242, section 4.1. Taught in notebook 07.
+    `z1`, `z2` (B, D): embeddings of any length. Returns the mean of the distance to the power
+    `alpha`, a scalar. Raises ValueError for shapes that differ or no jets. Source: 2005.10242,
+    section 4.1. Taught in notebook 07.
     """
     _same_shape(z1, z2)
     with torch.autocast(z1.device.type, enabled=False):
@@ -64,11 +69,12 @@ def alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2.0) -> Tensor:
 
 
 def uniformity(z: Tensor, *, t: float = 2.0) -> Tensor:
-    """How evenly embeddings fill the unit sphere: 0 where all are in one point, -2 t where all pairs are at 90 degrees.
+    """How evenly embeddings fill the unit sphere: 0 where all are in one point, -2 t where all
+    pairs are at 90 degrees.
 
-    `z` (B, D): embeddings of any length. Returns the log of the mean of exp(-t x distance squared) over all pairs of
-    different jets, a scalar. Raises ValueError for fewer than two jets. Source: 2005.10242, section 4.1.
-    Taught in notebook 07.
+    `z` (B, D): embeddings of any length. Returns the log of the mean of exp(-t x distance squared)
+    over all pairs of different jets, a scalar. Raises ValueError for fewer than two jets. Source:
+    2005.10242, section 4.1. Taught in notebook 07.
     """
     n = len(z)
     if z.ndim != 2 or n < 2:
@@ -83,11 +89,12 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def embedding_rank(z: Tensor) -> Tensor:
-    """Over how many directions embeddings spread: 1 where they collapsed to a line, at most min(B, D).
+    """Over how many directions embeddings spread: 1 where they collapsed to a line, at most min(B,
+    D).
 
-    `z` (B, D). Returns the exponential of the entropy of the singular values of `z` less its mean, a scalar; 0 where
-    all are equal up to rounding. Source: RankMe, 2210.02885, equation 1, there without taking the mean off.
-    Taught in notebook 07.
+    `z` (B, D). Returns the exponential of the entropy of the singular values of `z` less its mean,
+    a scalar; 0 where all are equal up to rounding. Source: RankMe, 2210.02885, equation 1, there
+    without taking the mean off. Taught in notebook 07.
     """
     rounding, z = 4 * torch.finfo(z.dtype).eps, z.double()
     centred = z - z.mean(0)
@@ -100,12 +107,13 @@ def embedding_rank(z: Tensor) -> Tensor:
 class JetCLR(nn.Module):
     """Contrastive pretraining of an encoder with the symmetries of jets.
 
-    `encoder(particles (T, 3), offsets (B + 1,))` returns (constituents (T, D), jets (B, D)), as that of
-    `jetnb.models.particles.FromParticles`; its jets vector is the representation that is kept. `dim`: D, that of the
-    encoder unless given. `hidden` and `output`: widths of the projection head, which serves the loss only.
-    `views(particles, offsets, generator=)` returns two batches; others than the default leave symmetries out.
-    `temperature` and `chunk` are those of `nt_xent`. Source: 2108.04253, for whose settings D = hidden = output =
-    1000. Taught in notebook 07.
+    `encoder(particles (T, 3), offsets (B + 1,))` returns (constituents (T, D), jets (B, D)), as
+    that of `jetnb.models.particles.FromParticles`; its jets vector is the representation that is
+    kept. `dim`: D, that of the encoder unless given. `hidden` and `output`: widths of the
+    projection head, which serves the loss only. `views(particles, offsets, generator=)` returns two
+    batches; others than the default leave symmetries out. `temperature` and `chunk` are those of
+    `nt_xent`. Source: 2108.04253, for whose settings D = hidden = output = 1000. Taught in notebook
+    07.
     """
 
     TITLE = "JetCLR, arXiv:2108.04253"
@@ -137,7 +145,9 @@ class JetCLR(nn.Module):
     def make(
         cls, *, encoder: Mapping, views: Mapping, hardest: int | None, temperature: float
     ) -> JetCLR:
-        """For `pretraining.pretrain`: a transformer of particles; views: settings of `augment.views`."""
+        """For `pretraining.pretrain`: a transformer of particles; views: settings of
+        `augment.views`.
+        """
         model = cls(
             FromParticles(Transformer(**encoder)),
             temperature=temperature,
@@ -156,10 +166,11 @@ class JetCLR(nn.Module):
     ) -> Tensor:
         """Contrastive loss of a batch, a scalar.
 
-        `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in `jetnb.augment`; targets
-        after them are not looked at. `generator` draws the views; None is torch's global one, from which dropout
-        draws too. Raises ValueError for a malformed or an empty batch, and for one jet, which has nothing to be told
-        from: its loss is 0 whatever the weights. Taught in notebook 07.
+        `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in
+        `jetnb.augment`; targets after them are not looked at. `generator` draws the views; None is
+        torch's global one, from which dropout draws too. Raises ValueError for a malformed or an
+        empty batch, and for one jet, which has nothing to be told from: its loss is 0 whatever the
+        weights. Taught in notebook 07.
         """
         particles, offsets, *_ = batch
         if len(offsets) == 2:
@@ -175,11 +186,12 @@ class JetCLR(nn.Module):
         return nt_xent(z1, z2, temperature=self.temperature, chunk=self.chunk)
 
     def monitors(self) -> dict[str, float]:
-        """What the last batch of `loss` says about alignment and collapse; nothing is computed before this is called.
+        """What the last batch of `loss` says about alignment and collapse; nothing is computed
+        before this is called.
 
-        Returns `alignment` and `uniformity` of the projections, `rank` and `variance` (mean over dimensions) of the
-        first views' representation. Collapse is a uniformity near 0, a rank near 1 or a variance near 0. Raises
-        RuntimeError before the first loss. Taught in notebook 07.
+        Returns `alignment` and `uniformity` of the projections, `rank` and `variance` (mean over
+        dimensions) of the first views' representation. Collapse is a uniformity near 0, a rank near
+        1 or a variance near 0. Raises RuntimeError before the first loss. Taught in notebook 07.
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
@@ -194,7 +206,9 @@ class JetCLR(nn.Module):
 
 
 class _ChunkedLogSumExp(torch.autograd.Function):
-    """Mean over rows of the log-sum-exp of their similarities to all others; its gradient is made on the way."""
+    """Mean over rows of the log-sum-exp of their similarities to all others; its gradient is made
+    on the way.
+    """
 
     @staticmethod
     def forward(ctx, z: Tensor, temperature: float, chunk: int) -> Tensor:

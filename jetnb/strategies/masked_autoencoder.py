@@ -1,8 +1,9 @@
 """Masked autoencoder: hide some tracks of a jet, and let the others say what they were.
 
-Only real tracks are masked, since packed batches have no others. The encoder sees the visible tracks; a decoder gets a
-learned token in the place of each hidden one, and what the encoder says: either of each visible track, or of the whole
-jet, by its pooled vector alone. arXiv:2111.06377 for images; for jets see also arXiv:2401.13537.
+Only real tracks are masked, since packed batches have no others. The encoder sees the visible
+tracks; a decoder gets a learned token in the place of each hidden one, and what the encoder says:
+either of each visible track, or of the whole jet, by its pooled vector alone. arXiv:2111.06377 for
+images; for jets see also arXiv:2401.13537.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def draw_mask(
 ) -> Tensor:
     """Choose the tracks to hide, at random in each jet: (T,) True where hidden.
 
-    offsets: (B + 1,) of a packed batch. ratio: share to hide of the n tracks of a jet; `ratio` n is rounded up or down
-    at random, so that its mean is right, but one track at least stays visible. All jets at once, without a loop, and
-    on the CPU: how many are hidden decides how long arrays are, and asking a GPU means waiting for it.
-    generator: torch's own if None. device: of the mask. Raises ValueError for a ratio outside (0, 1).
-    Taught in notebook 10.
+    offsets: (B + 1,) of a packed batch. ratio: share to hide of the n tracks of a jet; `ratio` n is
+    rounded up or down at random, so that its mean is right, but one track at least stays visible.
+    All jets at once, without a loop, and on the CPU: how many are hidden decides how long arrays
+    are, and asking a GPU means waiting for it. generator: torch's own if None. device: of the mask.
+    Raises ValueError for a ratio outside (0, 1). Taught in notebook 10.
 
     >>> draw_mask(torch.tensor([0, 4, 10]), 0.5).sum()
     tensor(5)
@@ -60,7 +61,8 @@ def draw_mask(
         ratio * lengths + torch.rand(len(lengths), generator=generator, dtype=torch.float64).numpy()
     )
     hidden = np.minimum(np.floor(share).astype(np.int64), np.maximum(lengths - 1, 0))  # (B,)
-    # Random numbers from 0 to 1 above the number of the jet: sorted, jets stay together, and tracks are shuffled.
+    # Random numbers from 0 to 1 above the number of the jet: sorted, jets stay together, and tracks
+    # are shuffled.
     jet = packed.jet_of(lengths)
     order = np.argsort(jet + torch.rand(len(jet), generator=generator, dtype=torch.float64).numpy())
     place = (
@@ -72,21 +74,25 @@ def draw_mask(
 
 
 def slot_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
-    """Mean squared error of hidden tracks (M, K), each compared with the track of its own place. A scalar.
+    """Mean squared error of hidden tracks (M, K), each compared with the track of its own place. A
+    scalar.
 
-    found, target: (M, K) of the same shape, offsets (B + 1,) of the hidden tracks of each jet. The mean is over
-    tracks and features. Raises ValueError for other shapes and no tracks. Taught in notebook 10.
+    found, target: (M, K) of the same shape, offsets (B + 1,) of the hidden tracks of each jet. The
+    mean is over tracks and features. Raises ValueError for other shapes and no tracks. Taught in
+    notebook 10.
     """
     _fits(found, target, offsets)
     return F.mse_loss(wide(found), wide(target))
 
 
 def chamfer_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
-    """Chamfer distance of two sets of tracks for each jet: to each the nearest of the other, both ways. A scalar.
+    """Chamfer distance of two sets of tracks for each jet: to each the nearest of the other, both
+    ways. A scalar.
 
-    Arguments and errors as for `slot_loss`, but no order is looked at. Squared distances are means over features; the
-    result is half the sum of the two directions, each a mean over all tracks. Several found tracks may share one
-    target, so it never exceeds `hungarian_loss`. arXiv:1612.00603 (equation 1). Taught in notebook 10.
+    Arguments and errors as for `slot_loss`, but no order is looked at. Squared distances are means
+    over features; the result is half the sum of the two directions, each a mean over all tracks.
+    Several found tracks may share one target, so it never exceeds `hungarian_loss`.
+    arXiv:1612.00603 (equation 1). Taught in notebook 10.
     """
     _fits(found, target, offsets)
     (a, mask), (b, _) = (pad(wide(one), offsets) for one in (found, target))  # (B, P, K)
@@ -97,11 +103,12 @@ def chamfer_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
 
 
 def hungarian_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
-    """Mean squared error of hidden tracks under the pairing, one to one within each jet, that makes it the smallest.
+    """Mean squared error of hidden tracks under the pairing, one to one within each jet, that makes
+    it the smallest.
 
-    Arguments and errors as for `slot_loss`, but no order is looked at. The pairing is found without gradients, by
-    `scipy.optimize.linear_sum_assignment`, one jet after the other on the CPU, for which a GPU has to wait. A scalar.
-    Taught in notebook 10.
+    Arguments and errors as for `slot_loss`, but no order is looked at. The pairing is found without
+    gradients, by `scipy.optimize.linear_sum_assignment`, one jet after the other on the CPU, for
+    which a GPU has to wait. A scalar. Taught in notebook 10.
     """
     _fits(found, target, offsets)
     with torch.no_grad():
@@ -119,17 +126,18 @@ def hungarian_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
 class MaskedAutoencoder(nn.Module):
     """Pretraining of an encoder by reconstruction of hidden tracks.
 
-    encoder: encoder(x (T, F), offsets) -> tracks (T, D), jets (B, D), with the attribute `dim`, such as those of
-    `jetnb.models.encoder`. decoder: of the same kind, from D features; its vectors of tracks become the
-    reconstruction by a linear layer. n_features: F.
+    encoder: encoder(x (T, F), offsets) -> tracks (T, D), jets (B, D), with the attribute `dim`,
+    such as those of `jetnb.models.encoder`. decoder: of the same kind, from D features; its vectors
+    of tracks become the reconstruction by a linear layer. n_features: F.
 
-    reads: what the decoder sees of the encoder. "tracks": the vectors of the visible tracks, in their places, beside
-    the tokens of the hidden ones; the decoder must let tracks see each other. "jet": the pooled vector of the jet,
-    added to each token; then what is used later is what was trained. ratio: as for `draw_mask`.
-    tokens: "one" for all hidden tracks, or one for each "slot", the place of the track in its jet by falling pt; from
-    n_slots on tracks share the last. With one token all hidden tracks of a jet get the same reconstruction.
-    loss_of: `slot_loss`, `chamfer_loss`, `hungarian_loss`, or another function of the same arguments.
-    targets: columns of x to reconstruct; None is all. Raises ValueError for arguments that do not fit.
+    reads: what the decoder sees of the encoder. "tracks": the vectors of the visible tracks, in
+    their places, beside the tokens of the hidden ones; the decoder must let tracks see each other.
+    "jet": the pooled vector of the jet, added to each token; then what is used later is what was
+    trained. ratio: as for `draw_mask`. tokens: "one" for all hidden tracks, or one for each "slot",
+    the place of the track in its jet by falling pt; from n_slots on tracks share the last. With one
+    token all hidden tracks of a jet get the same reconstruction. loss_of: `slot_loss`,
+    `chamfer_loss`, `hungarian_loss`, or another function of the same arguments. targets: columns of
+    x to reconstruct; None is all. Raises ValueError for arguments that do not fit.
     arXiv:2111.06377. Taught in notebook 10.
     """
 
@@ -189,7 +197,9 @@ class MaskedAutoencoder(nn.Module):
     def make(
         cls, *, encoder: Mapping, decoder: Mapping, hardest: int | None, **options
     ) -> MaskedAutoencoder:
-        """For `pretraining.pretrain`: transformers; the encoder reads particles and makes their features itself."""
+        """For `pretraining.pretrain`: transformers; the encoder reads particles and makes their
+        features itself.
+        """
         body = FromParticles(Transformer(**encoder))
         model = cls(
             body,
@@ -209,9 +219,9 @@ class MaskedAutoencoder(nn.Module):
     def reconstruct(self, x: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the visible tracks say of the hidden ones.
 
-        x (T, F), offsets (B + 1,), mask (T,) True where hidden, both best left on the CPU. Returns the reconstruction
-        (M, K) of the M hidden tracks in their order, K target columns, and the jets (B, D) by the encoder, from
-        visible tracks alone.
+        x (T, F), offsets (B + 1,), mask (T,) True where hidden, both best left on the CPU. Returns
+        the reconstruction (M, K) of the M hidden tracks in their order, K target columns, and the
+        jets (B, D) by the encoder, from visible tracks alone.
         """
 
         def ours(rows: np.ndarray) -> Tensor:
@@ -238,8 +248,9 @@ class MaskedAutoencoder(nn.Module):
     ) -> Tensor:
         """Loss of reconstruction of a batch, a scalar.
 
-        batch: tracks (T, F), scaled, and offsets (B + 1,); targets after them are not looked at. generator draws what
-        is hidden. Raises ValueError for a malformed batch and one in which no track can be hidden.
+        batch: tracks (T, F), scaled, and offsets (B + 1,); targets after them are not looked at.
+        generator draws what is hidden. Raises ValueError for a malformed batch and one in which no
+        track can be hidden.
         """
         x, offsets, *_ = batch
         mask = draw_mask(offsets, self.ratio, generator=generator)
@@ -249,7 +260,8 @@ class MaskedAutoencoder(nn.Module):
                 "with less than two"
             )
         found, jets = self.reconstruct(x, offsets, mask)
-        # An encoder of particles scales their features itself; what is to be found are scaled features, too.
+        # An encoder of particles scales their features itself; what is to be found are scaled
+        # features, too.
         scaled = self.encoder.scaled(x, offsets) if isinstance(self.encoder, FromParticles) else x
         columns = torch.stack(
             [scaled[:, column] for column in self.targets], 1
@@ -261,9 +273,9 @@ class MaskedAutoencoder(nn.Module):
     def monitors(self) -> dict[str, float]:
         """What the last batch of `loss` says: of reconstruction, and of collapse.
 
-        Returns `explained`, the share of the variance of the hidden tracks that is reconstructed (0 for a guess at
-        their mean), and `rank` and `variance` (mean over dimensions) of the vectors of jets. Raises RuntimeError
-        before the first loss.
+        Returns `explained`, the share of the variance of the hidden tracks that is reconstructed (0
+        for a guess at their mean), and `rank` and `variance` (mean over dimensions) of the vectors
+        of jets. Raises RuntimeError before the first loss.
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")

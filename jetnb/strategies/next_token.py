@@ -1,4 +1,6 @@
-"""Next-token prediction, OmniJet-alpha: jets become tokens, a generator learns what comes next, and draws new jets."""
+"""Next-token prediction, OmniJet-alpha: jets become tokens, a generator learns what comes next, and
+draws new jets.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,14 @@ SIZES = {"dim": 128, "n_layers": 3, "n_heads": 4}
 
 
 class NextToken(nn.Module):
-    """A tokenizer, which is kept as it is, and a generator of its tokens, which learns: one checkpoint holds both.
+    """A tokenizer, which is kept as it is, and a generator of its tokens, which learns: one
+    checkpoint holds both.
 
-    tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. turn: in training each jet is
-    turned about its axis by any angle, and every other one mirrored, before tokens are made of it, so that no jet is
-    seen twice; a choice of ours. The encoder that a tagger can be made of is `generator.encoder`; it reads tokens.
-    arXiv:2403.05618. Taught in notebook 05, turn in notebook 06.
+    tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. turn: in
+    training each jet is turned about its axis by any angle, and every other one mirrored, before
+    tokens are made of it, so that no jet is seen twice; a choice of ours. The encoder that a tagger
+    can be made of is `generator.encoder`; it reads tokens. arXiv:2403.05618. Taught in notebook 05,
+    turn in notebook 06.
     """
 
     TITLE, SETTINGS = "next token, arXiv:2403.05618", {"codes": None, "sizes": SIZES, "turn": False}
@@ -63,13 +67,16 @@ class NextToken(nn.Module):
         return batches.Packed(tokens[:, None], offsets, jets.label)
 
     def data(self, jets: ak.Array) -> batches.Packed:
-        """N jets as data for training: their tokens, or with turn their particles, see `tokenizer.particles`."""
+        """N jets as data for training: their tokens, or with turn their particles, see
+        `tokenizer.particles`.
+        """
         if not self.turn:
             return self.tokens(jets)
         return batches.Packed(*tokenizer.particles(jets, self.tokenizer.extras), jets.label)
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
-        """Mean cross-entropy of the next token, see `Generator.loss`. batch: of `data`; generator: draws the angles.
+        """Mean cross-entropy of the next token, see `Generator.loss`. batch: of `data`; generator:
+        draws the angles.
 
         Jets are turned in training mode only.
         """
@@ -86,11 +93,13 @@ class NextToken(nn.Module):
         return self.generator.monitors()
 
     def draw(self, n_jets: int, *, seed: int, provenance: Mapping, **options) -> ak.Array:
-        """New jets about the axis eta = phi = 0, at most n_jets: those whose first token is stop have no constituents.
+        """New jets about the axis eta = phi = 0, at most n_jets: those whose first token is stop
+        have no constituents.
 
-        provenance: of the jets that it was trained on; what returns says that it is generated, and from which. Tokens
-        that occur twice in a jet stay two constituents, so that their number is what was learned of stop.
-        options: those of `sampling.generate`, such as temperature. Taught in notebook 05.
+        provenance: of the jets that it was trained on; what returns says that it is generated, and
+        from which. Tokens that occur twice in a jet stay two constituents, so that their number is
+        what was learned of stop. options: those of `sampling.generate`, such as temperature. Taught
+        in notebook 05.
         """
         tokens, offsets = sampling.generate(self.generator, n_jets, seed=seed, **options)
         lengths = np.diff(offsets.numpy())
@@ -105,7 +114,9 @@ class NextToken(nn.Module):
 
 
 def build(settings: Mapping, *, seed: int) -> NextToken:
-    """A new one with random weights; settings: {"tokenizer": those of `Tokenizer`, "generator": sizes, "turn": ...}."""
+    """A new one with random weights; settings: {"tokenizer": those of `Tokenizer`, "generator":
+    sizes, "turn": ...}.
+    """
     parts = tokenizer.build(settings["tokenizer"], seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -113,5 +124,7 @@ def build(settings: Mapping, *, seed: int) -> NextToken:
 
 
 def load(path) -> tuple[NextToken, dict]:
-    """The model of the checkpoint at `path`, in evaluation mode, and its card. Raises as `checkpoints.restore` does."""
+    """The model of the checkpoint at `path`, in evaluation mode, and its card. Raises as
+    `checkpoints.restore` does.
+    """
     return checkpoints.restore(path, build, name="next_token")

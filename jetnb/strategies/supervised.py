@@ -1,4 +1,6 @@
-"""Supervised pretraining: the classes of a labelled sample, as a ceiling for what does without labels."""
+"""Supervised pretraining: the classes of a labelled sample, as a ceiling for what does without
+labels.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from jetnb.models.particles import FromParticles
 
 
 class Supervised(heads.Classifier):
-    """An encoder of particles that learns to tell the classes of its sample. arXiv:2202.03772 (section 5.3)."""
+    """An encoder of particles that learns to tell the classes of its sample. arXiv:2202.03772
+    (section 5.3).
+    """
 
     TITLE = "supervised, all classes of the sample"
     SETTINGS = {

@@ -1,4 +1,5 @@
-"""Substructure: groomed mass, N-subjettiness, energy correlations, the other high-level features of jets, and images.
+"""Substructure: groomed mass, N-subjettiness, energy correlations, the other high-level features of
+jets, and images.
 
 features: what each name means, over blocks of jets. kernels: clustering and axes, compiled.
 """

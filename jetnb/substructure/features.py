@@ -1,9 +1,10 @@
-"""Substructure: groomed mass, N-subjettiness, energy correlations, the other high-level features of jets, and images.
+"""Substructure: groomed mass, N-subjettiness, energy correlations, the other high-level features of
+jets, and images.
 
-Everything is computed from the constituents, so it can be had in the same way for data, simulation and generated jets.
-Definitions and angles are those of FastJet and fjcontrib: rapidity of constituents that have the mass their energy
-gives them, not pseudorapidity; pt as the weight; clustering with a radius beyond any jet, so that all of it is used.
-FastJet itself is not needed.
+Everything is computed from the constituents, so it can be had in the same way for data, simulation
+and generated jets. Definitions and angles are those of FastJet and fjcontrib: rapidity of
+constituents that have the mass their energy gives them, not pseudorapidity; pt as the weight;
+clustering with a radius beyond any jet, so that all of it is used. FastJet itself is not needed.
 """
 
 from __future__ import annotations
@@ -83,27 +84,30 @@ def compute(
     """High-level features of each jet, computed from its constituents: the HLF table.
 
     jets: N jets, of which the constituents alone are used (pt, energy in GeV, eta, phi in rad).
-    features: names out of `FEATURES`, all without; then `jet_charge` is left out where constituents have no charge.
-    axes: a key of `AXES`, which says what each is; never compare taus of different axes. radius: R0 of N-subjettiness
-    and soft drop. beta, softdrop_beta, correlation_beta: angular exponents of N-subjettiness, soft drop and e2, e3.
-    kappa: exponent of the jet charge. weights: None, or the field of the constituents, such as "puppi_weight", that
-    multiplies their four-momenta; constituents of weight 0 are left out, of `n_constituents` also.
-    threads: how many to work in, all cores for None; the result does not depend on it.
+    features: names out of `FEATURES`, all without; then `jet_charge` is left out where constituents
+    have no charge. axes: a key of `AXES`, which says what each is; never compare taus of different
+    axes. radius: R0 of N-subjettiness and soft drop. beta, softdrop_beta, correlation_beta: angular
+    exponents of N-subjettiness, soft drop and e2, e3. kappa: exponent of the jet charge. weights:
+    None, or the field of the constituents, such as "puppi_weight", that multiplies their
+    four-momenta; constituents of weight 0 are left out, of `n_constituents` also. threads: how many
+    to work in, all cores for None; the result does not depend on it.
 
-    Returns {feature: (N,) float64, n_constituents int64}, in the order asked for. `jets["d2"] = table["d2"]` adds one
-    to the jets, `pandas.DataFrame(table)` shows them. They are:
+    Returns {feature: (N,) float64, n_constituents int64}, in the order asked for.
+    `jets["d2"] = table["d2"]` adds one to the jets, `pandas.DataFrame(table)` shows them. They are:
     pt, eta, phi, mass of the sum of the constituents [GeV, 1, rad, GeV];
-    softdrop_mass [GeV] after Cambridge/Aachen, at the first splitting with z > z_cut (Delta R / radius)^softdrop_beta
-    along the harder branch, arXiv:1402.2657 (eq. 1.1); where there is none, the last constituent of that branch;
-    tau1..tau4: sum of pt times (distance to the nearest of N axes)^beta, over sum of pt times radius^beta,
-    arXiv:1011.2268; tau21 = tau2 / tau1, tau32 = tau3 / tau2;
-    e2, e3: energy correlation functions in shares of the sum of pt, and d2 = e3 / e2^3, arXiv:1409.6298;
-    n_constituents; ptd = sqrt(sum of pt^2) / sum of pt; girth: mean distance to the jet axis, weighted by pt;
-    jet_charge: sum of charge times pt^kappa, over (jet pt)^kappa, arXiv:1209.2421, in e.
+    softdrop_mass [GeV] after Cambridge/Aachen, at the first splitting with z > z_cut (Delta R /
+    radius)^softdrop_beta along the harder branch, arXiv:1402.2657 (eq. 1.1); where there is none,
+    the last constituent of that branch; tau1..tau4: sum of pt times (distance to the nearest of N
+    axes)^beta, over sum of pt times radius^beta, arXiv:1011.2268; tau21 = tau2 / tau1, tau32 = tau3
+    / tau2; e2, e3: energy correlation functions in shares of the sum of pt, and d2 = e3 / e2^3,
+    arXiv:1409.6298; n_constituents; ptd = sqrt(sum of pt^2) / sum of pt; girth: mean distance to
+    the jet axis, weighted by pt; jet_charge: sum of charge times pt^kappa, over (jet pt)^kappa,
+    arXiv:1209.2421, in e.
 
-    Always finite: tau_N is 0 for at most N constituents, e2 for one, e3 for two, and a ratio is 0 where its denominator
-    is; a jet without constituents has 0 everywhere. Raises `ValueError` for an unknown name, a setting out of range,
-    a field that is missing, and a constituent that is not finite, has no pt or energy, or a negative weight.
+    Always finite: tau_N is 0 for at most N constituents, e2 for one, e3 for two, and a ratio is 0
+    where its denominator is; a jet without constituents has 0 everywhere. Raises `ValueError` for
+    an unknown name, a setting out of range, a field that is missing, and a constituent that is not
+    finite, has no pt or energy, or a negative weight.
 
     >>> import jetnb
     >>> jets = jetnb.load("jetclass")[:100]
@@ -163,9 +167,10 @@ def images(
 ) -> np.ndarray:
     """Jet images: pt of the constituents around the axis of their sum, in eta and phi.
 
-    jets: N jets. n_bins: pixels along each side, which runs from -radius to radius. weights: as for `compute`.
-    Returns (N, n_bins, n_bins) float32 in GeV, axes (jet, delta eta, delta phi), neither rotated nor scaled; what is
-    outside the square is left out. Raises `ValueError` as `compute` does. arXiv:1407.5675. Taught in notebook 03.
+    jets: N jets. n_bins: pixels along each side, which runs from -radius to radius. weights: as for
+    `compute`. Returns (N, n_bins, n_bins) float32 in GeV, axes (jet, delta eta, delta phi), neither
+    rotated nor scaled; what is outside the square is left out. Raises `ValueError` as `compute`
+    does. arXiv:1407.5675. Taught in notebook 03.
     """
     if n_bins < 1 or not 0 < radius < np.inf:
         raise ValueError(
@@ -188,15 +193,18 @@ def images(
 
 
 def decluster(jets: ak.Array) -> tuple[ak.Array, ak.Array]:
-    """Undo the Cambridge/Aachen clustering of each jet, splitting by splitting along the harder branch.
+    """Undo the Cambridge/Aachen clustering of each jet, splitting by splitting along the harder
+    branch.
 
-    jets: N jets, of which the constituents alone are used, as in `compute`. Returns (splittings, step).
-    splittings: (N, n_splittings) records, the widest first: delta_r between the two branches, in rapidity and phi; z,
-    the share of the softer one in the sum of their pt; kt = delta_r times the pt of the softer one [GeV]; mass and pt
-    of the branch that splits [GeV]. Soft drop stops at the first with z > z_cut, and the mass there is its mass.
-    step: (N, n_constituents) int64, the number of the splitting whose softer branch holds the constituent,
-    n_splittings for the one that is left in the end. log(1/delta_r) and log(kt) are the primary Lund plane,
-    arXiv:1807.04758 (section 2). Raises `ValueError` as `compute` does. Taught in notebook 03.
+    jets: N jets, of which the constituents alone are used, as in `compute`. Returns (splittings,
+    step). splittings: (N, n_splittings) records, the widest first: delta_r between the two
+    branches, in rapidity and phi; z, the share of the softer one in the sum of their pt; kt =
+    delta_r times the pt of the softer one [GeV]; mass and pt of the branch that splits [GeV]. Soft
+    drop stops at the first with z > z_cut, and the mass there is its mass. step: (N,
+    n_constituents) int64, the number of the splitting whose softer branch holds the constituent,
+    n_splittings for the one that is left in the end. log(1/delta_r) and log(kt) are the primary
+    Lund plane, arXiv:1807.04758 (section 2). Raises `ValueError` as `compute` does. Taught in
+    notebook 03.
     """
     splittings, steps = [], []
     for block in _blocks(jets, None, False):
@@ -216,7 +224,9 @@ def _fields(jets: ak.Array) -> list[str]:
 
 
 def _blocks(jets: ak.Array, weights: str | None, charge: bool) -> list[tuple]:
-    """(counts, columns, weight, charge) of blocks of jets, as they are stored; at least one block, maybe empty."""
+    """(counts, columns, weight, charge) of blocks of jets, as they are stored; at least one block,
+    maybe empty.
+    """
     needed = [
         *jetnb.jets.CONSTITUENTS_NEED,
         *([weights] if weights else []),

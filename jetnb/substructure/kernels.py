@@ -1,7 +1,9 @@
-"""Compiled kernels of `substructure`: sequential clustering, soft drop, N-subjettiness, energy correlations.
+"""Compiled kernels of `substructure`: sequential clustering, soft drop, N-subjettiness, energy
+correlations.
 
-All work on float64, jet after jet, without the GIL; offsets (N+1,) say where each jet starts. Angles are taken as
-FastJet takes them: rapidity of the massive constituents, and azimuth around the circle.
+All work on float64, jet after jet, without the GIL; offsets (N+1,) say where each jet starts.
+Angles are taken as FastJet takes them: rapidity of the massive constituents, and azimuth around the
+circle.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ compiled = _compiled.njit(nogil=True, error_model="numpy")
 
 @njit(inline="always")
 def _squared(rapidity, phi, other_rapidity, other_phi):
-    """Squared distance; the shorter way round without a branch, for which the loops are several times faster."""
+    """Squared distance; the shorter way round without a branch, for which the loops are several
+    times faster.
+    """
     across = abs(phi - other_phi)
     across = min(across, 2 * math.pi - across)
     return (rapidity - other_rapidity) ** 2 + across * across
@@ -29,7 +33,9 @@ def _squared(rapidity, phi, other_rapidity, other_phi):
 
 @compiled
 def _rapidity(pt2, pz, energy):
-    """Rapidity as FastJet has it: a negative squared mass counts as none, a momentum along the beam as 1e5."""
+    """Rapidity as FastJet has it: a negative squared mass counts as none, a momentum along the beam
+    as 1e5.
+    """
     if pt2 == 0 and energy == abs(pz):
         return math.copysign(1e5 + abs(pz), pz)
     mass2 = max((energy + pz) * (energy - pz) - pt2, 0.0)
@@ -70,7 +76,9 @@ def _start(offsets, jet, pt, rapidity, phi, momenta, nodes, work):
 
 @compiled
 def _nearest(k, m, rapidity, phi, limit):
-    """Squared distance to, and index of, the nearest of m clusters to cluster k; -1 where none is within the limit."""
+    """Squared distance to, and index of, the nearest of m clusters to cluster k; -1 where none is
+    within the limit.
+    """
     near, at = limit, -1
     for low, high in ((0, k), (k + 1, m)):
         for j in range(low, high):
@@ -84,14 +92,15 @@ def _nearest(k, m, rapidity, phi, limit):
 def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudorapidity):
     """Cluster n particles until one is left, and note what there was on the way.
 
-    kt: distances of the kT algorithm, else those of Cambridge/Aachen. winner: winner-take-all recombination, else
-    E scheme. limit: squared radius; a cluster without a neighbour within it goes to the beam. momenta: (2n, 4) px, py,
-    pz, energy, of which the first n rows are given; with the E scheme each merger adds one, and its `parents` (2n, 2).
-    work: (6, n), of which rapidity, phi and pt are given. axes: where the last k clusters are goes to axes[k - 1], in
-    pseudorapidity if asked for. Returns the row of the last cluster.
+    kt: distances of the kT algorithm, else those of Cambridge/Aachen. winner: winner-take-all
+    recombination, else E scheme. limit: squared radius; a cluster without a neighbour within it
+    goes to the beam. momenta: (2n, 4) px, py, pz, energy, of which the first n rows are given; with
+    the E scheme each merger adds one, and its `parents` (2n, 2). work: (6, n), of which rapidity,
+    phi and pt are given. axes: where the last k clusters are goes to axes[k - 1], in pseudorapidity
+    if asked for. Returns the row of the last cluster.
 
-    Each cluster knows its nearest neighbour; that the smallest distance is one to a nearest neighbour in angle also
-    holds for kT (arXiv:hep-ph/0512210), hence n^2 and not n^3 steps.
+    Each cluster knows its nearest neighbour; that the smallest distance is one to a nearest
+    neighbour in angle also holds for kT (arXiv:hep-ph/0512210), hence n^2 and not n^3 steps.
     """
     rapidity, phi, pt, weight, near, distance = work[0], work[1], work[2], work[3], work[4], work[5]
     neighbour, row = index[0], index[1]
@@ -161,7 +170,7 @@ def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudora
             old = neighbour[i]
             if i == a and not alone:
                 continue
-            if old == a or old == b:
+            if old in (a, b):
                 near[i], neighbour[i] = _nearest(i, m, rapidity, phi, limit)
                 distance[i] = near[i] * (
                     min(weight[i], weight[neighbour[i]]) if neighbour[i] >= 0 else weight[i]
@@ -210,7 +219,9 @@ def _groomed_mass2(top, n, z_cut, beta, radius, momenta, parents):
 
 @compiled
 def _minimise(k, start, stop, pt, rapidity, phi, beta, axes, new):
-    """Move k axes to a minimum of tau (arXiv:1108.2701), step by step until they move by less than the accuracy."""
+    """Move k axes to a minimum of tau (arXiv:1108.2701), step by step until they move by less than
+    the accuracy.
+    """
     for _ in range(PASSES):
         for q in range(k):
             new[q, 0] = new[q, 1] = new[q, 2] = 0.0
@@ -285,10 +296,12 @@ def softdrop(offsets, pt, rapidity, phi, momenta, z_cut, beta, radius, out):
 
 @compiled
 def decluster(offsets, pt, rapidity, phi, momenta, out, n_steps, step):
-    """Undo Cambridge/Aachen along the harder branch, one row of out (T, 5) a splitting: delta_r, z, kt, mass, pt.
+    """Undo Cambridge/Aachen along the harder branch, one row of out (T, 5) a splitting: delta_r, z,
+    kt, mass, pt.
 
-    A jet of n constituents has at most n - 1 splittings, in the rows of its constituents; n_steps (N,) says how many.
-    step (T,): at which of them a constituent is in the softer branch, n_steps for the one that is left in the end.
+    A jet of n constituents has at most n - 1 splittings, in the rows of its constituents; n_steps
+    (N,) says how many. step (T,): at which of them a constituent is in the softer branch, n_steps
+    for the one that is left in the end.
     """
     nodes, parents, work, index = _room(offsets)
     axes, stack = np.empty((N_AXES, N_AXES, 2)), np.empty(2 * _longest(offsets), np.int64)
@@ -337,7 +350,9 @@ def decluster(offsets, pt, rapidity, phi, momenta, out, n_steps, step):
 
 @_compiled.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _triangles(n, link):
-    """Sum over i < j < k of link[i, j] link[i, k] link[j, k]: sums in any order, and so several at a time."""
+    """Sum over i < j < k of link[i, j] link[i, k] link[j, k]: sums in any order, and so several at
+    a time.
+    """
     total = 0.0
     for i in range(n):
         for j in range(i + 1, n):
@@ -350,7 +365,9 @@ def _triangles(n, link):
 
 @compiled
 def correlations(offsets, pt, rapidity, phi, beta, three, out):
-    """e2 and, if `three`, e3 of each jet (arXiv:1409.6298, eq. 1 and 2) into out (N, 2); 0 for too few constituents."""
+    """e2 and, if `three`, e3 of each jet (arXiv:1409.6298, eq. 1 and 2) into out (N, 2); 0 for too
+    few constituents.
+    """
     longest = _longest(offsets)
     link = np.empty((longest, longest))
     for jet in range(len(out)):

@@ -1,4 +1,6 @@
-"""What tells the data of a training from others of the same size: a few numbers, from a bounded sample of them."""
+"""What tells the data of a training from others of the same size: a few numbers, from a bounded
+sample of them.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ TOLERANCE = 1e-6  # of a sum: features that another processor has computed diffe
 
 
 def of(data) -> dict:
-    """A record, for JSON, of up to 4096 jets of `data` (see `jetnb.inputs.batches`), made in milliseconds.
+    """A record, for JSON, of up to 4096 jets of `data` (see `jetnb.inputs.batches`), made in
+    milliseconds.
 
-    exact: a hash of the number of jets, of shapes, and of all integers, so of offsets and labels. sums: for each block
-    and each tensor of other numbers, their sum weighted by place and the sum of their magnitudes.
+    exact: a hash of the number of jets, of shapes, and of all integers, so of offsets and labels.
+    sums: for each block and each tensor of other numbers, their sum weighted by place and the sum
+    of their magnitudes.
     """
     n, digest, sums = len(data), hashlib.blake2b(digest_size=16), []
     step = JETS if n <= BLOCKS * JETS else (n - JETS) / (BLOCKS - 1)

@@ -1,7 +1,8 @@
-"""Training: `fit(model, data, epochs=..., seed=...)`, the one loop, from a laptop to many GPUs, on Lightning Fabric.
+"""Training: `fit(model, data, epochs=..., seed=...)`, the one loop, from a laptop to many GPUs, on
+Lightning Fabric.
 
-A model is an `nn.Module` with `loss(batch, *, generator=None)`, which returns a scalar; every strategy and every
-classifier is one. Data are those of `jetnb.inputs.batches`.
+A model is an `nn.Module` with `loss(batch, *, generator=None)`, which returns a scalar; every
+strategy and every classifier is one. Data are those of `jetnb.inputs.batches`.
 """
 
 from __future__ import annotations
@@ -55,54 +56,60 @@ def fit(
     watch: Callable[[dict], Any] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train `model` on `data`, in place, and return what happened. The model is left in eval mode, on its device.
+    """Train `model` on `data`, in place, and return what happened. The model is left in eval mode,
+    on its device.
 
-    model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()` -> dict of numbers
-    about the last batch, which are recorded every epoch. data: see `jetnb.inputs.batches`; its batches reach the model as
-    tuples of tensors, the offsets on the CPU and all else on the device. epochs or steps: one of them.
-    batch_size: jets per step, over all devices.
+    model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()`
+    -> dict of numbers about the last batch, which are recorded every epoch. data: see
+    `jetnb.inputs.batches`; its batches reach the model as tuples of tensors, the offsets on the CPU
+    and all else on the device. epochs or steps: one of them. batch_size: jets per step, over all
+    devices.
 
-    The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all steps) and falls to
-    zero on a cosine. weight_decay spares biases and norms. clip: largest norm of the gradient; None is 1, and with
-    16-mixed 0.1. parameters: param groups, dicts of "params" and, where they differ, "lr" and "weight_decay".
-    seed: order of jets, augmentation and dropout; initial weights are those of `model`. The same seed gives the same
-    numbers on the same CPU with the same number of threads; on a GPU sums over a jet have no fixed order. torch's
-    global generator is left as it was.
+    The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all
+    steps) and falls to zero on a cosine. weight_decay spares biases and norms. clip: largest norm
+    of the gradient; None is 1, and with 16-mixed 0.1. parameters: param groups, dicts of "params"
+    and, where they differ, "lr" and "weight_decay". seed: order of jets, augmentation and dropout;
+    initial weights are those of `model`. The same seed gives the same numbers on the same CPU with
+    the same number of threads; on a GPU sums over a jet have no fixed order. torch's global
+    generator is left as it was.
 
-    validation: data on which the mean loss is taken after every epoch, in eval mode and with the same random numbers
-    each time. measure(model): more numbers to take then. keep: "best" ends with the weights of the epoch that is best
-    by "validation_loss" (the lowest), or by the number `best_by` of `measure` (the highest), the first of equals;
-    "last", or no validation, with the last ones. patience: end after so many epochs in a row without a better one.
+    validation: data on which the mean loss is taken after every epoch, in eval mode and with the
+    same random numbers each time. measure(model): more numbers to take then. keep: "best" ends with
+    the weights of the epoch that is best by "validation_loss" (the lowest), or by the number
+    `best_by` of `measure` (the highest), the first of equals; "last", or no validation, with the
+    last ones. patience: end after so many epochs in a row without a better one.
 
-    path: folder for checkpoints, of every epoch, every `save_every` steps and, at the next record, after every minute,
-    see `jetnb.checkpoints`; `card` is added to theirs. The history grows in the file `<path>.history.jsonl` beside it.
-    One training at a time writes there. resume: go on where the checkpoint at `path` is, if there is one, as if nothing
-    had happened; a finished training is loaded and returned. Data are compared with those of the checkpoint: their
-    number, and labels, numbers of constituents and features of up to 4096 jets, evenly over them.
-    log_every: steps between records. watch(record): called after each, the last of an epoch with
-    its validation too;
-    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of JupyterLab), after the
-    step that is under way: what was learned is kept. So it is, at `path`, with SIGTERM, which then ends the process.
-    progress: show a bar.
+    path: folder for checkpoints, of every epoch, every `save_every` steps and, at the next record,
+    after every minute, see `jetnb.checkpoints`; `card` is added to theirs. The history grows in the
+    file `<path>.history.jsonl` beside it. One training at a time writes there. resume: go on where
+    the checkpoint at `path` is, if there is one, as if nothing had happened; a finished training is
+    loaded and returned. Data are compared with those of the checkpoint: their number, and labels,
+    numbers of constituents and features of up to 4096 jets, evenly over them. log_every: steps
+    between records. watch(record): called after each, the last of an epoch with its validation too;
+    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of
+    JupyterLab), after the step that is under way: what was learned is kept. So it is, at `path`,
+    with SIGTERM, which then ends the process. progress: show a bar.
 
-    precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed", "auto", 4, 1,
-    "ddp". precision "tf32" is "32-true" where factors of matrix products on a GPU are rounded to TensorFloat-32, with
-    10 bits of mantissa in place of 23: several times as quick from NVIDIA's Ampere on, and all else is float32.
-    With several devices each takes its share of each batch: the gradient is that of one device as long as the
-    loss is a mean over jets. A contrastive loss sees only the negatives of its own share. compile: use torch.compile,
-    which takes up to minutes to begin, for what lies between attentions, or for all of a model that has no attention of
-    ours. Measure before you use it: on an H200 a transformer of 2 million weights was slower with it in float32, TF32
-    and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a Particle Transformer quicker (8 200, not 7 000).
-    On a CPU, a network of less than a million weights trains on at most two threads, and on one unless OMP_WAIT_POLICY
-    is PASSIVE, as `start.py` and `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own
-    OMP_NUM_THREADS or torch.set_num_threads win.
+    precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed",
+    "auto", 4, 1, "ddp". precision "tf32" is "32-true" where factors of matrix products on a GPU are
+    rounded to TensorFloat-32, with 10 bits of mantissa in place of 23: several times as quick from
+    NVIDIA's Ampere on, and all else is float32. With several devices each takes its share of each
+    batch: the gradient is that of one device as long as the loss is a mean over jets. A contrastive
+    loss sees only the negatives of its own share. compile: use torch.compile, which takes up to
+    minutes to begin, for what lies between attentions, or for all of a model that has no attention
+    of ours. Measure before you use it: on an H200 a transformer of 2 million weights was slower
+    with it in float32, TF32 and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a Particle
+    Transformer quicker (8 200, not 7 000). On a CPU, a network of less than a million weights
+    trains on at most two threads, and on one unless OMP_WAIT_POLICY is PASSIVE, as `start.py` and
+    `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own OMP_NUM_THREADS
+    or torch.set_num_threads win.
 
-    Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a path to which
-    another process trains, and a checkpoint that cannot be written; `FileExistsError` where there is one and resume is
-    False; `FloatingPointError` at the next record after a loss or gradient that is not
-    finite; no step with such a gradient changes the weights. With 16-mixed these steps are skipped, counted, and end
-    the training only when 50 follow on each other. Warns, once each, of gradients that explode and of collapse.
-    Taught in notebook 07.
+    Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a
+    path to which another process trains, and a checkpoint that cannot be written; `FileExistsError`
+    where there is one and resume is False; `FloatingPointError` at the next record after a loss or
+    gradient that is not finite; no step with such a gradient changes the weights. With 16-mixed
+    these steps are skipped, counted, and end the training only when 50 follow on each other. Warns,
+    once each, of gradients that explode and of collapse. Taught in notebook 07.
     """
     arguments = dict(
         epochs=epochs,
@@ -246,7 +253,9 @@ def _check(model, data, validation, measure, arguments: dict, save_every, log_ev
 
 @contextlib.contextmanager
 def _quiet():
-    """Leave out what Lightning says about devices and ranks: a notebook wants the history and nothing else."""
+    """Leave out what Lightning says about devices and ranks: a notebook wants the history and
+    nothing else.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     try:

@@ -17,12 +17,13 @@ FIELDS = {
 
 @dataclass
 class History:
-    """Records of a training. `reason`: why it ended, "finished", "patience", "watch", "interrupted"; "" while it runs.
+    """Records of a training. `reason`: why it ended, "finished", "patience", "watch",
+    "interrupted"; "" while it runs.
 
-    steps: one dict per logged step: step (steps done), epoch (from 1), loss (mean since the record before), lr,
-    gradient_norm (mean, before clipping), skipped (steps so far without a finite gradient).
-    epochs: one dict per epoch: epoch, step, loss, validation_loss, measures, monitors, seconds (since the start).
-    Taught in notebook 07.
+    steps: one dict per logged step: step (steps done), epoch (from 1), loss (mean since the record
+    before), lr, gradient_norm (mean, before clipping), skipped (steps so far without a finite
+    gradient). epochs: one dict per epoch: epoch, step, loss, validation_loss, measures, monitors,
+    seconds (since the start). Taught in notebook 07.
     """
 
     steps: list[dict] = field(default_factory=list)
@@ -48,9 +49,11 @@ def append(file: Path, kind: str, record: dict) -> None:
 
 
 def read(path) -> History:
-    """The history so far of the training with checkpoint `path`, which may still run, or have been killed.
+    """The history so far of the training with checkpoint `path`, which may still run, or have been
+    killed.
 
-    Empty where there is none. Raises `ValueError` naming the line that is no record. Taught in notebook 16.
+    Empty where there is none. Raises `ValueError` naming the line that is no record. Taught in
+    notebook 16.
     """
     history, file = History(), file_of(path)
     whole, newline, _ = (file.read_bytes() if file.exists() else b"").rpartition(
@@ -70,7 +73,9 @@ def read(path) -> History:
 
 
 def rewind(path, step: int, epochs: int) -> History:
-    """Cut the history of `path` back to what a checkpoint after `step` steps and `epochs` whole epochs knows."""
+    """Cut the history of `path` back to what a checkpoint after `step` steps and `epochs` whole
+    epochs knows.
+    """
     history = read(path)
     history.steps = [record for record in history.steps if record["step"] <= step]
     history.epochs = history.epochs[:epochs]

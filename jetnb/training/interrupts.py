@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM, heard at moments at which a training can stop and go on later as if nothing had happened."""
+"""Ctrl-C and SIGTERM, heard at moments at which a training can stop and go on later as if nothing
+had happened.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from collections.abc import Iterator, Sequence
 
 
 class Interrupts:
-    """In its `with` block these `signals` do nothing until `check` is called, which then raises `KeyboardInterrupt`.
+    """In its `with` block these `signals` do nothing until `check` is called, which then raises
+    `KeyboardInterrupt`.
 
-    `asked` is the last that came, or None. A second Ctrl-C raises at once. Signals that were ignored stay so. Outside
-    of the main thread, where Python hears none, nothing changes.
+    `asked` is the last that came, or None. A second Ctrl-C raises at once. Signals that were
+    ignored stay so. Outside of the main thread, where Python hears none, nothing changes.
     """
 
     def __init__(self, signals: Sequence[signal.Signals]):

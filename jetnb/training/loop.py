@@ -207,7 +207,9 @@ class Training:
             self._save()
 
     def _batches(self, data, whole: list[np.ndarray]):
-        """This process's share of each batch, on the device, and its weight in the mean over processes."""
+        """This process's share of each batch, on the device, and its weight in the mean over
+        processes.
+        """
         rank, n = self.fabric.global_rank, self.fabric.world_size
         mine = [indices[rank::n] for indices in whole]
         gpu = self.fabric.device.type == "cuda"
@@ -246,7 +248,9 @@ class Training:
         self.pending.append((loss.detach() if share == 1 else share * loss.detach(), norm))
 
     def _draw_from(self, *what) -> None:
-        """Make all random numbers that follow a function of the seed and of `what`, so there is no state to save."""
+        """Make all random numbers that follow a function of the seed and of `what`, so there is no
+        state to save.
+        """
         text = " ".join(map(str, (self.seed, *what)))
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
         self.generator.manual_seed(seed)
@@ -390,7 +394,9 @@ class Training:
             history.append(history.file_of(self.path), kind, record)
 
     def _save(self) -> None:
-        """Checkpoint: the weights to keep so far, and, until the training is done, all that it needs to go on."""
+        """Checkpoint: the weights to keep so far, and, until the training is done, all that it
+        needs to go on.
+        """
         began = time.perf_counter()
         if self.path is not None and self.fabric.is_global_zero:
             epochs = self.history.epochs

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 
 def learning_rate(step: int, n_steps: int, warmup: float = 0.05) -> float:
-    """What the learning rate is multiplied with at `step` (from 0) of `n_steps`: linear warm-up, then a cosine to zero.
+    """What the learning rate is multiplied with at `step` (from 0) of `n_steps`: linear warm-up,
+    then a cosine to zero.
 
     warmup: share of all steps. Returns a number from 0 to 1. Taught in notebook 07.
 
@@ -26,7 +27,9 @@ def learning_rate(step: int, n_steps: int, warmup: float = 0.05) -> float:
 def groups(
     model: nn.Module, parameters: Sequence[dict] | None, lr: float, weight_decay: float
 ) -> list[dict]:
-    """Param groups for the optimiser, each in two: matrices, which decay, and biases and norms, which do not."""
+    """Param groups for the optimiser, each in two: matrices, which decay, and biases and norms,
+    which do not.
+    """
     found, named = (
         [],
         {id(value): name for name, value in model.named_parameters() if value.requires_grad},

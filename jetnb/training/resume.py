@@ -16,7 +16,9 @@ TRAINED = {"steps": int, "epochs": int, "seconds": (int, float), "reason": str}
 
 
 def is_done(path) -> bool:
-    """Whether the training with checkpoint `path` has ended, so that it is only loaded and nothing written."""
+    """Whether the training with checkpoint `path` has ended, so that it is only loaded and nothing
+    written.
+    """
     try:
         return checkpoints.read_card(path)["trained"]["reason"] in DONE
     except (OSError, ValueError, KeyError, TypeError):

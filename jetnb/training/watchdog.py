@@ -1,4 +1,6 @@
-"""What can go wrong in a training, and how its user hears of it: once, with the numbers and with what to try."""
+"""What can go wrong in a training, and how its user hears of it: once, with the numbers and with
+what to try.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ NUMBERS = ("in_a_row", "last_good", "largest_variance", "epochs_flat")  # to rem
 
 
 class Watchdog:
-    """Looks at losses, gradient norms and monitors. `tolerant`: steps that are not finite are skipped, not fatal."""
+    """Looks at losses, gradient norms and monitors. `tolerant`: steps that are not finite are
+    skipped, not fatal.
+    """
 
     def __init__(self, *, tolerant: bool):
         self.tolerant, self.skipped, self.in_a_row, self.last_good = tolerant, 0, 0, math.nan
@@ -35,7 +39,9 @@ class Watchdog:
     def look(
         self, losses: Sequence[float], norms: Sequence[float], first: int, *, epoch: int, lr: float
     ) -> list[int]:
-        """Which of the steps from `first` (from 0) on were finite. Raises `FloatingPointError` where training fails."""
+        """Which of the steps from `first` (from 0) on were finite. Raises `FloatingPointError`
+        where training fails.
+        """
         good = []
         for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if math.isfinite(loss) and math.isfinite(norm):

@@ -1,7 +1,8 @@
 """Interactive panels: controls above a picture, redrawn as PNG bytes in an `ipywidgets.Image`.
 
-`ipywidgets.Output` and `interact` are avoided: they flicker, and stall a notebook that runs without a browser.
-Each panel has its drawing function beside it, which draws the same figure on a page without a kernel.
+`ipywidgets.Output` and `interact` are avoided: they flicker, and stall a notebook that runs without
+a browser. Each panel has its drawing function beside it, which draws the same figure on a page
+without a kernel.
 """
 
 from jetnb.widgets.brushing import brush, draw_brush

@@ -1,4 +1,6 @@
-"""Linked brushing: drag over one distribution of jets, and all others, a map and an event display follow."""
+"""Linked brushing: drag over one distribution of jets, and all others, a map and an event display
+follow.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +194,9 @@ class _Board:
         return mask
 
     def _event(self, mask) -> None:
-        """The event of the hardest jet that is selected: its jets, hardest first, and their constituents."""
+        """The event of the hardest jet that is selected: its jets, hardest first, and their
+        constituents.
+        """
         ax = self.display
         ax.clear()
         ax.set(xlim=self.extent[:2], ylim=self.extent[2:])
@@ -240,11 +244,13 @@ _COLOUR_OF = {code: kind.colour for kind in names.PARTICLES.values() for code in
 
 
 def draw_brush(ax, jets, *, ranges: Mapping | None = None, features=None):
-    """Draw what the panel of `brush` shows for `ranges`, on `ax` of 10.3 x 5.9 inches; returns `ax`.
+    """Draw what the panel of `brush` shows for `ranges`, on `ax` of 10.3 x 5.9 inches; returns
+    `ax`.
 
-    ranges: {name of a feature, "eta" or "phi": (low, high)}, low <= value < high, as dragging sets them; "eta" and
-    "phi" go together. features: up to six jet fields; those of `BRUSHED` that the jets have without.
-    Raises ValueError for a feature that the jets lack, and for a range of none of them. Taught in notebook 01.
+    ranges: {name of a feature, "eta" or "phi": (low, high)}, low <= value < high, as dragging sets
+    them; "eta" and "phi" go together. features: up to six jet fields; those of `BRUSHED` that the
+    jets have without. Raises ValueError for a feature that the jets lack, and for a range of none
+    of them. Taught in notebook 01.
     """
     with mpl.rc_context(_QUICK):
         board = _Board(ax, jets, features)
@@ -263,14 +269,15 @@ def _known(board: _Board, ranges: Mapping) -> None:
 
 
 def brush(jets, *, features=None) -> ipywidgets.VBox:
-    """Select jets by dragging over a distribution; the other distributions, a map and an event display follow.
+    """Select jets by dragging over a distribution; the other distributions, a map and an event
+    display follow.
 
-    features: as in `draw_brush`, which draws the same. Several distributions can be brushed: jets in all windows count.
-    A menu and a slider do the same with the keyboard.
+    features: as in `draw_brush`, which draws the same. Several distributions can be brushed: jets
+    in all windows count. A menu and a slider do the same with the keyboard.
 
-    Returns a box. Its `select(**ranges)` selects from code, ``select(mass=(150, 200))``; `mask` is what is selected,
-    `ranges` why; `image`, `controls` and `status` are the widgets. Raises ValueError as `draw_brush`.
-    Taught in notebook 01.
+    Returns a box. Its `select(**ranges)` selects from code, ``select(mass=(150, 200))``; `mask` is
+    what is selected, `ranges` why; `image`, `controls` and `status` are the widgets. Raises
+    ValueError as `draw_brush`. Taught in notebook 01.
     """
     with plots.style(), mpl.rc_context(_QUICK):
         figure = Figure(figsize=BOARD, dpi=DPI)

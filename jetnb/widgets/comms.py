@@ -1,7 +1,8 @@
 """What a widget sends while a cell runs.
 
-It waits until the cell ends: also with ipykernel 7.4, which has threads for it ("subshells") but hands what is meant
-for a widget to the thread that made the widget, the busy one. `handle_pending`, called from the cell, looks there.
+It waits until the cell ends: also with ipykernel 7.4, which has threads for it ("subshells") but
+hands what is meant for a widget to the thread that made the widget, the busy one. `handle_pending`,
+called from the cell, looks there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from IPython import get_ipython
 
 
 def handle_pending(comm) -> None:
-    """Handle what the browser has sent to `comm`; the rest that waits is put in line again, in its order.
+    """Handle what the browser has sent to `comm`; the rest that waits is put in line again, in its
+    order.
 
     Does nothing without a kernel, or in another thread than the main one.
     """
@@ -45,7 +47,9 @@ def handle_pending(comm) -> None:
 
 
 def _is_for(comm, session, frames) -> bool:
-    """Whether a message is for `comm`, without its signature being used up: each may be read but once."""
+    """Whether a message is for `comm`, without its signature being used up: each may be read but
+    once.
+    """
     _, parts = session.feed_identities(frames, copy=False)
     if len(parts) < 5 or session.unpack(parts[1].bytes).get("msg_type") != "comm_msg":
         return False

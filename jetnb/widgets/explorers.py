@@ -1,7 +1,8 @@
 """Interactive panels: controls above a picture, redrawn as PNG bytes in an `ipywidgets.Image`.
 
-`ipywidgets.Output` and `interact` are avoided: they flicker, and stall a notebook that runs without a browser.
-Each panel has its drawing function beside it, which draws the same figure into any `ax` of a page without a kernel.
+`ipywidgets.Output` and `interact` are avoided: they flicker, and stall a notebook that runs without
+a browser. Each panel has its drawing function beside it, which draws the same figure into any `ax`
+of a page without a kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ BIN_WIDTHS = {
     "hadronic tower, 0.087": counting.TOWER,
     "forward tower, 0.17": 2 * counting.TOWER,
 }
-# A computed layout takes half of the time of a redraw, small ticks a fifth; and a fixed one does not jump.
+# A computed layout takes half of the time of a redraw, small ticks a fifth; and a fixed one does
+# not jump.
 _QUICK = {
     "figure.constrained_layout.use": False,
     "xtick.minor.visible": False,
@@ -53,9 +55,11 @@ PT_STEPS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0,
 def to_png(
     draw, *, size: tuple[float, float] = (8.0, 5.0), dpi: int = 110, style: str = "plain"
 ) -> bytes:
-    """Draw with `draw(ax)` on a new figure of `size` inches, outside pyplot; returns the PNG file as bytes.
+    """Draw with `draw(ax)` on a new figure of `size` inches, outside pyplot; returns the PNG file
+    as bytes.
 
-    A ValueError of `draw` (an empty window, say) is written into the picture: in a callback nobody would see it.
+    A ValueError of `draw` (an empty window, say) is written into the picture: in a callback nobody
+    would see it.
     """
     return render(draw, size=size, dpi=dpi, style=style)[0]
 
@@ -68,7 +72,9 @@ def render(
     style: str = "plain",
     form: str = "png",
 ) -> tuple[bytes, object]:
-    """As `to_png`; returns the bytes of a "png" or "pdf", and the `ax` drawn on, None where `draw` could not."""
+    """As `to_png`; returns the bytes of a "png" or "pdf", and the `ax` drawn on, None where `draw`
+    could not.
+    """
     with plots.style(style), mpl.rc_context(_QUICK):
         figure = Figure(figsize=size, dpi=dpi)
         FigureCanvasAgg(figure)
@@ -96,10 +102,11 @@ def message(ax, text: str):
 
 
 def panel(draw, *, size: tuple[float, float] = (8.0, 5.0), **controls) -> ipywidgets.VBox:
-    """Stack `controls` (name=widget) above a picture that `draw(ax, name=value, ...)` redraws whenever one changes.
+    """Stack `controls` (name=widget) above a picture that `draw(ax, name=value, ...)` redraws
+    whenever one changes.
 
-    Returns a box; its attributes `controls` and `image` hold the widgets, so code can turn the knobs as well.
-    Taught in notebook 00.
+    Returns a box; its attributes `controls` and `image` hold the widgets, so code can turn the
+    knobs as well. Taught in notebook 00.
     """
     image = ipywidgets.Image(
         format="png",
@@ -149,7 +156,9 @@ def draw_jet(
     pt_range=counting.ALL_PT,
     eta_range=counting.ALL_ETA,
 ):
-    """Draw jet number `jet` of `jets` with its pt, mass and class; constituents selected as in `explore.select`."""
+    """Draw jet number `jet` of `jets` with its pt, mass and class; constituents selected as in
+    `explore.select`.
+    """
     one = jets[jet : jet + 1]
     keep = counting.select(
         one.constituents, particle=particle, pt_range=pt_range, eta_range=eta_range
@@ -192,10 +201,11 @@ def draw(
 ):
     """Draw what the panel of `explore` shows, for the same settings; returns `ax`.
 
-    view: one of `VIEWS`; the rest as in `explore.eta_phi_histogram`. phi_range counts in the detector map only,
-    `jet` where one jet is drawn. Cells smaller than a pixel of the figure are not drawn, but the next larger ones of
-    `BIN_WIDTHS`: a grid that does not fit to the pixels looks like a detector. Windows end where cells do.
-    Raises ValueError where nothing is selected, or for an unknown view. Taught in notebook 02.
+    view: one of `VIEWS`; the rest as in `explore.eta_phi_histogram`. phi_range counts in the
+    detector map only, `jet` where one jet is drawn. Cells smaller than a pixel of the figure are
+    not drawn, but the next larger ones of `BIN_WIDTHS`: a grid that does not fit to the pixels
+    looks like a detector. Windows end where cells do. Raises ValueError where nothing is selected,
+    or for an unknown view. Taught in notebook 02.
     """
     kind = (
         names.PARTICLES[particle].tex if particle in names.PARTICLES else particle or "constituents"
@@ -238,7 +248,9 @@ def draw(
 
 
 def cell_width(ax, wanted: float, x_range, y_range) -> float:
-    """`wanted`, or the smallest of `BIN_WIDTHS` above it of which each cell is a pixel of `ax` at least."""
+    """`wanted`, or the smallest of `BIN_WIDTHS` above it of which each cell is a pixel of `ax` at
+    least.
+    """
     least = max(
         (high - low) / pixels
         for (low, high), pixels in zip((x_range, y_range), plots.n_pixels(ax), strict=True)
@@ -256,12 +268,14 @@ def _whole(window, width: float) -> tuple[float, float]:
 
 
 def explore(jets) -> ipywidgets.VBox:
-    """Explore the constituents of `jets`: particle type, windows, cell size, colour scale and four views.
+    """Explore the constituents of `jets`: particle type, windows, cell size, colour scale and four
+    views.
 
-    The picture is that of `draw`; it follows the sliders while they move, and dragging on the detector map zooms into
-    it. Buttons zoom, reset, and save the picture as PNG and PDF in ``data/derived/figures``.
-    Returns a box. Every control can be set from code: ``explore(jets).controls["particle"].value = "photon"``;
-    `buttons`, `image` and `status` are the rest. Taught in notebook 02.
+    The picture is that of `draw`; it follows the sliders while they move, and dragging on the
+    detector map zooms into it. Buttons zoom, reset, and save the picture as PNG and PDF in
+    ``data/derived/figures``. Returns a box. Every control can be set from code:
+    ``explore(jets).controls["particle"].value = "photon"``; `buttons`, `image` and `status` are the
+    rest. Taught in notebook 02.
     """
     size = (8.0, 5.0)
     limits = [(f"{step:g}" if np.isfinite(step) else "no limit", step) for step in PT_STEPS]
@@ -386,7 +400,9 @@ def explore(jets) -> ipywidgets.VBox:
 
 
 def _scaled(window, factor: float, limits) -> tuple[float, float]:
-    """The window about its middle, `factor` times as wide, within the limits and not narrower than `LEAST`."""
+    """The window about its middle, `factor` times as wide, within the limits and not narrower than
+    `LEAST`.
+    """
     (low, high), (first, last) = window, limits
     width = min(max(factor * (high - low), LEAST), last - first)
     low = min(max((low + high - width) / 2, first), last - width)

@@ -18,9 +18,11 @@ UP = "../"
 
 
 def propose(path) -> tuple[int, int]:
-    """How many jets of the file at `path` fit into a quarter of the free memory, and how many rows it has.
+    """How many jets of the file at `path` fit into a quarter of the free memory, and how many rows
+    it has.
 
-    The size of a jet is that of the first 200, taken twice: reading needs as much again. Raises as `jetnb.load`.
+    The size of a jet is that of the first 200, taken twice: reading needs as much again. Raises as
+    `jetnb.load`.
     """
     import psutil
 
@@ -37,10 +39,10 @@ def propose(path) -> tuple[int, int]:
 def own_file(path=".") -> ipywidgets.VBox:
     """Choose a file of jets, check it, and load some of its jets at random.
 
-    path: a file, or the folder to begin in. The number of jets is set to what the memory allows (`propose`), and can
-    be changed. Returns a box: `jets` is what was loaded (None before), `path` the file; `check()` and `load()` do what
-    the buttons do, `controls` and `report` are the widgets. What is wrong with a file is said in the panel.
-    Taught in notebook 01.
+    path: a file, or the folder to begin in. The number of jets is set to what the memory allows
+    (`propose`), and can be changed. Returns a box: `jets` is what was loaded (None before), `path`
+    the file; `check()` and `load()` do what the buttons do, `controls` and `report` are the
+    widgets. What is wrong with a file is said in the panel. Taught in notebook 01.
     """
     start = Path(path).resolve()
     folder = ipywidgets.Text(

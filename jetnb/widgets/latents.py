@@ -1,4 +1,6 @@
-"""The latent explorer: a map of jets, and the jets behind the points that are pointed at or lassoed."""
+"""The latent explorer: a map of jets, and the jets behind the points that are pointed at or
+lassoed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ HELP = (
 
 
 class Scatter(anywidget.AnyWidget):
-    """The map itself. Bytes are little endian: float32 (N, 2), uint8 (N,), uint8 (N,), int32 indices."""
+    """The map itself. Bytes are little endian: float32 (N, 2), uint8 (N,), uint8 (N,), int32
+    indices.
+    """
 
     _esm = Path(__file__).parent / "scatter.js"
     xy, colours, classes = (traitlets.Bytes().tag(sync=True) for _ in range(3))
@@ -56,7 +60,9 @@ class Scatter(anywidget.AnyWidget):
 
 
 class Prepared(NamedTuple):
-    """What pictures of N jets need: images as sparse (N, pixels), quantities, classes and their names."""
+    """What pictures of N jets need: images as sparse (N, pixels), quantities, classes and their
+    names.
+    """
 
     jets: object
     images: sparse.csr_matrix
@@ -67,7 +73,9 @@ class Prepared(NamedTuple):
 
 
 def prepare(jets, table: Mapping | None = None) -> Prepared:
-    """Images, quantities and classes of N jets, computed once, so that a picture takes no time for them."""
+    """Images, quantities and classes of N jets, computed once, so that a picture takes no time for
+    them.
+    """
     found = {}
     for name in (*SHOWN, *(table or ())):
         try:
@@ -87,11 +95,13 @@ def prepare(jets, table: Mapping | None = None) -> Prepared:
 
 
 def draw_selection(ax, jets, indices, *, table: Mapping | None = None, seed: int = 0):
-    """Draw what the panel of `latent_explorer` shows for the jets `indices` of `jets`, on `ax` of 10.3 x 4.8 inches.
+    """Draw what the panel of `latent_explorer` shows for the jets `indices` of `jets`, on `ax` of
+    10.3 x 4.8 inches.
 
-    That is: mean images of the selection and of the rest, the high-level features of both, and six of the jets, drawn
-    with `seed`. table: {name: (N,)} of quantities that the jets lack, or have otherwise. Returns `ax`.
-    Raises ValueError for indices outside of the jets. Taught in notebook 09.
+    That is: mean images of the selection and of the rest, the high-level features of both, and six
+    of the jets, drawn with `seed`. table: {name: (N,)} of quantities that the jets lack, or have
+    otherwise. Returns `ax`. Raises ValueError for indices outside of the jets. Taught in notebook
+    09.
     """
     return _draw(ax, prepare(jets, table), indices, seed=seed)
 
@@ -206,7 +216,9 @@ def _draw_feature(ax, values: dict, name: str) -> None:
 
 
 def _draw_some(ax, ready: Prepared, some) -> None:
-    """Constituents of up to six jets in two columns on one `ax`, area growing with pt: six axes would be slow."""
+    """Constituents of up to six jets in two columns on one `ax`, area growing with pt: six axes
+    would be slow.
+    """
     r = ready.radius
     for i, jet in enumerate(some):
         one = ready.jets[int(jet)]
@@ -232,13 +244,14 @@ def latent_explorer(
 ) -> ipywidgets.VBox:
     """Explore a map of N jets: point at a jet to see it, lasso jets to compare them with the rest.
 
-    xy: (N, 2), such as `latent.project` returns. jets: the N jets, in the same order. table: {name: (N,)} of quantities
-    to colour by and to draw, such as `substructure.compute` returns; else fields of the jets. method: names the axes.
+    xy: (N, 2), such as `latent.project` returns. jets: the N jets, in the same order. table: {name:
+    (N,)} of quantities to colour by and to draw, such as `substructure.compute` returns; else
+    fields of the jets. method: names the axes.
 
-    Returns a box. Its `select(indices)` selects from code, by indices or a mask; `scatter` is the map, and
-    `scatter.indices` what is selected in it; `controls`, `image` and `hover_image` are the other widgets. The picture
-    is that of `draw_selection`. With the keyboard: arrows, plus and minus, Enter, Escape.
-    Raises ValueError for lengths that differ. Taught in notebook 09.
+    Returns a box. Its `select(indices)` selects from code, by indices or a mask; `scatter` is the
+    map, and `scatter.indices` what is selected in it; `controls`, `image` and `hover_image` are the
+    other widgets. The picture is that of `draw_selection`. With the keyboard: arrows, plus and
+    minus, Enter, Escape. Raises ValueError for lengths that differ. Taught in notebook 09.
     """
     xy = np.ascontiguousarray(xy, "<f4")
     if xy.shape != (len(jets), 2) or not len(jets) or not np.isfinite(xy).all():

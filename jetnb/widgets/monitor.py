@@ -21,14 +21,15 @@ MOST = 2000  # points of a curve: more would not be seen, but be slow
 
 
 def draw_losses(ax, records: Iterable[Mapping]):
-    """Draw the course of a training: loss, learning rate and jets per second, on `ax` of about 9 x 3.2 inches.
+    """Draw the course of a training: loss, learning rate and jets per second, on `ax` of about 9 x
+    3.2 inches.
 
-    records: dicts with any of step, loss, validation_loss, lr, jets_per_second, gradient_norm, such as the steps and
-    epochs of `training.fit`, or both: of one step the record with the learning rate is taken. A
-    training loss is a mean since the record before, and drawn in the middle of these steps; a
-    validation loss at its step, the end of an epoch. Losses are logarithmic where all are positive
-    and span more than a factor of 5; beside more than 50 points there is their running mean, in the
-    middle too. Returns `ax`. Taught in notebook 07.
+    records: dicts with any of step, loss, validation_loss, lr, jets_per_second, gradient_norm, such
+    as the steps and epochs of `training.fit`, or both: of one step the record with the learning
+    rate is taken. A training loss is a mean since the record before, and drawn in the middle of
+    these steps; a validation loss at its step, the end of an epoch. Losses are logarithmic where
+    all are positive and span more than a factor of 5; beside more than 50 points there is their
+    running mean, in the middle too. Returns `ax`. Taught in notebook 07.
     """
     records = list(records)
     ax.set_axis_off()
@@ -118,11 +119,13 @@ def _curve(records, name: str, *, middle: bool = False) -> tuple[np.ndarray, np.
 
 
 class LossPlot:
-    """A picture of the loss that follows a training, with a button to stop it: pass it to `training.fit` as `watch`.
+    """A picture of the loss that follows a training, with a button to stop it: pass it to
+    `training.fit` as `watch`.
 
-    Show `panel` first, in a cell above the training or at its beginning, and make one for each training. Called with a
-    record after each step, it draws at most every half a second and answers whether to stop. `records` keeps what it
-    was given; `close()` draws the last ones. Without a browser it does the same, and nobody presses the button.
+    Show `panel` first, in a cell above the training or at its beginning, and make one for each
+    training. Called with a record after each step, it draws at most every half a second and answers
+    whether to stop. `records` keeps what it was given; `close()` draws the last ones. Without a
+    browser it does the same, and nobody presses the button.
     """
 
     def __init__(self):

@@ -11,10 +11,12 @@ import traitlets
 
 
 class Picture(anywidget.AnyWidget):
-    """PNG bytes `value`, shown `width` pixels wide, and `frames`, the axes on it, each a dictionary that `frame` makes.
+    """PNG bytes `value`, shown `width` pixels wide, and `frames`, the axes on it, each a dictionary
+    that `frame` makes.
 
-    Dragging over a frame sets `dragged` to [frame, x0, y0, x1, y1, count] in shares of the frame from its lower left,
-    a click to [frame, 0, 0, 0, 0, count], a double click to [-1, ...]; with `live` also while it goes on.
+    Dragging over a frame sets `dragged` to [frame, x0, y0, x1, y1, count] in shares of the frame
+    from its lower left, a click to [frame, 0, 0, 0, 0, count], a double click to [-1, ...]; with
+    `live` also while it goes on.
     """
 
     _esm = Path(__file__).parent / "picture.js"
@@ -24,8 +26,8 @@ class Picture(anywidget.AnyWidget):
     width, live = traitlets.Int(768).tag(sync=True), traitlets.Bool(False).tag(sync=True)
 
     def on_drag(self, act: Callable) -> None:
-        """Call ``act(frame, x range, y range)`` in the units of the axes for a drag, `act(frame, None, None)` for a
-        click, and ``act(None, None, None)`` for a double click.
+        """Call ``act(frame, x range, y range)`` in the units of the axes for a drag,
+        `act(frame, None, None)` for a click, and ``act(None, None, None)`` for a double click.
         """
 
         def told(_change):
@@ -45,7 +47,9 @@ class Picture(anywidget.AnyWidget):
 
 
 def frame(ax, *, both: bool = True) -> dict:
-    """Where `ax` lies on its figure, in shares from the top left, and its limits; both: a drag counts in x and in y."""
+    """Where `ax` lies on its figure, in shares from the top left, and its limits; both: a drag
+    counts in x and in y.
+    """
     box = ax.get_window_extent().transformed(ax.figure.transFigure.inverted())
     return {
         "box": [float(box.x0), float(1 - box.y1), float(box.x1), float(1 - box.y0)],

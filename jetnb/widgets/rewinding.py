@@ -13,11 +13,13 @@ RADIUS = 0.8
 
 
 def draw_rewound(ax, jets, *, jet: int = 0, step: int = 0, z_cut: float = 0.1):
-    """Draw jet number `jet` after `step` splittings were undone, and where each of them is in the Lund plane.
+    """Draw jet number `jet` after `step` splittings were undone, and where each of them is in the
+    Lund plane.
 
-    The harder branch is full, the softer one that splits off now is orange, what split off before is hollow. A step
-    beyond the last splitting shows the last. z_cut: of soft drop, whose splitting is ringed. `ax` becomes the frame
-    of two panels. Raises `ValueError` for a jet with no splitting. Taught in notebook 03.
+    The harder branch is full, the softer one that splits off now is orange, what split off before
+    is hollow. A step beyond the last splitting shows the last. z_cut: of soft drop, whose splitting
+    is ringed. `ax` becomes the frame of two panels. Raises `ValueError` for a jet with no
+    splitting. Taught in notebook 03.
     """
     one = jets[jet : jet + 1]
     splittings, left_at = (each[0] for each in substructure.decluster(one))
@@ -117,7 +119,9 @@ def _draw_plane(ax, splittings, step, stop, z_cut) -> None:
 
 
 def rewind(jets) -> ipywidgets.VBox:
-    """Undo the clustering of any of `jets` on a slider; a `panel` of `draw_rewound`. Taught in notebook 03."""
+    """Undo the clustering of any of `jets` on a slider; a `panel` of `draw_rewound`. Taught in
+    notebook 03.
+    """
     lazy = {"continuous_update": False}
     most = int(ak.max(ak.num(jets.constituents))) - 2
     return panel(

@@ -1,4 +1,6 @@
-"""A cut on sliders: the spectrum that it leaves, the background expected from beside, and how far that is from truth."""
+"""A cut on sliders: the spectrum that it leaves, the background expected from beside, and how far
+that is from truth.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ CURVES = {"smooth, cubic": 3, "smooth, quadratic": 2, "exponential": 1}
 def draw_cuts(
     ax, table, is_signal, jets, *, tau32_below: float = 0.5, window=(140.0, 200.0), degree: int = 3
 ):
-    """Draw the groomed mass behind a cut on tau32 with the curve fitted beside the window, the pulls and the counts.
+    """Draw the groomed mass behind a cut on tau32 with the curve fitted beside the window, the
+    pulls and the counts.
 
-    table: {"softdrop_mass", "tau32"}, (N,) each, as of `substructure.compute`; is_signal: (N,) the truth; jets: what
-    they are from, for the stamp. window [GeV]: two of `EDGES`. degree: as in `metrics.sideband`. `ax` becomes the
-    frame of two panels and a column of text. Returns the `metrics.Sideband`. Taught in notebook 03.
+    table: {"softdrop_mass", "tau32"}, (N,) each, as of `substructure.compute`; is_signal: (N,) the
+    truth; jets: what they are from, for the stamp. window [GeV]: two of `EDGES`. degree: as in
+    `metrics.sideband`. `ax` becomes the frame of two panels and a column of text. Returns the
+    `metrics.Sideband`. Taught in notebook 03.
     """
     kept = np.asarray(table["tau32"]) < tau32_below
     mass, truth = np.asarray(table["softdrop_mass"])[kept], np.asarray(is_signal)[kept]
@@ -83,7 +87,8 @@ def _counts(mass, truth, n_signal, window, found) -> str:
 
 
 def cuts(table, is_signal, jets) -> ipywidgets.VBox:
-    """Turn the cut on tau32, the mass window and the curve, and see signal, background, closure and pull at once.
+    """Turn the cut on tau32, the mass window and the curve, and see signal, background, closure and
+    pull at once.
 
     A `panel` of `draw_cuts`, for the same arguments. Taught in notebook 03.
     """

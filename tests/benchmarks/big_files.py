@@ -1,4 +1,6 @@
-"""Large files in published layouts, made of the shipped jets in a minute: they are repeated, chunk by chunk."""
+"""Large files in published layouts, made of the shipped jets in a minute: they are repeated, chunk
+by chunk.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ from jetnb.readers import aspen
 
 
 def aspen_file(path: Path, n_jets: int, *, chunk: int = 2000) -> Path:
-    """Aspen Open Jets layout with at least `n_jets` jets: the shipped ones again and again, events numbered afresh.
+    """Aspen Open Jets layout with at least `n_jets` jets: the shipped ones again and again, events
+    numbered afresh.
 
-    Compressed chunks are copied as they are, so the file has the entropy of real jets and is made quickly. Chunks
-    are (2000, 10, 1), near those that h5py picks for the published files.
+    Compressed chunks are copied as they are, so the file has the entropy of real jets and is made
+    quickly. Chunks are (2000, 10, 1), near those that h5py picks for the published files.
     """
     once = path.with_suffix(".once.h5")
     aspen.write(once, jetnb.load("aoj"), overwrite=True)
@@ -55,8 +58,8 @@ def aspen_file(path: Path, n_jets: int, *, chunk: int = 2000) -> Path:
 
 
 def jetclass_file(path: Path, n_jets: int) -> Path:
-    """JetClass layout in ROOT, LZ4, with the shipped jets again and again; lists are float[] with counters, as uproot
-    cannot write std::vector."""
+    """JetClass layout in ROOT, LZ4, with the shipped jets again and again; lists are float[] with
+    counters, as uproot cannot write std::vector."""
     jets = jetnb.load("jetclass")
     columns, inside, counts = jetnb.jets.to_columns(jets)
     jet = np.repeat(np.arange(len(counts)), counts)
@@ -115,7 +118,9 @@ def jetclass_file(path: Path, n_jets: int) -> Path:
 
 
 def hh4b_file(path: Path, n_jets: int) -> Path:
-    """The zero-padded HDF5 of arXiv:2401.13536, of the events of the first `n_jets` shipped jets of hh4b."""
+    """The zero-padded HDF5 of arXiv:2401.13536, of the events of the first `n_jets` shipped jets of
+    hh4b.
+    """
     jets = events.group(jetnb.load("hh4b")[:n_jets])
     columns, inside, counts = jetnb.jets.to_columns(jets)
     jet = np.repeat(np.arange(len(counts)), counts)

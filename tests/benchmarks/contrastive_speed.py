@@ -1,11 +1,12 @@
-"""Two views of a batch and the contrastive loss, ours against the usual way: CPU milliseconds, best of some rounds.
+"""Two views of a batch and the contrastive loss, ours against the usual way: CPU milliseconds, best
+of some rounds.
 
     python tests/benchmarks/contrastive_speed.py [--jets 1024] [--rounds 5]
 
-The usual way to make views is NumPy on arrays padded to 50 particles, with a loop over jets and particles for the
-splitting; to take the loss, the cosines of all pairs by broadcasting, which needs (2 B)^2 D numbers. Both are written
-here from a description of the public JetCLR. One thread; all take their turns within each round. The loss includes its
-gradient.
+The usual way to make views is NumPy on arrays padded to 50 particles, with a loop over jets and
+particles for the splitting; to take the loss, the cosines of all pairs by broadcasting, which needs
+(2 B)^2 D numbers. Both are written here from a description of the public JetCLR. One thread; all
+take their turns within each round. The loss includes its gradient.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Bootstrap of W1 and KLD, ours against a loop over scipy and one over histograms: CPU seconds, best of some rounds.
+"""Bootstrap of W1 and KLD, ours against a loop over scipy and one over histograms: CPU seconds,
+best of some rounds.
 
     python tests/benchmarks/distances_speed.py [--jets 100000] [--rounds 3]
 
-The loops resample both samples and sort or bin them anew; a few replicas are timed and scaled up. Ours also draws the
-noise floor, as many replicas again; "per replica" counts them. All take their turns within each round.
+The loops resample both samples and sort or bin them anew; a few replicas are timed and scaled up.
+Ours also draws the noise floor, as many replicas again; "per replica" counts them. All take their
+turns within each round.
 """
 
 from __future__ import annotations

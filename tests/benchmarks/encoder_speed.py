@@ -1,13 +1,15 @@
-"""One training step of the encoders of `jetnb.models` and of public ones of the same widths on the same jets: a table.
+"""One training step of the encoders of `jetnb.models` and of public ones of the same widths on the
+same jets: a table.
 
     python tests/benchmarks/encoder_speed.py [--batch 128] [--rounds 5] [--threads 1]
     PYTHONPATH=weaver-core python tests/benchmarks/encoder_speed.py --particle-transformer --batch 64
 
-The first compares `Transformer` with nn.TransformerEncoder, the second `ParticleTransformer` with that of weaver-core.
-A step is forward, cross-entropy of ten classes, backward and AdamW. All candidates take their turn in each round, on
-the same jets; the ratio is the median over rounds of the process CPU time over that of the first. Padded candidates
-get their batches padded beforehand, to 128 or, beyond that, the longest jet; ours packed. bf16 is autocast. CPU times
-mean little with more threads than free cores, since waiting threads spin.
+The first compares `Transformer` with nn.TransformerEncoder, the second `ParticleTransformer` with
+that of weaver-core. A step is forward, cross-entropy of ten classes, backward and AdamW. All
+candidates take their turn in each round, on the same jets; the ratio is the median over rounds of
+the process CPU time over that of the first. Padded candidates get their batches padded beforehand,
+to 128 or, beyond that, the longest jet; ours packed. bf16 is autocast. CPU times mean little with
+more threads than free cores, since waiting threads spin.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Padded(nn.Module):
 
 
 class Weaver(nn.Module):
-    """The Particle Transformer of weaver-core in its public settings; `trim` is its own, which drops constituents."""
+    """The Particle Transformer of weaver-core in its public settings; `trim` is its own, which
+    drops constituents.
+    """
 
     def __init__(self, n_features: int, trim: bool):
         super().__init__()

@@ -1,12 +1,14 @@
-"""Training on events packed twice against the zero-padded route, (events, 5, 100, F): seconds and memory.
+"""Training on events packed twice against the zero-padded route, (events, 5, 100, F): seconds and
+memory.
 
     python tests/benchmarks/events_speed.py [--events 1000] [--batch 64] [--steps 12] [--rounds 3] [--dim 32]
 
-Both have the same weights, features, batches, loss and optimiser, all up to 100 constituents of each jet, and give the
-same logits, which is checked first. "Padded" is what arXiv:2401.13536 stores: five jets of 100 constituents for each
-event, attention with a mask. "Padded, jets packed" leaves absent jets out before the encoder. One thread. CPU seconds
-are of the process; the routes take turns within each round, the first round is not counted. Peak memory is that of
-a new process that makes the data and does 3 steps, above what it had before (Linux only).
+Both have the same weights, features, batches, loss and optimiser, all up to 100 constituents of
+each jet, and give the same logits, which is checked first. "Padded" is what arXiv:2401.13536
+stores: five jets of 100 constituents for each event, attention with a mask. "Padded, jets packed"
+leaves absent jets out before the encoder. One thread. CPU seconds are of the process; the routes
+take turns within each round, the first round is not counted. Peak memory is that of a new process
+that makes the data and does 3 steps, above what it had before (Linux only).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Time per redraw of the explorer for a million constituents: python tests/benchmarks/explorer_speed.py [N]
+"""Time per redraw of the explorer for a million constituents: python
+tests/benchmarks/explorer_speed.py [N]
 
-Selects photons above 1 GeV in cells of one crystal (0.0174), three ways of the same counting, then the whole
-redraw: select, count, draw, encode as PNG. The jets are hand-made numbers that stand for no physics.
+Selects photons above 1 GeV in cells of one crystal (0.0174), three ways of the same counting, then
+the whole redraw: select, count, draw, encode as PNG. The jets are hand-made numbers that stand for
+no physics.
 """
 
 import sys

@@ -1,10 +1,12 @@
-"""Weak scaling of `jetnb.explore.fill`: as many more jets as workers, in processes and on a Dask cluster: a table.
+"""Weak scaling of `jetnb.explore.fill`: as many more jets as workers, in processes and on a Dask
+cluster: a table.
 
     python tests/benchmarks/fill_scaling.py [--jets 600000] [--workers 1 2]
 
-Ideal is the same time for any number of workers. Processes are started by every call, in about 3 s, which counts; one
-worker is the calling process itself. It also reads ahead in a thread, so as many workers as cores cannot be ideal.
-The last lines say what all of Aspen Open Jets takes at the rate of one worker, from published files and from stores.
+Ideal is the same time for any number of workers. Processes are started by every call, in about 3 s,
+which counts; one worker is the calling process itself. It also reads ahead in a thread, so as many
+workers as cores cannot be ideal. The last lines say what all of Aspen Open Jets takes at the rate
+of one worker, from published files and from stores.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""Drawing jets, and one training step, of `jetnb.models.generator` and the way of the public OmniJet-alpha: two tables.
+"""Drawing jets, and one training step, of `jetnb.models.generator` and the way of the public
+OmniJet-alpha: two tables.
 
     python tests/benchmarks/generation_speed.py [--batch 32] [--rounds 1] [--mean 50] [--codes 8192]
 
-The public way to draw reruns the whole prefix for each token, takes logits at every place, draws with multinomial and
-always makes as many steps as the longest jet may have; what follows the first stop is cut off afterwards. It is
-written here from that description, on nn.TransformerEncoder, with the weights of our model (logits are compared
-first). The weights are random; the bias of stop is set so that jets of both have the mean length asked for, with a
-tail up to 128 tokens. The public step pads to 128, with a causal mask, and its loss counts padding too. Its bf16 is
-left out. All candidates take their turn in each round; ratios are of process CPU time over ours, medians over rounds.
-CPU times mean little with more threads than free cores.
+The public way to draw reruns the whole prefix for each token, takes logits at every place, draws
+with multinomial and always makes as many steps as the longest jet may have; what follows the first
+stop is cut off afterwards. It is written here from that description, on nn.TransformerEncoder, with
+the weights of our model (logits are compared first). The weights are random; the bias of stop is
+set so that jets of both have the mean length asked for, with a tail up to 128 tokens. The public
+step pads to 128, with a causal mask, and its loss counts padding too. Its bf16 is left out. All
+candidates take their turn in each round; ratios are of process CPU time over ours, medians over
+rounds. CPU times mean little with more threads than free cores.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ LENGTH = 128
 
 
 class Public(nn.Module):
-    """The same network from PyTorch's own layers, on padded tokens: start is K + 1, and padding is start again."""
+    """The same network from PyTorch's own layers, on padded tokens: start is K + 1, and padding is
+    start again.
+    """
 
     def __init__(self, model: Generator):
         super().__init__()

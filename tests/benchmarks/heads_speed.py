@@ -1,11 +1,13 @@
-"""Heads on frozen embeddings, all seeds and settings at once against one after another: process CPU and wall seconds.
+"""Heads on frozen embeddings, all seeds and settings at once against one after another: process CPU
+and wall seconds.
 
     python tests/benchmarks/heads_speed.py [--budgets 100 300 1000 3000] [--seeds 5] [--rounds 3] [--dim 64]
 
-Embeddings are simulated and correlated, 2 classes. MLP heads (64 hidden units, 3 learning rates): the same steps,
-batches and validation checks in a plain torch loop, with the default and with the fused AdamW; a Lightning Trainer is
-timed on two heads and multiplied. Linear heads, 7 penalties: scikit-learn at its default tolerance, one at a time,
-which stops earlier than ours. One thread; all take their turns within each round; the first round is not counted.
+Embeddings are simulated and correlated, 2 classes. MLP heads (64 hidden units, 3 learning rates):
+the same steps, batches and validation checks in a plain torch loop, with the default and with the
+fused AdamW; a Lightning Trainer is timed on two heads and multiplied. Linear heads, 7 penalties:
+scikit-learn at its default tolerance, one at a time, which stops earlier than ours. One thread; all
+take their turns within each round; the first round is not counted.
 """
 
 from __future__ import annotations

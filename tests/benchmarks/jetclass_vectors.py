@@ -1,9 +1,11 @@
-"""The std::vector branches of the published JetClass files, for `reading.py --jetclass`: uproot cannot write them.
+"""The std::vector branches of the published JetClass files, for `reading.py --jetclass`: uproot
+cannot write them.
 
     python tests/benchmarks/jetclass_vectors.py IN.root OUT.root
 
-Needs ROOT (`pip install ROOT`, in an environment of its own). IN is what `big_files.jetclass_file` makes; OUT has the
-same columns, LZ4(4), written by RDataFrame's Snapshot as the published files are.
+Needs ROOT (`pip install ROOT`, in an environment of its own). IN is what `big_files.jetclass_file`
+makes; OUT has the same columns, LZ4(4), written by RDataFrame's Snapshot as the published files
+are.
 """
 
 from __future__ import annotations

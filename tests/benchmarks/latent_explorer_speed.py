@@ -1,7 +1,9 @@
-"""Time per update of the latent explorer, and of maps: python tests/benchmarks/latent_explorer_speed.py [N] [--maps]
+"""Time per update of the latent explorer, and of maps: python
+tests/benchmarks/latent_explorer_speed.py [N] [--maps]
 
-Shipped simulated jets, repeated up to N; each selection draws mean images, six histograms and six jets, and encodes
-them as PNG. Times are of this process alone (CPU), medians; with --maps also `latent.project` of N vectors.
+Shipped simulated jets, repeated up to N; each selection draws mean images, six histograms and six
+jets, and encodes them as PNG. Times are of this process alone (CPU), medians; with --maps also
+`latent.project` of N vectors.
 """
 
 import sys

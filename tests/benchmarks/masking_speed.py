@@ -1,11 +1,12 @@
-"""Masking and one step of a masked autoencoder, packed against padded: CPU milliseconds, best of some rounds.
+"""Masking and one step of a masked autoencoder, packed against padded: CPU milliseconds, best of
+some rounds.
 
     python tests/benchmarks/masking_speed.py [--jets 256] [--rounds 7]
 
-The usual way pads every jet to 35 tracks and masks in a Python loop over jets, with a random choice among the real
-tracks of each; encoder and decoder then work on all 35 slots, padding hidden by a key mask. Written here with PyTorch's
-own transformer layers of the same sizes. One thread; all take their turns within each round; a step is loss, gradient
-and AdamW.
+The usual way pads every jet to 35 tracks and masks in a Python loop over jets, with a random choice
+among the real tracks of each; encoder and decoder then work on all 35 slots, padding hidden by a
+key mask. Written here with PyTorch's own transformer layers of the same sizes. One thread; all take
+their turns within each round; a step is loss, gradient and AdamW.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def loop_mask(real, rng, ratio=0.5):
 
 
 class Padded(nn.Module):
-    """The same masked autoencoder on (B, 35, F), with tokens put in place of hidden tracks of the encoder's output."""
+    """The same masked autoencoder on (B, 35, F), with tokens put in place of hidden tracks of the
+    encoder's output.
+    """
 
     def __init__(self, n_features):
         super().__init__()

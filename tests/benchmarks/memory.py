@@ -1,9 +1,10 @@
-"""Is memory fixed, whatever the size of a file? Converts, histograms and checks one of two million jets.
+"""Is memory fixed, whatever the size of a file? Converts, histograms and checks one of two million
+jets.
 
     python tests/benchmarks/memory.py [--jets 2000000] [--processes 2]
 
-Every step runs in a process of its own; printed is the peak of its resident set and of those of its workers. Needs
-15 GB of disk.
+Every step runs in a process of its own; printed is the peak of its resident set and of those of its
+workers. Needs 15 GB of disk.
 """
 
 from __future__ import annotations

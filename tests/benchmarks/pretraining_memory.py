@@ -1,9 +1,11 @@
-"""Pretraining from memory-mapped stores: memory, time to the first batch, and speed beside jets in memory.
+"""Pretraining from memory-mapped stores: memory, time to the first batch, and speed beside jets in
+memory.
 
     python tests/benchmarks/pretraining_memory.py [--jets 2000000] [--steps 60]
 
-A store of so many jets is made of `jetclass` over and over. Each case runs in a process of its own; memory is its peak of
-anonymous pages, that is without pages of the mapped files, which the system may take back at any time.
+A store of so many jets is made of `jetclass` over and over. Each case runs in a process of its own;
+memory is its peak of anonymous pages, that is without pages of the mapped files, which the system
+may take back at any time.
 """
 
 from __future__ import annotations

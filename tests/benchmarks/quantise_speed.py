@@ -1,11 +1,13 @@
-"""The vector quantiser against the libraries: a training step, and the search of many vectors; process CPU seconds.
+"""The vector quantiser against the libraries: a training step, and the search of many vectors;
+process CPU seconds.
 
     python tests/benchmarks/quantise_speed.py [--vectors 4096] [--rounds 3] [--codes 512 8192] [--dims 4 16]
     python tests/benchmarks/quantise_speed.py --million        # 1 M vectors, 8192 codes, and the memory it takes
 
-One thread; all take their turns within each round, the first round is not counted. Latents are normal, codes are drawn
-from them, as after k-means. A training step is search, loss, running means and backward. vector-quantize-pytorch,
-scikit-learn and faiss take part if they are installed; faiss and scikit-learn search only.
+One thread; all take their turns within each round, the first round is not counted. Latents are
+normal, codes are drawn from them, as after k-means. A training step is search, loss, running means
+and backward. vector-quantize-pytorch, scikit-learn and faiss take part if they are installed; faiss
+and scikit-learn search only.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""How fast are files read, and stores after them? A table, every row once per round, rounds in alternation.
+"""How fast are files read, and stores after them? A table, every row once per round, rounds in
+alternation.
 
     python tests/benchmarks/reading.py [--jets N] [--rounds R] [--jetclass FILE] [--aspen FILE]
 
-Without FILE the shipped jets are written in the published layouts first; but the lists of JetClass are std::vector
-there, which `jetclass_vectors.py` makes. The work: pt, eta, phi, energy, charge, type and track parameters of all
-constituents, kinematics and label of the jets, in memory as flat arrays or jets arrays. Rows called "columns only" read the same columns and compute nothing. weaver-core is measured where it is installed.
+Without FILE the shipped jets are written in the published layouts first; but the lists of JetClass
+are std::vector there, which `jetclass_vectors.py` makes. The work: pt, eta, phi, energy, charge,
+type and track parameters of all constituents, kinematics and label of the jets, in memory as flat
+arrays or jets arrays. Rows called "columns only" read the same columns and compute nothing.
+weaver-core is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -76,7 +79,9 @@ def jetclass_uproot(path):
 
 
 def jetclass_weaver(path):
-    """weaver-core's own reading and preprocessing of a piece of the file, without its loop over single jets."""
+    """weaver-core's own reading and preprocessing of a piece of the file, without its loop over
+    single jets.
+    """
     from weaver.utils.data.config import DataConfig
     from weaver.utils.dataset import _load_next
 

@@ -1,11 +1,13 @@
-"""Random batches from the store against the other ways to keep jets: prints a table, exits 1 if we are slow.
+"""Random batches from the store against the other ways to keep jets: prints a table, exits 1 if we
+are slow.
 
     python tests/benchmarks/store_gather.py [--jets 200000] [--batch 512] [--rounds 5]
 
-Every candidate gathers the same random jets, in turns, from a warm cache, on one thread. Timed is only the
-gathering into a batch in memory, in seconds of CPU, so that other load on the machine counts little. HDF5 and
-the padded array give (batch, 128, 8), the store gives packed (T, 8). Parquet cannot pick rows: it is timed on
-one row group of the size of a batch, which is easier. Needs 3 GB of disk.
+Every candidate gathers the same random jets, in turns, from a warm cache, on one thread. Timed is
+only the gathering into a batch in memory, in seconds of CPU, so that other load on the machine
+counts little. HDF5 and the padded array give (batch, 128, 8), the store gives packed (T, 8).
+Parquet cannot pick rows: it is timed on one row group of the size of a batch, which is easier.
+Needs 3 GB of disk.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ PADDED, BLOCK = 128, 10_000
 
 
 def blocks(n_jets: int):
-    """Synthetic jets of about 45 constituents: random numbers with the right types, lengths and order."""
+    """Synthetic jets of about 45 constituents: random numbers with the right types, lengths and
+    order.
+    """
     rng = np.random.default_rng(0)
     for _ in range(n_jets // BLOCK):
         counts = np.clip(rng.normal(45, 15, BLOCK).astype(int), 2, PADDED)

@@ -1,12 +1,14 @@
-"""tau1 to tau4 and soft-drop mass of the same jets by `jetnb.substructure` and by what others use: a table.
+"""tau1 to tau4 and soft-drop mass of the same jets by `jetnb.substructure` and by what others use:
+a table.
 
     python tests/benchmarks/substructure_speed.py [--jets 2000] [--rounds 5]
 
-All candidates take their turn in each round; the ratio is the median over rounds of the process CPU time over ours
-with one thread for the same thing. Peers start from the four-momenta they need, made beforehand; ours starts from the
-jets. `OmniJet` is its route, written anew: FastJet through awkward finds exclusive-kT subjets, awkward and vector do
-the sums. It has no soft drop, and EnergyFlow no N-subjettiness, so the last line adds the quickest of each. EnergyFlow
-is left out where it is not installed.
+All candidates take their turn in each round; the ratio is the median over rounds of the process CPU
+time over ours with one thread for the same thing. Peers start from the four-momenta they need, made
+beforehand; ours starts from the jets. `OmniJet` is its route, written anew: FastJet through awkward
+finds exclusive-kT subjets, awkward and vector do the sums. It has no soft drop, and EnergyFlow no
+N-subjettiness, so the last line adds the quickest of each. EnergyFlow is left out where it is not
+installed.
 """
 
 from __future__ import annotations

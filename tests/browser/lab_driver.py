@@ -1,6 +1,7 @@
 """Start JupyterLab on this machine's own address and drive it with Chromium, as a reader would.
 
-Done means: no cell is running or waiting, and the saved notebook has an execution count on every code cell.
+Done means: no cell is running or waiting, and the saved notebook has an execution count on every
+code cell.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ ARGUMENTS = [
 LOCAL = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
 # The question about news would lie over the screenshots.
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
-# The indicator says "idle" while the toolbar still says "No Kernel"; Run All at that moment opens a dialogue.
+# The indicator says "idle" while the toolbar still says "No Kernel"; Run All at that moment opens a
+# dialogue.
 READY = """() => {
   const name = document.querySelector('.jp-Toolbar-kernelName');
   const state = document.querySelector('.jp-Notebook-ExecutionIndicator');
@@ -56,7 +58,8 @@ class Lab:
 
 @contextlib.contextmanager
 def jupyterlab(root, *, scratch, kernels=None):
-    """A server over the folder root, its settings and its log in the folder scratch; stopped at the end.
+    """A server over the folder root, its settings and its log in the folder scratch; stopped at the
+    end.
 
     kernels: settings of JupyterLab for kernels, such as {"commsOverSubshells": "disabled"}.
     """
@@ -114,7 +117,9 @@ def _wait_for(url, token, server, log, *, timeout=120):
 
 
 class Reader:
-    """A browser with one notebook open; `outside` collects every address that is not on this machine."""
+    """A browser with one notebook open; `outside` collects every address that is not on this
+    machine.
+    """
 
     def __init__(self, page, lab, path):
         self.page, self.lab, self.path, self.outside = page, lab, path, []
@@ -151,18 +156,23 @@ class Reader:
         """The bytes, as text, of a picture of an interactive panel, counted from 0."""
         image = self.page.locator("img.widget-image").nth(number)
         image.scroll_into_view_if_needed()
-        # The address is read where it is fetched: a panel that draws meanwhile withdraws the one before.
+        # The address is read where it is fetched: a panel that draws meanwhile withdraws the one
+        # before.
         return image.evaluate("""image => fetch(image.src).then(answer => answer.arrayBuffer())
             .then(bytes => Array.from(new Uint8Array(bytes)).join())""")
 
     def changes(self, action, *, timeout=30):
-        """Whether the picture becomes another within timeout seconds of the action, and stays a picture."""
+        """Whether the picture becomes another within timeout seconds of the action, and stays a
+        picture.
+        """
         before = self.picture()
         action()
         return self.becomes_another(before, timeout=timeout)
 
     def becomes_another(self, before, number=0, *, timeout=30):
-        """Whether a picture is, or becomes within timeout seconds, another than before, and a picture."""
+        """Whether a picture is, or becomes within timeout seconds, another than before, and a
+        picture.
+        """
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if len(now := self.picture(number)) > 1000 and now != before:

@@ -1,6 +1,8 @@
-"""A reader's first hour in a real browser: open a notebook, run it, move a slider, see the picture change.
+"""A reader's first hour in a real browser: open a notebook, run it, move a slider, see the picture
+change.
 
-Skipped, with the reason, where Chromium or playwright is not there; JETNB_BROWSER=require makes that a failure.
+Skipped, with the reason, where Chromium or playwright is not there; JETNB_BROWSER=require makes
+that a failure.
 """
 
 import importlib.util
@@ -34,7 +36,9 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"there is no {MISSING}")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A server over a copy of the notebooks at ci scale (Lab saves what it shows), beside the same data."""
+    """A server over a copy of the notebooks at ci scale (Lab saves what it shows), beside the same
+    data.
+    """
     root = tmp_path_factory.mktemp("lab")
     notebooks = root / "notebooks"
     shutil.copytree(runner.NOTEBOOKS, notebooks)
@@ -45,7 +49,9 @@ def lab(tmp_path_factory):
 
 
 def check_a_run(browser, name):
-    """Run all cells and see that each was executed, that none failed, and that nothing came from elsewhere."""
+    """Run all cells and see that each was executed, that none failed, and that nothing came from
+    elsewhere.
+    """
     notebook = browser.run_all()
     assert lab_driver.failed_cells(notebook) == []
     assert lab_driver.waiting_cells(notebook) == []

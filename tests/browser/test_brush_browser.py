@@ -1,6 +1,8 @@
-"""Brushing and zooming in a real browser: drag with the mouse, see the picture follow and the words agree.
+"""Brushing and zooming in a real browser: drag with the mouse, see the picture follow and the words
+agree.
 
-Skipped, with the reason, where Chromium or playwright is not there; JETNB_BROWSER=require makes that a failure.
+Skipped, with the reason, where Chromium or playwright is not there; JETNB_BROWSER=require makes
+that a failure.
 """
 
 import importlib.util

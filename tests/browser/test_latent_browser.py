@@ -1,6 +1,8 @@
-"""The latent explorer and the training monitor in a real browser: lasso, hover, keyboard, and a Stop that stops.
+"""The latent explorer and the training monitor in a real browser: lasso, hover, keyboard, and a
+Stop that stops.
 
-Skipped, with the reason, where Chromium or playwright is not there; JETNB_BROWSER=require makes that a failure.
+Skipped, with the reason, where Chromium or playwright is not there; JETNB_BROWSER=require makes
+that a failure.
 """
 
 import importlib.util

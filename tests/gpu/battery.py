@@ -4,14 +4,15 @@
     python tests/gpu/battery.py --out FOLDER --collect data/reference/gpu/NAME.json [--remark "..."]
 
 numerics  every model and loss against the CPU: float32, with TF32, and bfloat16
-speed     jets per second of a training step, and how much of the chip it uses: eager, compiled, bfloat16, and padded
-generate  jets per second drawn by a token generator
+speed     jets per second of a training step, and how much of the chip it uses: eager, compiled,
+bfloat16, and padded generate  jets per second drawn by a token generator
 processes two processes on one GPU make the gradient of one
 simulate  jets of the named samples on all cores, while the GPU does the other parts
 train     trainings worth keeping, on all the jets that there are: checkpoints with cards
 
-Every part runs in a process of its own, so that one that fails takes no other with it, and writes FOLDER/<part>.json
-after each measurement: what is cut off is kept. `--tiny --device cpu` is what the tests run.
+Every part runs in a process of its own, so that one that fails takes no other with it, and writes
+FOLDER/<part>.json after each measurement: what is cut off is kept. `--tiny --device cpu` is what
+the tests run.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""What the battery needs on a machine with torch for CUDA, the usual packages and no network: one archive.
+"""What the battery needs on a machine with torch for CUDA, the usual packages and no network: one
+archive.
 
     python tests/gpu/kit.py KIT.tar.xz [--python 3.12]        # here, with a network: 12 MB
     mkdir SITE && tar xJf KIT.tar.xz -C SITE                  # there
     export PYTHONPATH=SITE:$PWD PYTHIA8DATA=SITE/share/Pythia8/xmldoc OMP_NUM_THREADS=1
     python tests/gpu/battery.py --out OUT --parts numerics simulate speed generate processes train
 
-The archive holds awkward, vector, uproot, FastJet and Pythia 8 as wheels unpack, without documentation and parton
-densities that no recipe uses. numpy, scipy, numba, h5py, pyarrow, scikit-learn, lightning and safetensors must be
-there.
+The archive holds awkward, vector, uproot, FastJet and Pythia 8 as wheels unpack, without
+documentation and parton densities that no recipe uses. numpy, scipy, numba, h5py, pyarrow,
+scikit-learn, lightning and safetensors must be there.
 """
 
 from __future__ import annotations

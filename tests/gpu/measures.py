@@ -1,4 +1,5 @@
-"""What the battery measures: agreement with the CPU, speed of training and of generation, two processes on one GPU.
+"""What the battery measures: agreement with the CPU, speed of training and of generation, two
+processes on one GPU.
 
 Each of PARTS is called with a record, the device, and whether sizes are those of a test.
 """
@@ -50,7 +51,9 @@ def tf32(on: bool):
 
 @contextlib.contextmanager
 def changed(model: nn.Module, **values):
-    """Within the block all parts of the model that have an attribute of these names have these values."""
+    """Within the block all parts of the model that have an attribute of these names have these
+    values.
+    """
     before = [
         (part, name, getattr(part, name))
         for part in model.modules()
@@ -68,11 +71,14 @@ def changed(model: nn.Module, **values):
             setattr(part, name, value)
 
 
-# numerics -------------------------------------------------------------------------------------------------------
+# numerics
+# -------------------------------------------------------------------------------------------------------
 
 
 def numerics(record: Record, device: str, tiny: bool) -> None:
-    """Relative differences of loss and gradient to float64 on the CPU, where random numbers are the same."""
+    """Relative differences of loss and gradient to float64 on the CPU, where random numbers are the
+    same.
+    """
     data = packed("jetclass", 64 if tiny else 256)
     for name, (model, kind) in models(data, tiny).items():
         batch = with_tokens(data, model, name)[kind][np.arange(32 if tiny else 128)]
@@ -111,7 +117,9 @@ def compared(model: nn.Module, batch, device: str) -> dict:
 
 
 def fixed(model: nn.Module) -> None:
-    """Leave out what is drawn, which differs between devices: views are the jets themselves, and as they are mirrored."""
+    """Leave out what is drawn, which differs between devices: views are the jets themselves, and as
+    they are mirrored.
+    """
     if isinstance(model, JetCLR):
         model.views = lambda x, offsets, generator=None: (
             (x, offsets),
@@ -127,7 +135,8 @@ def gradient(model: nn.Module, batch) -> tuple[float, torch.Tensor]:
     return float(loss.detach()), torch.cat(slopes)
 
 
-# speed ----------------------------------------------------------------------------------------------------------
+# speed
+# ----------------------------------------------------------------------------------------------------------
 
 
 def speed(record: Record, device: str, tiny: bool) -> None:
@@ -161,7 +170,9 @@ def speed(record: Record, device: str, tiny: bool) -> None:
         )
 
     def rate(name, mode, compiled="", **changes):
-        """Speed of a training step, and which share of the chip it uses; compiled: with this backend."""
+        """Speed of a training step, and which share of the chip it uses; compiled: with this
+        backend.
+        """
         model, kind = tried[name]
         precision = mode.partition(",")[0]
         exact, dtype = modes[precision]
@@ -285,7 +296,9 @@ def flop(model: nn.Module, batch, device: str) -> float:
 def steps(
     model: nn.Module, parts: list, device: str, *, exact: bool, dtype, compiled: str, n: int
 ) -> dict:
-    """Jets per second of n training steps after a warm-up: loss, gradient, clipping and AdamW, as in training.fit."""
+    """Jets per second of n training steps after a warm-up: loss, gradient, clipping and AdamW, as
+    in training.fit.
+    """
     model.train()
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], 1e-4, fused=True
@@ -365,7 +378,8 @@ def loop(data: batches.Packed, device: str, n: int, tiny: bool, sizes: dict) -> 
     return {"jets/s": last * n / (seconds[len(history.steps) - 1] - seconds[0])}
 
 
-# generation -----------------------------------------------------------------------------------------------------
+# generation
+# -----------------------------------------------------------------------------------------------------
 
 
 def generate(record: Record, device: str, tiny: bool) -> None:
@@ -393,7 +407,8 @@ def generate(record: Record, device: str, tiny: bool) -> None:
             record.take(f"{size} at a time, {'float32' if dtype is None else 'bfloat16'}", rate)
 
 
-# processes ------------------------------------------------------------------------------------------------------
+# processes
+# ------------------------------------------------------------------------------------------------------
 
 
 def processes(record: Record, device: str, tiny: bool) -> None:
@@ -401,7 +416,9 @@ def processes(record: Record, device: str, tiny: bool) -> None:
 
 
 def two(device: str) -> dict:
-    """Largest relative difference of weights after three steps of one process, and of two that share one device."""
+    """Largest relative difference of weights after three steps of one process, and of two that
+    share one device.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

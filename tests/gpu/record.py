@@ -24,7 +24,9 @@ class Record:
         self.values = {"part": part, "tiny": tiny, "machine": machine(device), "results": {}}
 
     def take(self, name: str, measure: Callable[[], object]) -> None:
-        """Keep what `measure` returns, or how it failed; only the name once the time of the part is over."""
+        """Keep what `measure` returns, or how it failed; only the name once the time of the part is
+        over.
+        """
         if time.time() > self.ends:
             self.values.setdefault("skipped", []).append(name)
             return self._write()
@@ -69,7 +71,9 @@ def machine(device: str) -> dict:
 
 
 def collect(out: Path, remarks: list[str]) -> dict:
-    """One record of all parts in the folder `out`, with what failed or was cut short among the remarks."""
+    """One record of all parts in the folder `out`, with what failed or was cut short among the
+    remarks.
+    """
     parts = [
         _json.read(
             file,

@@ -1,4 +1,6 @@
-"""The battery for a GPU works from end to end, with tiny sizes on the CPU; and on a GPU where there is one."""
+"""The battery for a GPU works from end to end, with tiny sizes on the CPU; and on a GPU where there
+is one.
+"""
 
 import json
 import os

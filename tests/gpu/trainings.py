@@ -118,9 +118,11 @@ def train(
     tiny: bool,
     maker: subprocess.Popen | None,
 ) -> None:
-    """All trainings, a process each, since small networks leave most of a GPU idle; each when its jets are there.
+    """All trainings, a process each, since small networks leave most of a GPU idle; each when its
+    jets are there.
 
-    words: the command of one process, to which its training is added. maker: the process that simulates, if one does.
+    words: the command of one process, to which its training is added. maker: the process that
+    simulates, if one does.
     """
     waiting, running = list(trainings(folder, out, tiny)), []
     while waiting and time.time() < ends:
@@ -138,7 +140,9 @@ def train(
 def train_one(
     record: Record, name: str, out: Path, folder: Path, device: str, ends: float, tiny: bool
 ) -> None:
-    """One training, with as many steps as the time is long enough for, so that its learning rate falls to zero."""
+    """One training, with as many steps as the time is long enough for, so that its learning rate
+    falls to zero.
+    """
     work = trainings(folder, out, tiny)[name]
     options = dict(accelerator=device, progress=False)
 
@@ -164,8 +168,8 @@ def train_one(
 class Pace:
     """Watch a training until its seconds per step are known, and end it then.
 
-    settle: seconds from the first record on that do not count, since the other trainings only begin then. least:
-    seconds at least over which the rate is taken.
+    settle: seconds from the first record on that do not count, since the other trainings only begin
+    then. least: seconds at least over which the rate is taken.
     """
 
     def __init__(self, settle: float, least: float, clock: Callable[[], float] = time.perf_counter):

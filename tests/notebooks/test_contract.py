@@ -1,7 +1,10 @@
-"""The contract of the notebooks, measured: short cells under words, one parameters cell, exercises, a result."""
+"""The contract of the notebooks, measured: short cells under words, one parameters cell, exercises,
+a result.
+"""
 
 import ast
 import io
+import itertools
 import re
 import statistics
 import tokenize
@@ -17,7 +20,9 @@ FORBIDDEN = {
     r"^\s*!": "a shell command",
     r"^\s*%": "a magic (%pip, %%bash, %matplotlib ...)",
     r"\bsys\.path\b": "sys.path",
-    r"\bpickle\b|\bMemory\(|allow_pickle|joblib\.(?:load|dump)": "pickle, which runs what a file says (use jetnb.finetuning.ledger)",
+    r"\bpickle\b|\bMemory\(|allow_pickle|joblib\.(?:load|dump)": (
+        "pickle, which runs what a file says (use jetnb.finetuning.ledger)"
+    ),
     r"\b(?:Output|interact\w*)\(": "ipywidgets.Output or interact (use Image)",
     r"^\s*from ipywidgets import .*\b(?:Output|interact\w*)\b": "ipywidgets.Output or interact (use Image)",
     r"^\s*(?:from|import) rich\b": "rich (it makes an Output)",
@@ -44,7 +49,9 @@ def lines(cell):
 
 
 def tree(cell):
-    """Syntax tree of a code cell; None where it is not plain Python (the rule on magics tells of that)."""
+    """Syntax tree of a code cell; None where it is not plain Python (the rule on magics tells of
+    that).
+    """
     try:
         return ast.parse(cell.source)
     except SyntaxError:
@@ -81,7 +88,7 @@ def sizes(notebook, code):
         yield f"a code cell has {counts[-1]} lines, at most 25 are allowed"
     above = [
         before.cell_type
-        for before, cell in zip(notebook.cells, notebook.cells[1:])
+        for before, cell in itertools.pairwise(notebook.cells)
         if cell.cell_type == "code"
     ]
     if above.count("markdown") < 0.85 * len(code):
@@ -118,7 +125,10 @@ def head(notebook, links, number):
     for scale in runner.SCALES:
         honest = scale == "paper" and re.search(r"\bpaper\W{1,8}not measured\b", first.source)
         if not honest and not re.search(rf"\b{scale}{time}", first.source):
-            yield f"the first cell gives no time for the scale {scale} (such as '{scale} 20 s', or 'paper not measured')"
+            yield (
+                f"the first cell gives no time for the scale {scale} (such as '{scale} 20 s', "
+                "or 'paper not measured')"
+            )
     linked = set(re.findall(r"\]\((?:\./)?([^)#:]+\.ipynb)", first.source))
     yield from (
         f"the first cell links to {name}, which is not there"
@@ -199,7 +209,9 @@ def cell_problems(cell):
 
 
 def is_code(comment):
-    """Whether a comment is a statement that someone switched off (words, arithmetic and 'name: words' are not)."""
+    """Whether a comment is a statement that someone switched off (words, arithmetic and 'name:
+    words' are not).
+    """
     try:
         body = ast.parse(comment).body
     except SyntaxError:

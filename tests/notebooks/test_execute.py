@@ -18,9 +18,11 @@ REFERENCE = Path(__file__).with_name("reference.json")
 
 
 def differences(result, expected):
-    """What disagrees between a result and its reference, {key: {"value": ..., "rel": ..., "abs": ...}}, in words.
+    """What disagrees between a result and its reference, {key: {"value": ..., "rel": ..., "abs":
+    ...}}, in words.
 
-    Numbers agree within rel * |value| or within abs (0 unless given); lists entry by entry; all else must be equal.
+    Numbers agree within rel * |value| or within abs (0 unless given); lists entry by entry; all
+    else must be equal.
     """
     yield from (f"{key!r} is missing" for key in expected if key not in result)
     yield from (f"{key!r} has no reference" for key in result if key not in expected)
@@ -41,7 +43,7 @@ def _agree(got, value, rel, abs_):
         return (
             isinstance(got, list)
             and len(got) == len(value)
-            and all(_agree(*pair, rel, abs_) for pair in zip(got, value))
+            and all(_agree(*pair, rel, abs_) for pair in zip(got, value, strict=True))
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return got == value
@@ -80,7 +82,9 @@ def test_notebook_runs(path):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """Files in the two published layouts, as if they were the real ones: data has no truth and no vertex count."""
+    """Files in the two published layouts, as if they were the real ones: data has no truth and no
+    vertex count.
+    """
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     from big_files import jetclass_file
 
@@ -126,7 +130,9 @@ def test_one_line_switches_to_the_public_events(tmp_path):
 
 
 def in_miniature(number):
-    """The paper scale of a notebook, as scales.toml: with the numbers of ci where it has some, and shipped data."""
+    """The paper scale of a notebook, as scales.toml: with the numbers of ci where it has some, and
+    shipped data.
+    """
     scales = tomllib.loads((runner.NOTEBOOKS / "scales.toml").read_text(encoding="utf-8"))[number]
     kept = {
         name: value for name, value in scales["paper"].items() if "data/derived" not in str(value)
@@ -136,7 +142,9 @@ def in_miniature(number):
 
 @pytest.mark.parametrize("number", ["05", "07", "08"])
 def test_the_paper_scale_runs_in_miniature(number, tmp_path):
-    """What a GPU would run, with few jets on a CPU: batches, precision, views and cuts are those of the paper scale."""
+    """What a GPU would run, with few jets on a CPU: batches, precision, views and cuts are those of
+    the paper scale.
+    """
     values, (path,) = in_miniature(number), runner.find([number])
     assert values["PRECISION"] == "bf16-mixed"
     folder = tmp_path / "notebooks"
