@@ -16,7 +16,7 @@ import pytest
 import jetnb
 import jetnb.jets
 from jetnb.__main__ import main
-from jetnb.data import catalogue, store
+from jetnb.data import catalogue, drawing, store
 from jetnb.readers import aspen, parquet
 
 
@@ -161,7 +161,7 @@ def rows(jets):
 @pytest.mark.parametrize("few", [2_000, 10])
 @pytest.mark.parametrize("as_file", [True, False])
 def test_a_seed_draws_over_the_whole_length(runs, as_file, few, monkeypatch):
-    monkeypatch.setattr(catalogue, "FEW", few)
+    monkeypatch.setattr(drawing, "FEW", few)
     load = functools.partial(
         jetnb.load, *(("aoj", [runs, runs]) if as_file else (runs,))
     )  # a store is a source, too
@@ -220,9 +220,9 @@ def test_few_jets_of_a_long_file_come_from_many_places_and_little_is_read(
             self._replace(n_rows=2000), jets_in_a_row * start, jets_in_a_row * stop, **options
         )
 
-    monkeypatch.setattr(catalogue, "FEW", 100)
+    monkeypatch.setattr(drawing, "FEW", 100)
     monkeypatch.setattr(catalogue.Source, "blocks", counted)
-    drawn = catalogue._drawn([whole], [runs], 32, 3)
+    drawn = drawing.drawn([whole], [runs], 32, 3)
     n_read = sum(stop - start for start, stop in read)
     assert len(read) >= 25 and 100 <= n_read * jets_in_a_row <= 150
     assert len({row for start, stop in read for row in range(start, stop)}) == n_read, "none twice"
@@ -243,12 +243,12 @@ def test_rows_that_were_passed_over_are_read_when_jets_are_few_and_together(runs
         order.append(start)
         yield jets[[i for row in range(start, stop) for i in where.get(row, ())]]
 
-    monkeypatch.setattr(catalogue, "FEW", 10)
+    monkeypatch.setattr(drawing, "FEW", 10)
     monkeypatch.setattr(catalogue.Source, "blocks", blocks)
     with pytest.raises(ValueError, match="none of 300 rows holds a jet that can be used"):
-        catalogue._drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
+        drawing.drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
     where.update({order[0]: range(30), order[1] + 3: range(30, 32)})
-    drawn = catalogue._drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
+    drawn = drawing.drawn([catalogue.Source(runs, "", 300)], [runs], 32, 1)
     assert sorted(rows(drawn)) == sorted(rows(jets[:32]))
 
 

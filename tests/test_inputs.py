@@ -12,6 +12,7 @@ import jetnb
 from jetnb import inputs
 from jetnb.data import store
 from jetnb.names import PARTICLES
+from jetnb.packed import Batch
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_value_that_is_not_finite_is_found():
     axes = dict.fromkeys(("pt", "eta", "phi", "mass"), np.ones(2))
     with pytest.raises(ValueError, match="feature 'log_pt' is -inf for constituent 1 of jet 1"):
         inputs.compute_packed(
-            store.Batch(x, np.array([0, 2, 5])), ("pt", "eta", "phi", "energy"), jets=axes
+            Batch(x, np.array([0, 2, 5])), ("pt", "eta", "phi", "energy"), jets=axes
         )
 
 
@@ -180,7 +181,7 @@ def test_relative_momenta_come_back(sample):
         relative.offsets[3] : relative.offsets[4]
     ][::-1]
     back = inputs.from_relative(
-        store.Batch(shuffled, relative.offsets),
+        Batch(shuffled, relative.offsets),
         provenance=jets.attrs["jetnb"],
         eta=jets.eta,
         phi=jets.phi,
@@ -206,9 +207,9 @@ def test_generated_jets_that_are_none_are_refused():
     about = {"sample": "generated", "source": "test", "classes": ["QCD"]}
     x = np.ones((3, 3), np.float32)
     with pytest.raises(ValueError, match="jet 1 of 3 has no constituents: leave it out"):
-        inputs.from_relative(store.Batch(x, np.array([0, 1, 1, 3])), provenance=about)
+        inputs.from_relative(Batch(x, np.array([0, 1, 1, 3])), provenance=about)
     with pytest.raises(ValueError, match=r"shape \(3, 3\), but must be \(2, 3\)"):
-        inputs.from_relative(store.Batch(x, np.array([0, 2])), provenance=about)
+        inputs.from_relative(Batch(x, np.array([0, 2])), provenance=about)
     x[1, 0] = 0
     with pytest.raises(ValueError, match="constituents.pt: .*must be positive"):
-        inputs.from_relative(store.Batch(x, np.array([0, 3])), provenance=about)
+        inputs.from_relative(Batch(x, np.array([0, 3])), provenance=about)

@@ -21,6 +21,7 @@ import pytest
 import jetnb.jets
 from jetnb import atomic
 from jetnb.data import store
+from jetnb.data.store import record, writing
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
@@ -69,7 +70,7 @@ def test_columns_are_numpy_files(small):
 
 
 def test_pieces_do_not_matter(blocks, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "PIECE", 13)
+    monkeypatch.setattr(writing, "PIECE", 13)
     pieces = store.write(tmp_path / "pieces", blocks)
     assert pieces.meta == small.meta
 
@@ -428,7 +429,7 @@ def test_what_may_not_be_read_is_said_by_name(small):
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(PermissionError, match="meta.json cannot be read .Perm"),
     ):
-        patch.setattr(store._json, "read", refuse)
+        patch.setattr(record._json, "read", refuse)
         store.open(small.path)
 
 
