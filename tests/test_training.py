@@ -32,7 +32,7 @@ from jetnb.inputs import batches
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import FromParticles
 from jetnb.strategies.contrastive import JetCLR
-from jetnb.training import fingerprint, fit, history, loop, watchdog
+from jetnb.training import fingerprint, fit, history, resume, watchdog
 from jetnb.training.optimisation import learning_rate
 
 pytest.importorskip("lightning", reason="training needs lightning")
@@ -525,7 +525,7 @@ def test_within_an_epoch_there_is_a_checkpoint_after_some_time(tmp_path, monkeyp
                 found.append(checkpoints.read_card(path)["trained"]["steps"])
 
         found, path = [], tmp_path / str(seconds)
-        monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+        monkeypatch.setattr(resume, "SAVE_SECONDS", seconds)
         fit(
             Linear(),
             toy(),
@@ -535,7 +535,7 @@ def test_within_an_epoch_there_is_a_checkpoint_after_some_time(tmp_path, monkeyp
         )
         return found
 
-    monkeypatch.setattr(loop, "SAVE_SHARE", 0)
+    monkeypatch.setattr(resume, "SAVE_SHARE", 0)
     assert saved(0) == [3, 6, 9]  # at each record, the one before
     assert saved(1000) == []
 

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from jetnb import atomic, checkpoints, hardware
-from jetnb.training import resume
 from jetnb.training.history import History
 from jetnb.training.loop import Training
+from jetnb.training.resume import is_done
+from jetnb.training.settings import Options, Settings, check
 
 
 def fit(
@@ -111,7 +112,7 @@ def fit(
     these steps are skipped, counted, and end the training only when 50 follow on each other. Warns,
     once each, of gradients that explode and of collapse. Taught in notebook 07.
     """
-    arguments = dict(
+    settings = Settings(
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,
@@ -125,13 +126,24 @@ def fit(
         patience=patience,
         precision=precision,
     )
-    _check(model, data, validation, measure, arguments, save_every, log_every)
+    options = Options(
+        parameters=parameters,
+        validation=validation,
+        measure=measure,
+        path=path,
+        resume=resume,
+        save_every=save_every,
+        card=checkpoints.as_json(card or {}),
+        compile=compile,
+        log_every=log_every,
+        watch=watch,
+        progress=progress,
+    )
+    check(model, data, settings, options)
     hardware.check(accelerator)
     check_free(path, resume)
-    card = checkpoints.as_json(card or {})
-    from lightning.fabric import (
-        Fabric,
-    )  # takes seconds, which those who only look at records need not wait
+    # Lightning takes seconds, which those who only look at records need not wait.
+    from lightning.fabric import Fabric
 
     with _quiet():
         fabric = Fabric(
@@ -141,26 +153,7 @@ def fit(
             strategy=strategy,
             precision="32-true" if precision == "tf32" else precision,
         )
-        done, weights = fabric.launch(
-            _run,
-            os.getpid(),
-            model,
-            data,
-            arguments,
-            dict(
-                parameters=parameters,
-                validation=validation,
-                measure=measure,
-                path=path,
-                resume=resume,
-                save_every=save_every,
-                card=card,
-                compile=compile,
-                log_every=log_every,
-                watch=watch,
-                progress=progress,
-            ),
-        )
+        done, weights = fabric.launch(_run, os.getpid(), model, data, settings, options)
     if weights is not None:  # the training was in other processes
         model.load_state_dict(safetensors.torch.load(weights))
         model.eval()
@@ -168,24 +161,22 @@ def fit(
 
 
 def _run(
-    fabric, caller: int, model: nn.Module, data, arguments: dict, options: dict
+    fabric, caller: int, model: nn.Module, data, settings: Settings, options: Options
 ) -> tuple[History, bytes | None]:
     """The training, in each of the processes that share it."""
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with (
-        _alone(fabric, path := options["path"]),
+        _alone(fabric, options.path),
         torch.random.fork_rng(devices),
         hardware.threads(model, fabric.device),
     ):
-        check_free(path, options["resume"])  # another training may have ended meanwhile
-        training = Training(fabric, model, data, arguments, **options)
+        check_free(options.path, options.resume)  # another training may have ended meanwhile
+        training = Training(fabric, model, data, settings, options)
         training.run()
-    elsewhere = (
-        os.getpid() != caller
-    )  # in a process that was forked or spawned, with a copy of the model
-    return training.history, safetensors.torch.save(
-        checkpoints.copies(model.state_dict())
-    ) if elsewhere else None
+    weights = None
+    if os.getpid() != caller:  # in a process that was forked or spawned, with a copy of the model
+        weights = safetensors.torch.save(checkpoints.copies(model.state_dict()))
+    return training.history, weights
 
 
 def check_free(path, resume: bool) -> None:
@@ -203,7 +194,7 @@ def _alone(fabric, path):
         refused = ""
         if path is not None and fabric.is_global_zero:
             try:
-                if resume.is_done(path):  # it is only read, by as many as like
+                if is_done(path):  # it is only read, by as many as like
                     atomic.clean(Path(path))
                 else:
                     stack.enter_context(atomic.alone(Path(path), "training to"))
@@ -212,43 +203,6 @@ def _alone(fabric, path):
         if refused := fabric.broadcast(refused):
             raise ValueError(refused)
         yield
-
-
-def _check(model, data, validation, measure, arguments: dict, save_every, log_every) -> None:
-    def refuse(name, remedy, value=None):
-        raise ValueError(f"{name} is {arguments.get(name, value)!r}: {remedy}")
-
-    if not callable(getattr(model, "loss", None)):
-        raise ValueError(
-            f"model is a {type(model).__name__} without a method loss(batch, *, generator=None): wrap it, "
-            "e.g. in jetnb.models.heads.Classifier"
-        )
-    for name, jets in (("data", data), ("validation", validation)):
-        if jets is not None and len(jets) == 0:
-            raise ValueError(f"{name} has no jets")
-    if (arguments["epochs"] is None) == (arguments["steps"] is None):
-        raise ValueError(
-            f"epochs is {arguments['epochs']} and steps is {arguments['steps']}: give one of them"
-        )
-    for name, value in {**arguments, "save_every": save_every, "log_every": log_every}.items():
-        if (
-            name in ("epochs", "steps", "batch_size", "patience", "save_every", "log_every")
-            and value is not None
-            and value < 1
-        ):
-            refuse(name, "it must be at least 1", value)
-        if name in ("lr", "clip") and value is not None and not value > 0:
-            refuse(name, "it must be positive")
-    if not 0 <= arguments["warmup"] < 1:
-        refuse("warmup", "it is a share of all steps, from 0 to below 1")
-    if not arguments["weight_decay"] >= 0:
-        refuse("weight_decay", "it must not be negative")
-    if arguments["keep"] not in ("best", "last"):
-        refuse("keep", 'it is "best" or "last"')
-    if arguments["best_by"] != "validation_loss" and measure is None:
-        refuse("best_by", "it names a number of measure, and there is no measure")
-    if arguments["patience"] and validation is None and arguments["best_by"] == "validation_loss":
-        refuse("patience", "it needs validation, or a measure named by best_by")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,24 @@ class History:
     def stopped(self) -> bool:
         """True where the training ended before its last step."""
         return self.reason not in ("", "finished")
+
+    def mean_loss(self, first: int) -> float:
+        """Mean loss of the steps after step `first`."""
+        total, previous = 0.0, first
+        for record in self.steps:
+            if record["step"] > first:
+                total += record["loss"] * (record["step"] - previous)
+                previous = record["step"]
+        return total / max(previous - first, 1)
+
+    def since_best(self, by: str) -> int:
+        """How many epochs ago the number `by` was best, the lowest "validation_loss" or the highest
+        of another; as many as there are epochs where none is known.
+        """
+        sign = 1 if by == "validation_loss" else -1
+        values = [sign * record.get(by, math.nan) for record in self.epochs]
+        known = [i for i, value in enumerate(values) if not math.isnan(value)]
+        return len(values) - 1 - min(known, key=values.__getitem__) if known else len(values)
 
 
 def file_of(path) -> Path:

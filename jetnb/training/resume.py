@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping
 
@@ -13,6 +14,54 @@ from jetnb.training import fingerprint, history, optimisation
 
 DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
 TRAINED = {"steps": int, "epochs": int, "seconds": (int, float), "reason": str}
+
+
+SAVE_SECONDS = 60  # between checkpoints within an epoch, or SAVE_SHARE times as long as one takes,
+SAVE_SHARE = 50  # whichever is more
+
+
+class Clock:
+    """When the last checkpoint was written, and how long that took [s]."""
+
+    def __init__(self):
+        self.last, self.took = time.perf_counter(), 0.0
+
+
+def is_time(training) -> bool:
+    """Whether there should be a checkpoint by now, in all processes or in none."""
+    if training.path is None:
+        return False
+    clock = training.saving
+    wait = max(SAVE_SECONDS, SAVE_SHARE * clock.took)
+    return bool(training.fabric.broadcast(time.perf_counter() - clock.last > wait))
+
+
+def save(training) -> None:
+    """Checkpoint: the weights to keep so far, and, until the training is done, all that it needs to
+    go on.
+    """
+    began = time.perf_counter()
+    if training.path is not None and training.fabric.is_global_zero:
+        epochs, reason = training.history.epochs, training.history.reason
+        kept, weights = len(epochs) - 1, training.module  # the last
+        if training.best is not None:
+            kept, weights = kept - training.since_best(), training.best
+        trained = {
+            "steps": training.step,
+            "epochs": len(epochs),
+            "jets": training.pace.jets(training.step),
+            "seconds": began - training.started,
+            "reason": reason,
+        }
+        checkpoints.save(
+            training.path,
+            weights,
+            {**training.card, "trained": trained, "metrics": epochs[kept] if epochs else {}},
+            state=None if reason in DONE else state(training),
+        )
+    training.fabric.barrier()
+    training.saving.last = time.perf_counter()
+    training.saving.took = training.saving.last - began
 
 
 def is_done(path) -> bool:
@@ -73,9 +122,7 @@ def go_back(training) -> None:
             f"resume: {history.file_of(training.path)} ends before the checkpoint, after epoch "
             f"{len(training.history.epochs)}: put it back, or train again with another path"
         )
-    if training.arguments["keep"] == "best" and training._since_best() < len(
-        training.history.epochs
-    ):
+    if training.settings.keep == "best" and training.since_best() < len(training.history.epochs):
         training.best = checkpoints.copies(training.module.state_dict())
     _set_state(training, checkpoints.read_state(training.path))
     if training.history.steps:
