@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import awkward as ak
 import numpy as np
 
 import jetnb.jets
-
-if TYPE_CHECKING:
-    from jetnb.data.catalogue import Source
+from jetnb.data.source import Source
 
 PIECES = 32  # blocks of rows that a random part of files comes from, at least
 FEW = 2_000  # rows that are read to the end all the same
