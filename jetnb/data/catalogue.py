@@ -173,7 +173,7 @@ def load(
     if seed is None:
         return drawing.noted(opened.jets[:n_jets], f"the first {n_jets:,} of {len(opened):,} jets")
     chosen = np.argsort(
-        drawing.keys(opened.jets, seed, np.random.default_rng(seed)), kind="stable"
+        drawing.keys_of(opened.jets, seed, np.random.default_rng(seed)), kind="stable"
     )[:n_jets]
     return drawing.noted(
         opened.jets[chosen], f"{n_jets:,} of {len(opened):,} jets drawn at random, seed {seed}"

@@ -78,7 +78,7 @@ def drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arra
             stop = first + want
         places, n_read = places + 1, n_read + stop - first
         for block in one.blocks(first, stop):
-            fresh = keys(block, seed, rng)
+            fresh = keys_of(block, seed, rng)
             seen += len(block)
             blocks.append(block[fresh < highest])
             keys.append(fresh[fresh < highest])
@@ -95,7 +95,7 @@ def drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arra
     )
 
 
-def keys(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:
+def keys_of(jets: ak.Array, seed: int, rng: np.random.Generator) -> np.ndarray:
     """A random number for each jet, the same for all jets of an event, in whichever blocks they
     are.
 
