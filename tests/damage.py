@@ -247,10 +247,8 @@ def child(tasks: list[list[str]]) -> None:
     import numpy as np
     from conftest import make_toy_jets
 
-    from jetnb.data import (
-        parquet,  # noqa: F401
-        store,
-    )
+    from jetnb.data import store
+    from jetnb.readers import parquet  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:  # compile what is compiled
         store.write(Path(folder) / "s", make_toy_jets(9)).gather(np.arange(9))
