@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from lessons import LESSONS
 
 import jetnb
 from jetnb.book import runner
@@ -72,6 +73,8 @@ def test_notebook_runs(path):
             assert any(output.output_type == "error" for output in cell.outputs), (
                 f"this was to fail:\n{cell.source}"
             )
+    lost = [name for name, holds in LESSONS.get(path.stem, {}).items() if not holds(outcome.result)]
+    assert not lost, f"lessons that no longer hold: {lost}, in {outcome.result}"
     stored = json.loads(REFERENCE.read_text(encoding="utf-8")) if REFERENCE.exists() else {}
     text = f"paste into {REFERENCE.name} (and choose each tolerance):\n{as_reference(path.stem, outcome.result)}"
     assert path.stem in stored, f"{path.name} has no reference; {text}"
@@ -198,3 +201,24 @@ def test_the_text_to_paste_is_json_that_agrees():
     result = {"jets": 3, "efficiency": 0.5, "curve": [1.0, 2.0]}
     stored = json.loads("{" + as_reference("07_x", result) + "}")
     assert not list(differences(result, stored["07_x"]))
+
+
+def test_lessons_hold_in_the_references_and_fail_on_their_opposite():
+    """The references are results of runs; without what was learned, nothing of it is left."""
+    stored = json.loads(REFERENCE.read_text(encoding="utf-8"))
+    assert LESSONS.keys() <= stored.keys()
+    for stem, lessons in LESSONS.items():
+        result = {name: entry["value"] for name, entry in stored[stem].items()}
+        flat = {name: _flat(value) for name, value in result.items()}
+        for name, holds in lessons.items():
+            assert holds(result), f"{stem}: {name}"
+            if name != "no token sees those after it":
+                assert not holds(flat), f"{stem}: {name} holds of anything"
+
+
+def _flat(value):
+    if isinstance(value, dict):
+        return {name: _flat(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_flat(one) for one in value]
+    return 0.5 if isinstance(value, float) else value
