@@ -157,13 +157,15 @@ class Block(Regions):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, plan: Plan, *, causal: bool = False) -> Tensor:
-        attended = attend(self.region(Block._before, h), plan, self.n_heads, causal=causal)
-        return self.region(Block._after, h, attended)
+        attended = attend(self.region(Block.before, h), plan, self.n_heads, causal=causal)
+        return self.region(Block.after, h, attended)
 
-    def _before(self, h: Tensor) -> Tensor:
+    def before(self, h: Tensor) -> Tensor:
+        """Queries, keys and values (S, 3 D) of h (S, D)."""
         return self.qkv(self.attention_norm(h))
 
-    def _after(self, h: Tensor, attended: Tensor) -> Tensor:
+    def after(self, h: Tensor, attended: Tensor) -> Tensor:
+        """What the block makes of h (S, D) and what attention found for it (S, D): (S, D)."""
         h = h + self.dropout(self.project(attended))
         return h + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(h)))))
 
