@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jetnb.hardware import send
 from jetnb.inputs.events import Events
-from jetnb.models._packed import jet_of, total, wide
+from jetnb.models._packed import total, wide
 
 REPRESENTATIONS = ("score", "latent")
 
@@ -85,8 +86,11 @@ class EventHead(nn.Module):
                 f"{self.n_features} and {self.hlf} numbers of each jet"
             )
         h = self.jet(torch.cat([z, hlf], 1) if self.hlf else z)  # (N, width)
-        counts = np.diff(np.asarray(torch.as_tensor(events).cpu()))
-        return self.event(total(h, jet_of(counts, h.device), len(counts)))[:, 0]
+        n_events, counts = len(events) - 1, send(torch.as_tensor(events).diff(), h.device)
+        event = torch.arange(n_events, device=h.device).repeat_interleave(
+            counts, output_size=len(h)
+        )
+        return self.event(total(h, event, n_events))[:, 0]
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean binary cross-entropy of a batch of what `embed` makes: (z (N, R), _, events, hlf,
