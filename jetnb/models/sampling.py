@@ -20,7 +20,7 @@ from jetnb.models._packed import wide
 from jetnb.models.generator import Generator
 
 # Rows of a batch are filled up to a multiple of it: matrix products of a row or two round otherwise
-# than those of more, and oneDNN keeps a kernel for each number of rows.
+# than those of more.
 ROWS = 8
 
 
