@@ -26,7 +26,7 @@ HARDEST = (
 
 
 def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
-    """Rotate each jet about its axis by an angle drawn evenly from 0 to 2 pi.
+    """Random rotation: each jet about its axis by an angle drawn evenly from 0 to 2 pi.
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). Distances
     between the particles of a jet and their pt do not change. The jet mass does a little, by a
@@ -34,8 +34,8 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
     malformed batch. Source: 2108.04253. Taught in notebook 07.
 
     >>> one = torch.tensor([[10.0, 0.3, 0.4]]), torch.tensor([0, 1])
-    >>> turned, _ = rotate(*one, generator=torch.Generator().manual_seed(1))
-    >>> round(float(turned[0, 1:].norm()), 4)
+    >>> rotated, _ = rotate(*one, generator=torch.Generator().manual_seed(1))
+    >>> round(float(rotated[0, 1:].norm()), 4)
     0.5
     """
     n = _count(particles, offsets)
@@ -48,7 +48,7 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
 
 
 def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
-    """Turn the sign of dphi in half of the jets, drawn at random.
+    """Flip the sign of dphi in half of the jets, drawn at random.
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). A jet is as
     likely as its mirror image, and its mass is the same. Raises ValueError for a malformed batch.

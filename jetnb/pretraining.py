@@ -34,18 +34,17 @@ import jetnb.jets
 from jetnb import augment, checkpoints, inputs, training
 from jetnb.inputs import batches
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import FromParticles
+from jetnb.models.particles import ENCODER, FromParticles
 from jetnb.training.history import History
 
 HARDEST = 40
 FITTED = 20_000  # jets of a store of which scalings and codebooks are made
-ENCODER = {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4}
 STRATEGIES = {
     "jetclr": "jetnb.strategies.contrastive:JetCLR",
     "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
     "omnijet": "jetnb.strategies.next_token:NextToken",
     "supervised": "jetnb.strategies.supervised:Supervised",
-    "tokens": "jetnb.models.tokenizer:Tokenizer",
+    "tokens": "jetnb.strategies.tokens:Tokens",
 }
 
 

@@ -305,7 +305,7 @@ def no_kernels(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_kernels")
-@pytest.mark.parametrize("kernel", ["rectangles", "auto"])
+@pytest.mark.parametrize("kernel", ["buckets", "auto"])
 @pytest.mark.parametrize("kind", STEPS)
 def test_a_step_waits_for_nothing_and_is_the_same(kind, kernel):
     torch.manual_seed(0)
@@ -382,7 +382,7 @@ def test_kernels_agree(kind, kernel, lengths):
         torch.tensor([0, *np.cumsum(lengths)]),
     )
     found = []
-    for name in ("rectangles", kernel):
+    for name in ("buckets", kernel):
         assert _attention.choose(model, name) == 1
         model.zero_grad()
         outputs = model(x, offsets)
@@ -661,10 +661,10 @@ def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monk
     [
         ((), torch.bfloat16, "efficient"),
         (("_efficient",), torch.bfloat16, "varlen"),
-        (("_varlen", "_efficient"), torch.float16, "rectangles"),
+        (("_varlen", "_efficient"), torch.float16, "buckets"),
         ((), torch.float32, "efficient"),
-        (("_efficient",), torch.float32, "rectangles"),
-        ((), torch.float64, "rectangles"),
+        (("_efficient",), torch.float32, "buckets"),
+        ((), torch.float64, "buckets"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:attention goes without")
@@ -676,7 +676,7 @@ def test_the_best_kernel_that_works_is_taken(no_kernels, broken, dtype, expected
         monkeypatch.setattr(_attention, name, fails)
     with Pretend(), torch.inference_mode():
         assert _attention.best(OnGPU(torch.ones(2, 16, dtype=dtype)), 8) == expected
-    assert _attention.best(torch.ones(2, 16, dtype=dtype), 8) == "rectangles"
+    assert _attention.best(torch.ones(2, 16, dtype=dtype), 8) == "buckets"
 
 
 @pytest.mark.parametrize(
@@ -688,7 +688,7 @@ def test_the_best_kernel_that_works_is_taken(no_kernels, broken, dtype, expected
         (False, "cpu", [3, 9, 33]),
     ],
 )
-def test_rectangles_are_few_on_a_gpu_where_there_are_biases(biased, device, widths):
+def test_buckets_are_few_on_a_gpu_where_there_are_biases(biased, device, widths):
     h = torch.ones(45, 8, dtype=torch.float64)
     with Pretend():
         cut = _attention.plan(

@@ -489,7 +489,7 @@ def test_a_jet_with_forward_constituents_has_finite_outputs(encoder):
 
 def test_missing_values_are_named(jets):
     for masked, name in (
-        (ak.mask(jets, jets.pt > 600), "the number of constituents"),
+        (ak.mask(jets, jets.pt > 600), "pt"),
         (ak.with_field(jets, ak.mask(jets.pt, jets.pt > 600), "pt"), "pt"),
         (
             ak.with_field(

@@ -1,16 +1,16 @@
 """Attention within the jets of a packed batch, by one of several kernels, all of which give the
 same up to rounding.
 
-"rectangles": jets sorted by length and cut into rectangles, for PyTorch's attention of equal
-lengths; everywhere. "efficient": the memory-efficient kernel, on a GPU in half precision or
-float32: jets stay where they are. "varlen": the same with `torch.nn.attention.varlen`, on a GPU in
-half precision, from torch 2.10. "auto": the first of efficient, varlen and rectangles that is
-there, tried once; biases of pairs need rectangles.
+"buckets": jets in length buckets, for PyTorch's attention of equal lengths; everywhere.
+"efficient": the memory-efficient kernel, on a GPU in half precision or float32: jets stay where
+they are. "varlen": the same with `torch.nn.attention.varlen`, on a GPU in half precision, from
+torch 2.10. "auto": the first of efficient, varlen and buckets that is there, tried once; biases of
+pairs need buckets.
 
 On an H200 a training step of a transformer of 2 million weights made, in bfloat16, 25 000 jets/s
-with efficient, 19 000 with varlen and 8 500 with rectangles; 22 000 and 8 700 in float32. With
-biases, 12 000 in rectangles whose widths are multiples of 32 and 7 000 with those of 8: many small
-rectangles are many small kernels.
+with efficient, 19 000 with varlen and 8 500 with buckets; 22 000 and 8 700 in float32. With
+biases, 12 000 in buckets whose widths are multiples of 32 and 7 000 with those of 8: many small
+buckets are many small kernels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._fast import drop
 
-KERNELS = ("auto", "rectangles", "efficient", "varlen")
+KERNELS = ("auto", "buckets", "efficient", "varlen")
 HALF = (torch.float16, torch.bfloat16)
 WIDEST = 256  # numbers of each head that the kernels of variable length can take
 
@@ -45,7 +45,16 @@ class Sequences(NamedTuple):
     kernel: str
 
 
-Plan = _packed.Rectangles | Sequences
+Plan = _packed.LengthBuckets | Sequences
+
+
+def check_heads(dim: int, n_heads: int, name: str = "dim") -> None:
+    """Raise `ValueError` where rows of `dim` numbers cannot be divided among the heads."""
+    if dim < 8 or dim % (8 * n_heads):
+        raise ValueError(
+            f"{name} must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
+            "kernels want heads of a multiple of 8"
+        )
 
 
 def plan(
@@ -59,23 +68,21 @@ def plan(
     biased: bool = False,
 ) -> Plan:
     """How to work on jets of lengths (B,) with rows h (T, D); with `token` (T + B, D), as in
-    `_packed.rectangles`.
+    `_packed.length_buckets`.
 
-    biased: whether attention is to be given biases of pairs, which only rectangles take.
+    biased: whether attention is to be given biases of pairs, which only buckets take.
     """
     if biased:
-        kernel = "rectangles"
+        kernel = "buckets"
     elif kernel == "auto":
         kernel = best(h, h.shape[1] // n_heads)
-    if kernel == "rectangles":
+    if kernel == "buckets":
         step = step or (1 if h.device.type == "cpu" else 32 if biased else 8)
-        return _packed.rectangles(lengths, step, h.device, token=token)
+        return _packed.length_buckets(lengths, step, h.device, token=token)
     sizes, slots, back = lengths + token, None, None
     if token:
-        first = np.cumsum(sizes) - sizes
-        order = np.concatenate(
-            [np.arange(lengths.sum()) + np.repeat(np.arange(1, len(lengths) + 1), lengths), first]
-        )
+        first = packed.starts(sizes)[:-1]
+        order = np.concatenate([packed.rows(first + 1, lengths), first])
         slots, back = (
             send(torch.from_numpy(rows), h.device) for rows in (_packed.inverse(order), order)
         )
@@ -87,7 +94,7 @@ def plan(
 def best(h: Tensor, width: int) -> str:
     """The kernel for rows h (S, D) with heads of `width` numbers."""
     if h.device.type != "cuda" or width > WIDEST:
-        return "rectangles"
+        return "buckets"
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
     kernels = (
         ("efficient", "varlen")
@@ -96,7 +103,7 @@ def best(h: Tensor, width: int) -> str:
         if dtype == torch.float32
         else ()
     )
-    return next((name for name in kernels if _works(name, h.device, dtype, width)), "rectangles")
+    return next((name for name in kernels if _works(name, h.device, dtype, width)), "buckets")
 
 
 @functools.cache
@@ -168,7 +175,7 @@ def attend(
 ) -> Tensor:
     """Attention of all constituents of a jet to all of them: qkv (S, 3 D) -> (S, D).
 
-    biases: for each rectangle (n, heads, L, L) what is added before the softmax, -inf for padding.
+    biases: for each bucket (n, heads, L, L) what is added before the softmax, -inf for padding.
     causal: only to those before it and itself, without biases; padding comes last, so nothing real
     sees it.
     """

@@ -1,5 +1,5 @@
-"""Packed batches in torch: to and from rectangles, without some constituents, and cut into
-rectangles of one length.
+"""Packed batches in torch: to and from padded ones, without some constituents, and in length
+buckets.
 """
 
 from __future__ import annotations
@@ -63,12 +63,11 @@ def pad(x: Tensor, offsets: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tens
 
 
 def spread(offsets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (B,), and for each of T constituents its place in the rows of a rectangle (B, P) that
+    """Lengths (B,), and for each of T constituents its place in the rows of a padded batch (B, P) that
     is flattened.
     """
     lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
-    first = np.arange(len(lengths)) * lengths.max(initial=0) - (np.cumsum(lengths) - lengths)
-    return lengths, np.arange(lengths.sum()) + np.repeat(first, lengths)
+    return lengths, packed.rows(np.arange(len(lengths)) * lengths.max(initial=0), lengths)
 
 
 def select(x: Tensor, offsets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +104,12 @@ def total(values: Tensor, jet: Tensor, n_jets: int) -> Tensor:
     return wide(values.new_zeros(n_jets, *values.shape[1:])).index_add(0, jet, wide(values))
 
 
+def mean(values: Tensor, lengths: np.ndarray) -> Tensor:
+    """Mean of values (T, D) over each jet, at least in float32, zeros without constituents: (B, D)."""
+    whole = total(values, jet_of(lengths, values.device), len(lengths))
+    return whole / send(torch.from_numpy(lengths), values.device).clamp(min=1)[:, None]
+
+
 def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
     """Mean of value (T, heads, d) over each jet, weighted by the softmax of score (T, heads) over
     the jet: (B, D).
@@ -117,9 +122,9 @@ def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
     return total((weight[..., None] * value).flatten(1), jet, n_jets)
 
 
-class Rectangles(NamedTuple):
-    """Jets sorted by length and cut into rectangles (n jets, L slots), laid one after the other: S
-    slots in all.
+class LengthBuckets(NamedTuple):
+    """Jets sorted by length, those of (nearly) equal length in one bucket (n jets, L slots): S slots
+    in all.
 
     What is worked on stays in this order through all layers, so no layer gathers anything.
     """
@@ -133,29 +138,24 @@ class Rectangles(NamedTuple):
     )  # (3, jets) of each in their new order its first row, how many rows it has, and its width
 
 
-def rectangles(
+def length_buckets(
     lengths: np.ndarray, step: int, device: torch.device, *, token: bool = False
-) -> Rectangles:
-    """Cut jets of `lengths` (B,) into rectangles whose widths are multiples of `step`; 1 means no
+) -> LengthBuckets:
+    """Put jets of `lengths` (B,) into buckets whose widths are multiples of `step`; 1 means no
     padding at all.
 
     With `token` each jet has one row more, before its constituents: rows T to T + B, after all
     constituents.
     """
-    sizes, starts = lengths + token, np.cumsum(lengths) - lengths
+    sizes, starts = lengths + token, packed.starts(lengths)[:-1]
     order = np.argsort(sizes, kind="stable")
     order = order[sizes[order] > 0]
     widths = -(-sizes[order] // step) * step
-    first, length, start, own = (
+    length, start, own = (
         np.repeat(values, widths)
-        for values in (
-            np.cumsum(widths) - widths,
-            lengths[order],
-            starts[order],
-            lengths.sum() + order,
-        )
+        for values in (lengths[order], starts[order], lengths.sum() + order)
     )
-    place = np.arange(widths.sum()) - first - token  # which constituent, -1 is the token
+    place = packed.ranks(widths) - token  # which constituent, -1 is the token
     nearest = np.minimum(place, length - 1)
     slots, real = np.where(nearest < 0, own, start + nearest), place < length
     back = np.empty(sizes.sum(), np.int64)
@@ -170,7 +170,7 @@ def rectangles(
         )
         shapes.append((n, width))
         used += n * width
-    return Rectangles(
+    return LengthBuckets(
         send(torch.from_numpy(slots), device),
         send(torch.from_numpy(back), device),
         shapes,

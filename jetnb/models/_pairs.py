@@ -37,8 +37,8 @@ class PairEmbed(Regions):
             ),
         )
 
-    def forward(self, momenta: Tensor, plan: _packed.Rectangles) -> list[Tensor]:
-        """momenta (T, 4) -> for each rectangle the biases (n, heads, L, L), -inf where a key is
+    def forward(self, momenta: Tensor, plan: _packed.LengthBuckets) -> list[Tensor]:
+        """momenta (T, 4) -> for each bucket the biases (n, heads, L, L), -inf where a key is
         padding.
         """
         found = pairs(plan)
@@ -121,7 +121,7 @@ class Pairs(NamedTuple):
     upper: Tensor
 
 
-def pairs(plan: _packed.Rectangles) -> Pairs:
+def pairs(plan: _packed.LengthBuckets) -> Pairs:
     """All pairs of a plan without tokens; how many there are is known on the CPU, so nobody waits
     for a GPU.
     """

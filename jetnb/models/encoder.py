@@ -2,9 +2,8 @@
 D).
 
 Both take packed batches, so no work goes to padding in linear layers, and next to none in
-attention: constituents are put in order of the length of their jet once, and attention runs on
-rectangles of (nearly) equal lengths, or, where there are kernels for it, on jets of all lengths as
-they lie.
+attention: jets are put in length buckets once, and attention runs on each bucket, or, where there
+are kernels for it, on jets of all lengths as they lie.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb.hardware import send
 from jetnb.models import _packed
-from jetnb.models._attention import Plan, arrange, attend, plan, restore
+from jetnb.models._attention import Plan, arrange, attend, check_heads, plan, restore
 from jetnb.models._fast import Linear
 from jetnb.models._packed import pack, pad, select
 from jetnb.models._regions import Regions
@@ -33,8 +31,8 @@ class Transformer(nn.Module):
     weighted by "pt", so that a soft one counts little and two halves as much as the whole; the
     output of a learned jet "token" that takes part in all layers; or "attention" with one learned
     query per head after the last layer. causal: a constituent sees those before it in its jet and
-    itself, not those after it: then their order matters. step: attention rectangles are a multiple
-    of it wide; None is 1 on a CPU, where padding costs more than calls, and 8 elsewhere. kernel: of
+    itself, not those after it: then their order matters. step: length buckets are a multiple of it
+    wide; None is 1 on a CPU, where padding costs more than calls, and 8 elsewhere. kernel: of
     attention, see `_attention`. The result does not depend on either but for rounding.
 
     A jet without constituents gets zeros, with the token what the token becomes alone. On a GPU the
@@ -63,18 +61,9 @@ class Transformer(nn.Module):
         kernel: str = "auto",
     ):
         super().__init__()
-        _positive(
-            n_features=n_features,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            expansion=expansion,
-            step=step or 1,
-        )
-        if dim < 8 or dim % (8 * n_heads):
-            raise ValueError(
-                f"dim must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
-                "kernels want heads of a multiple of 8"
-            )
+        sizes = {"n_features": n_features, "n_layers": n_layers, "n_heads": n_heads}
+        at_least(1, **sizes, expansion=expansion, step=step or 1)
+        check_heads(dim, n_heads)
         if pool not in POOLS:
             raise ValueError(f"pool {pool!r} is unknown: use one of {', '.join(POOLS)}")
         if causal and pool == "token":
@@ -122,15 +111,14 @@ class Transformer(nn.Module):
         h = restore(self.norm(h), cut)  # (T, D), with tokens (T + B, D)
         if token:
             return h[: len(x)], h[len(x) :]
+        if self.pool == "mean":
+            return h, _packed.mean(h, lengths)
         jet = _packed.jet_of(lengths, x.device)
         if self.pool == "attention":
             return h, self._attend(h, jet, len(lengths))
-        if self.pool == "pt":
-            weight = _packed.wide(weight)[:, None]  # (T, 1)
-            whole = _packed.total(weight, jet, len(lengths))  # (B, 1), zero without constituents
-            return h, _packed.total(weight * h, jet, len(lengths)) / whole.where(whole > 0, 1)
-        total = _packed.total(h, jet, len(lengths))
-        return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
+        weight = _packed.wide(weight)[:, None]  # (T, 1)
+        whole = _packed.total(weight, jet, len(lengths))  # (B, 1), zero without constituents
+        return h, _packed.total(weight * h, jet, len(lengths)) / whole.where(whole > 0, 1)
 
     def _attend(self, h: Tensor, jet: Tensor, n_jets: int) -> Tensor:
         """Each head's mean of values (T, D), weighted by the softmax over the jet of its query
@@ -157,13 +145,15 @@ class Block(Regions):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, plan: Plan, *, causal: bool = False) -> Tensor:
-        attended = attend(self.region(Block._before, h), plan, self.n_heads, causal=causal)
-        return self.region(Block._after, h, attended)
+        attended = attend(self.region(Block.before, h), plan, self.n_heads, causal=causal)
+        return self.region(Block.after, h, attended)
 
-    def _before(self, h: Tensor) -> Tensor:
+    def before(self, h: Tensor) -> Tensor:
+        """Queries, keys and values (S, 3 D) of h (S, D)."""
         return self.qkv(self.attention_norm(h))
 
-    def _after(self, h: Tensor, attended: Tensor) -> Tensor:
+    def after(self, h: Tensor, attended: Tensor) -> Tensor:
+        """What the block makes of h (S, D) and what attention found for it (S, D): (S, D)."""
         h = h + self.dropout(self.project(attended))
         return h + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(h)))))
 
@@ -181,7 +171,7 @@ class DeepSets(Regions):
 
     def __init__(self, n_features: int, *, dim: int = 128, n_layers: int = 3):
         super().__init__()
-        _positive(n_features=n_features, n_layers=n_layers)
+        at_least(1, n_features=n_features, n_layers=n_layers)
         if dim < 8 or dim % 8:
             raise ValueError(f"dim must be a multiple of 8, got {dim}")
         self.n_features, self.dim = n_features, dim
@@ -208,7 +198,8 @@ def _mlp(n_in: int, dim: int, n_layers: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _positive(**sizes: int) -> None:
+def at_least(least: int, **sizes: int) -> None:
+    """Raise `ValueError` for the first of the sizes that is smaller."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        if size < least:
+            raise ValueError(f"{name} must be at least {least}, got {size}")

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from jetnb import packed
 from jetnb.hardware import send
 from jetnb.models import _packed
-from jetnb.models._attention import arrange, plan, restore
+from jetnb.models._attention import arrange, check_heads, plan, restore
 from jetnb.models._fast import Linear, linear
-from jetnb.models.encoder import Block
+from jetnb.models.encoder import Block, at_least
 
 
 class Causal(nn.Module):
@@ -63,23 +63,10 @@ class Causal(nn.Module):
         kernel: str = "auto",
     ):
         super().__init__()
-        for name, size, least in (
-            ("n_codes", n_codes, 1),
-            ("n_layers", n_layers, 1),
-            ("n_heads", n_heads, 1),
-            ("expansion", expansion, 1),
-            ("max_length", max_length, 1),
-            ("n_classes", n_classes, 0),
-            ("n_features", n_features, 0),
-            ("step", step or 1, 1),
-        ):
-            if size < least:
-                raise ValueError(f"{name} must be at least {least}, got {size}")
-        if dim < 8 or dim % (8 * n_heads):
-            raise ValueError(
-                f"dim must be a multiple of 8 times n_heads, got {dim} with {n_heads} heads: the fast "
-                "kernels want heads of a multiple of 8"
-            )
+        at_least(1, n_codes=n_codes, n_layers=n_layers, n_heads=n_heads, expansion=expansion)
+        at_least(1, max_length=max_length, step=step or 1)
+        at_least(0, n_classes=n_classes, n_features=n_features)
+        check_heads(dim, n_heads)
         if positions not in ("none", "learned"):
             raise ValueError(f"positions {positions!r} is unknown: use none or learned")
         self.n_codes, self.n_features, self.n_classes, self.dim = (
@@ -105,8 +92,7 @@ class Causal(nn.Module):
         """
         x, lengths = self.check(x, offsets)
         h = self.run(x, lengths)[: len(x)]
-        total = _packed.total(h, _packed.jet_of(lengths, x.device), len(lengths))
-        return h, total / send(torch.from_numpy(lengths), x.device).clamp(min=1)[:, None]
+        return h, _packed.mean(h, lengths)
 
     def check(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, np.ndarray]:
         """What to read, token ids (T,) int64 or features (T, F), and lengths (B,); `ValueError` if
@@ -131,8 +117,7 @@ class Causal(nn.Module):
                     f"the longest jet has {lengths.max()} constituents, but there are learned positions "
                     f"for max_length = {self.max_length}: cut it, or use positions='none'"
                 )
-            place = np.arange(1, len(x) + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            place = np.concatenate([place, np.zeros(len(lengths), np.int64)])
+            place = np.concatenate([packed.ranks(lengths) + 1, np.zeros(len(lengths), np.int64)])
             h = h + self.place(send(torch.from_numpy(place), x.device))
         # padding comes after the constituents, so none of them sees it, and there is nothing to
         # mask
@@ -322,7 +307,7 @@ def _following(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For T + B rows, constituents and then starts, which token follows, T for stop; and the last
     row of each jet.
     """
-    n_tokens, starts = lengths.sum(), np.cumsum(lengths) - lengths
+    n_tokens, starts = lengths.sum(), packed.starts(lengths)[:-1]
     following = np.concatenate([np.arange(1, n_tokens + 1), starts])
     last = np.where(lengths > 0, starts + lengths - 1, n_tokens + np.arange(len(lengths)))
     following[last] = n_tokens

@@ -23,10 +23,11 @@ from jetnb import kinematics
 from jetnb.inputs import TRACK, UNSCALED, Batch, Scaler, compute
 from jetnb.jets import plain
 from jetnb.models import _packed
-from jetnb.models._attention import arrange, attend, plan, restore
+from jetnb.models._attention import arrange, attend, check_heads, plan, restore
 from jetnb.models._fast import Linear, drop, linear
 from jetnb.models._pairs import PairEmbed, normalise
 from jetnb.models._regions import Regions
+from jetnb.models.particles import massless
 
 # The inputs of the published models in their order: what is subtracted, what the rest is multiplied
 # with, and between what it is clipped then. From JetClass_full.yaml of
@@ -163,11 +164,7 @@ class ParticleTransformer(nn.Module):
         if min(sizes) < 1 or not embed_dims or not pair_dims:
             raise ValueError(f"all sizes must be at least 1, got {sizes}")
         self.n_features, self.dim, self.step, self.scaler = n_features, embed_dims[-1], step, scaler
-        if self.dim % (8 * n_heads):
-            raise ValueError(
-                f"the last of embed_dims must be a multiple of 8 times n_heads, got {self.dim} with "
-                f"{n_heads} heads: the fast kernels want heads of a multiple of 8"
-            )
+        check_heads(self.dim, n_heads, "the last of embed_dims")
         if scaler and not (
             {"log_pt", "deta", "dphi"} <= set(scaler.features)
             and len(scaler.features) == n_features
@@ -237,8 +234,7 @@ class ParticleTransformer(nn.Module):
             x[:, i] * self.scaler.width[i] + self.scaler.mean[i]
             for i in (self.scaler.features.index(name) for name in ("log_pt", "deta", "dphi"))
         )
-        unit = torch.stack([phi.cos(), phi.sin(), eta.sinh(), eta.cosh()], 1)
-        return log_pt.exp()[:, None] * unit
+        return massless(log_pt.exp(), eta, phi)
 
 
 class _Block(Regions):
@@ -256,7 +252,7 @@ class _Block(Regions):
         self.fc1, self.fc2 = Linear(dim, expansion * dim), Linear(expansion * dim, dim)
         self.c_attn, self.w_resid = nn.Parameter(torch.ones(n_heads)), nn.Parameter(torch.ones(dim))
 
-    def forward(self, h: Tensor, plan: _packed.Rectangles, biases: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, plan: _packed.LengthBuckets, biases: list[Tensor]) -> Tensor:
         """Attention within each jet, h (S, D) -> (S, D)."""
         attended = attend(
             self.region(_Block._begin, h),

@@ -17,6 +17,7 @@ from jetnb.models import _packed
 
 FEATURES = ("deta", "dphi", "log_pt", "log_pt_rel", "delta_r")
 MOMENTA = ("px", "py", "pz", "energy")
+ENCODER = {"n_features": len(FEATURES), "dim": 64, "n_layers": 3, "n_heads": 4}  # of a laptop
 
 
 class FromParticles(nn.Module):
@@ -98,17 +99,20 @@ class FromParticles(nn.Module):
         """particles (T, 3), offsets (B + 1,) int64 -> constituents (T, D), jets (B, D)."""
         x = self.scaled(particles, offsets)  # (T, 5)
         if self.momenta:
-            pt, deta, dphi = particles.unbind(1)
-            momenta = pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()
-            x = torch.cat([x, torch.stack(momenta, 1)], 1)  # (T, 9)
+            x = torch.cat([x, massless(*particles.unbind(1))], 1)  # (T, 9)
         if getattr(self.encoder, "pool", None) == "pt":
             return self.encoder(x, offsets, weight=particles[:, 0])
         return self.encoder(x, offsets)
+
+
+def massless(pt: Tensor, eta: Tensor, phi: Tensor) -> Tensor:
+    """The columns of `MOMENTA` of massless particles (T,): (T, 4)."""
+    return torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], 1)
 
 
 def _inputs(particles: Tensor, offsets: Tensor) -> Tensor:
     """The columns of `FEATURES`, not scaled: (T, 5)."""
     jet = _packed.jet_of(_packed.check(particles, offsets, 3), particles.device)  # (T,)
     pt, deta, dphi = particles.unbind(1)
-    share = pt / pt.new_zeros(len(offsets) - 1).index_add(0, jet, pt)[jet]
+    share = pt / _packed.total(pt, jet, len(offsets) - 1)[jet]
     return torch.stack([deta, dphi, pt.log(), share.log(), torch.hypot(deta, dphi)], 1)

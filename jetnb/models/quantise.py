@@ -88,13 +88,13 @@ class VectorQuantiser(nn.Module):
     1 - `decay` of the past with each batch, arXiv:1711.00937 (appendix A.1); or "gradient", as
     parameters, which also get the gradient of what is made of them, arXiv:2305.08842, as published
     for OmniJet-alpha. beta: of the loss, beta pulls codes to latents and 1 - beta latents to codes;
-    with "ema" only the latter is there. rotate: turn and stretch the gradient as the latent is
-    turned and stretched to its code, arXiv:2410.06424, instead of passing it straight through.
-    patience: a code that no latent of so many batches in a row has chosen is moved to a random
-    latent of the batch; None leaves it. Only training mode changes codes.
+    with "ema" only the latter is there. rotate: the rotation trick, arXiv:2410.06424: the gradient
+    is rotated and stretched as the latent is to its code, instead of passing straight through.
+    patience: of dead-code revival: a code that no latent of so many batches in a row has chosen is
+    put on a random latent of the batch; None leaves it. Only training mode changes codes.
 
     Call `start` before training; until then codes are random. Raises `ValueError` for settings out
-    of range. arXiv:1711.00937, the moves of unused codes arXiv:2305.08842. Taught in notebook 04.
+    of range. arXiv:1711.00937, dead-code revival arXiv:2305.08842. Taught in notebook 04.
     """
 
     def __init__(
@@ -126,17 +126,13 @@ class VectorQuantiser(nn.Module):
         codes = torch.randn(n_codes, dim)
         if update == "ema":
             self.register_buffer("codes", codes)
-            self.register_buffer(
-                "total", codes.clone()
-            )  # (K, D) running sum of the latents of each code
+            # (K, D) running sum of the latents of each code
+            self.register_buffer("total", codes.clone())
         else:
             self.codes = nn.Parameter(codes)
-        self.register_buffer(
-            "count", torch.ones(n_codes)
-        )  # (K,) running number of latents of each code per batch
-        self.register_buffer(
-            "unused", torch.zeros(n_codes, dtype=torch.int64)
-        )  # (K,) batches since it was chosen
+        # (K,) running number of latents of each code per batch, and batches since it was chosen
+        self.register_buffer("count", torch.ones(n_codes))
+        self.register_buffer("unused", torch.zeros(n_codes, dtype=torch.int64))
         self.register_buffer("moved", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -153,11 +149,8 @@ class VectorQuantiser(nn.Module):
                 f"{int(z.isfinite().all(1).sum())} are finite: give more jets, or take fewer codes"
             )
         z = z.to(self.codes)
-        codes = z[
-            torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[
-                : self.n_codes
-            ].to(z.device)
-        ]
+        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
+        codes = z[order[: self.n_codes].to(z.device)]
         for _ in range(n_steps):
             count, total = self._sums(z, nearest(z, codes))
             codes = torch.where(count[:, None] > 0, total / count[:, None], codes)
@@ -170,18 +163,18 @@ class VectorQuantiser(nn.Module):
         """z (T, dim) -> their codes (T, dim), with gradients to z; tokens (T,) int64; the
         codebook's loss, a scalar.
 
-        generator: draws where unused codes move to; None is torch's global one. At least float32.
+        generator: draws where dead codes are revived; None is torch's global one. At least float32.
         """
         with torch.autocast(z.device.type, enabled=False):
             z = wide(z)
             if self.training and self.patience and len(z):
-                self._move_unused(z.detach(), generator)
+                self._revive(z.detach(), generator)
             tokens = nearest(z, self.codes)
             q = F.embedding(tokens, self.codes)
             loss = (1 - self.beta) * F.mse_loss(z, q.detach())
             if self.update == "gradient":
                 loss = loss + self.beta * F.mse_loss(q, z.detach())
-            through = _turn(z, q.detach()) if self.rotate else z
+            through = _rotation_trick(z, q.detach()) if self.rotate else z
             if self.training:
                 self._follow(z.detach(), tokens)
             return q + (through - through.detach()), tokens, loss
@@ -189,7 +182,7 @@ class VectorQuantiser(nn.Module):
     def monitors(self) -> dict[str, float]:
         """How the codebook is used: `perplexity`, the number of codes that would be chosen if all
         of them were equally often, over the last 1 / (1 - decay) batches; `codes_used`, the share
-        that the last batch chose; `codes_moved` since the start, for not being used. Taught in
+        that the last batch chose; `codes_moved`, how many dead codes were revived since the start. Taught in
         notebook 04.
         """
         return {
@@ -214,16 +207,16 @@ class VectorQuantiser(nn.Module):
             self.codes.copy_(torch.where(count > TINY, self.total / count, self.codes))
 
     @torch.no_grad()
-    def _move_unused(self, z: Tensor, generator: torch.Generator | None) -> None:
-        # Drawn for all codes: to look which are unused would mean waiting for the device.
-        new = z[
-            torch.randint(len(z), (self.n_codes,), generator=generator, device=z.device)
-        ]  # (K, D)
+    def _revive(self, z: Tensor, generator: torch.Generator | None) -> None:
+        """Dead-code revival: put codes that are not chosen any more on random latents."""
+        # Drawn for all codes: to look which are dead would mean waiting for the device.
+        rows = torch.randint(len(z), (self.n_codes,), generator=generator, device=z.device)
+        new = z[rows]  # (K, D)
         if _shared():
             dist.broadcast(new, 0)
-        unused = (self.unused >= self.patience) & new.isfinite().all(1)
-        self._put(unused, new)
-        self.moved += unused.sum()
+        dead = (self.unused >= self.patience) & new.isfinite().all(1)
+        self._put(dead, new)
+        self.moved += dead.sum()
 
     @torch.no_grad()
     def _put(self, where: Tensor, codes: Tensor) -> None:
@@ -254,19 +247,19 @@ def perplexity(count: Tensor) -> Tensor:
     return torch.special.entr(count.double() / count.double().sum()).sum().exp()
 
 
-def _turn(z: Tensor, q: Tensor) -> Tensor:
-    """z turned and stretched to q, in a way that the gradient takes for constant. arXiv:2410.06424
+def _rotation_trick(z: Tensor, q: Tensor) -> Tensor:
+    """z rotated and stretched to q, in a way that the gradient takes for constant. arXiv:2410.06424
     (section 4.2).
     """
     size = z.detach().norm(dim=1, keepdim=True).clamp(min=1e-6)
     start, end = z.detach() / size, F.normalize(q, dim=1)
     middle = F.normalize(start + end, dim=1)
-    turned = (
+    rotated = (
         z
         - 2 * middle * (middle * z).sum(1, keepdim=True)
         + 2 * end * (start * z).sum(1, keepdim=True)
     )
-    return turned * (q.norm(dim=1, keepdim=True) / size)
+    return rotated * (q.norm(dim=1, keepdim=True) / size)
 
 
 def _shared() -> bool:

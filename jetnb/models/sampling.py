@@ -12,16 +12,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from jetnb.models import _fast
 from jetnb.models._packed import wide
 from jetnb.models.generator import Generator
 
 # Rows of a batch are filled up to a multiple of it: matrix products of a row or two round otherwise
-# than those of more, and oneDNN keeps a kernel for each number of rows.
+# than those of more.
 ROWS = 8
 
 
@@ -65,19 +64,13 @@ def generate(
     """
     encoder = model.encoder
     max_length = encoder.max_length if max_length is None else max_length
-    batch_size = (
-        batch_size
-        if batch_size is not None
-        else 128
-        if model.head.weight.device.type == "cpu"
-        else 2048
-    )
-    label = _check(
-        model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features
-    )
+    device = model.head.weight.device
+    if batch_size is None:
+        batch_size = 128 if device.type == "cpu" else 2048
+    _check(model, n_jets, temperature, top_k, top_p, max_length, batch_size, features)
+    label = _labels(labels, n_jets, encoder.n_classes)
     training = model.training
     share = partial(probabilities, temperature=temperature, top_k=top_k, top_p=top_p)
-    device = model.head.weight.device
     if device.type == "mps":  # has no float64
         device = torch.device("cpu")
     if dtype is not None or device != model.head.weight.device:
@@ -91,25 +84,13 @@ def generate(
         with tqdm(total=n_jets, unit=" jets", disable=not progress) as bar:
             for first in range(0, n_jets, batch_size):
                 jets = range(first, min(first + batch_size, n_jets))
-                uniform = (
-                    np.stack(
-                        [
-                            np.random.default_rng([seed, jet]).integers(2**32, size=max_length + 1)
-                            for jet in jets
-                        ]
-                    )
-                    / 2**32
-                )  # so below 1 that times a total it is below the total
-                given = (
-                    torch.from_numpy(uniform).to(device),
-                    label[first : first + batch_size].to(device),
-                )
+                uniform = _uniform(seed, jets, max_length + 1).to(device)
+                given = label[jets.start : jets.stop].to(device)
                 if fixed:
-                    tokens = drawing.fill(*given)
+                    tokens = drawing.fill(uniform, given)
                     bar.update(len(jets))
                 else:
-                    tokens = torch.full((len(jets), max_length + 1), encoder.n_codes, device=device)
-                    _fill(tokens, given[0], model, given[1], features, share, bar)
+                    tokens = _fill(uniform, model, given, features, share, bar)
                 unfinished += int((tokens[:, -1] != encoder.n_codes).sum())
                 parts.append(tokens[:, :-1].cpu())
     finally:
@@ -123,6 +104,12 @@ def generate(
     tokens = torch.cat(parts) if parts else torch.empty(0, max_length, dtype=torch.int64)
     real = tokens != encoder.n_codes  # (n_jets, max_length)
     return tokens[real], F.pad(real.sum(1).cumsum(0), (1, 0))
+
+
+def _uniform(seed: int, jets: range, n: int) -> Tensor:
+    """Numbers (B, n) in [0, 1), float64, of each jet its own; times a total they stay below it."""
+    draws = [np.random.default_rng([seed, jet]).integers(2**32, size=n) for jet in jets]
+    return torch.from_numpy(np.stack(draws) / 2**32)
 
 
 def probabilities(
@@ -170,24 +157,20 @@ def _invert(share: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """
     total = share.cumsum(1, dtype=torch.float64)
     goal = uniform[:, None] * total[:, -1:]
-    at = torch.searchsorted(
-        total, goal, right=True
-    )  # the first part that ends beyond, so one that is not empty
+    # the first part that ends beyond, so one that is not empty
+    at = torch.searchsorted(total, goal, right=True)
     left = total.gather(1, at) - goal
     return at[:, 0], (1 - left / share.gather(1, at))[:, 0].clamp(0, 1 - 2**-40)
 
 
-def _fill(
-    tokens: Tensor, uniform: Tensor, model: Generator, label: Tensor, features, share, bar
-) -> None:
-    """Draw tokens (B, L + 1), one column after the other; the last is only to see whether a jet
-    stops.
+def _fill(uniform: Tensor, model: Generator, label: Tensor, features, share, bar) -> Tensor:
+    """Tokens (B, L + 1), drawn one column after the other, stop and all after it as n_codes.
 
-    Jets that go on are kept in the first rows of the cache: those behind move into the rows of jets
-    that stopped.
+    uniform (B, L + 1), label (B,). The last column is only to see whether a jet stops. Jets that go
+    on are kept in the first rows of the cache: those behind move into the rows of jets that stopped.
     """
-    n_jets, n_steps = tokens.shape
-    encoder = model.encoder
+    encoder, (n_jets, n_steps) = model.encoder, uniform.shape
+    tokens = torch.full((n_jets, n_steps), encoder.n_codes, device=uniform.device)
     cache = Cache(encoder, n_jets + -n_jets % ROWS, n_steps)
     jet = torch.arange(n_jets, device=tokens.device)  # of each row
     h = encoder.start(label + 1)
@@ -202,7 +185,7 @@ def _fill(
         size = 4 * ROWS if h.device.type == "cpu" else len(h)
         drawn = torch.cat(
             [
-                draw(share(_apply(model.head, rows)), at)
+                draw(share(model.head(rows)), at)
                 for rows, at in zip(h.split(size), chance.split(size), strict=True)
             ]
         )[: len(jet)]
@@ -216,8 +199,9 @@ def _fill(
             jet = jet[:n_on]
             cache.move(movers, holes)
         if not n_on:
-            return
+            break
     bar.update(len(jet))
+    return tokens
 
 
 class Cache:
@@ -237,20 +221,16 @@ class Cache:
         """From what is read next (n, D) by the first n jets to what the encoder makes of it, (n,
         D).
         """
-        if self.encoder.place is not None:
-            h = h + self.encoder.place.weight[self.length]
+        n, at = len(h), self.length
         self.length += 1
-        for block, kept in zip(self.encoder.blocks, self.kept, strict=True):
-            q, k, v = (
-                _apply(block.qkv, block.attention_norm(h))
-                .view(len(h), 3, block.n_heads, -1)
-                .unbind(1)
-            )
-            kept[0, : len(h), :, self.length - 1], kept[1, : len(h), :, self.length - 1] = k, v
-            keys, values = kept[:, : len(h), :, : self.length]  # (n, heads, L, D / heads) each
-            h = h + _apply(block.project, _look(q, keys, values).flatten(1))
-            h = h + _apply(block.contract, F.gelu(_apply(block.expand, block.mlp_norm(h))))
-        return self.encoder.norm(h)
+
+        def attend(kept: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kept[0, :n, :, at], kept[1, :n, :, at] = k, v
+            return _look(q, *kept[:, :n, :, : at + 1])
+
+        if self.encoder.place is not None:
+            h = h + self.encoder.place.weight[at]
+        return _through(self.encoder, h, self.kept, attend)
 
     def move(self, movers: Tensor, holes: Tensor) -> None:
         """Put the jets in rows `movers` into the rows `holes`."""
@@ -270,19 +250,11 @@ class Fixed:
 
     EVERY = 16  # steps between two looks at whether all jets have stopped, for which a GPU is waited for
 
-    def __init__(
-        self,
-        model: Generator,
-        n_jets: int,
-        n_steps: int,
-        features: Callable | None,
-        share: Callable,
-    ):
+    def __init__(self, model: Generator, n_jets: int, n_steps: int, features, share: Callable):
         device = model.head.weight.device
         self.model, self.features, self.share, self.n_steps = model, features, share, n_steps
-        self.kept = Cache(
-            model.encoder, n_jets, n_steps
-        ).kept.zero_()  # what is masked must be a number all the same
+        # what is masked must be a number all the same
+        self.kept = Cache(model.encoder, n_jets, n_steps).kept.zero_()
         self.tokens = torch.empty(n_jets, n_steps, dtype=torch.int64, device=device)
         self.uniform = torch.zeros(n_jets, n_steps, dtype=torch.float64, device=device)
         self.label = torch.full((n_jets,), -1, device=device)  # rows without a jet are of no class
@@ -317,7 +289,7 @@ class Fixed:
         )
         h = torch.where(self.place == 0, encoder.start(self.label + 1), read)
         chance = self.uniform.index_select(1, self.place)[:, 0]
-        drawn = draw(self.share(_apply(self.model.head, self._advance(h))), chance)
+        drawn = draw(self.share(self.model.head(self._advance(h))), chance)
         drawn = torch.where(self.going, drawn, stop)
         self.tokens.index_copy_(1, self.place, drawn[:, None])
         self.going.logical_and_(drawn != stop)
@@ -326,21 +298,16 @@ class Fixed:
 
     def _advance(self, h: Tensor) -> Tensor:
         """As `Cache.advance`, with a look at all places, of which those to come are masked."""
-        encoder = self.model.encoder
-        if encoder.place is not None:
-            h = h + encoder.place.weight.index_select(0, self.place)
-        beyond = self.places > self.place
-        for block, kept in zip(encoder.blocks, self.kept, strict=True):
-            q, k, v = (
-                _apply(block.qkv, block.attention_norm(h))
-                .view(len(h), 3, block.n_heads, -1)
-                .unbind(1)
-            )
+        encoder, beyond = self.model.encoder, self.places > self.place
+
+        def attend(kept: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             for values, new in zip(kept, (k, v), strict=True):
                 values.index_copy_(2, self.place, new[:, :, None])
-            h = h + _apply(block.project, _look(q, *kept, beyond).flatten(1))
-            h = h + _apply(block.contract, F.gelu(_apply(block.expand, block.mlp_norm(h))))
-        return encoder.norm(h)
+            return _look(q, *kept, beyond)
+
+        if encoder.place is not None:
+            h = h + encoder.place.weight.index_select(0, self.place)
+        return _through(encoder, h, self.kept, attend)
 
     def _capture(self) -> Callable[[], None]:
         """The step as a CUDA graph, or the step itself."""
@@ -366,11 +333,15 @@ class Fixed:
         return graph.replay
 
 
-def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)` of few rows, without gradients: `_fast.linear` fills them up to hundreds."""
-    if _fast._ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.linear(x, layer.weight, layer.bias)
-    return _fast._ONEDNN(x, layer.weight, layer.bias, "none", [], "")
+def _through(encoder, h: Tensor, kept: Tensor, attend: Callable) -> Tensor:
+    """All layers for one more place of each jet, h (n, D) -> (n, D).
+
+    attend: puts its key and value into what one layer has kept, and looks at all of them.
+    """
+    for block, layer in zip(encoder.blocks, kept, strict=True):
+        q, k, v = block.before(h).view(len(h), 3, block.n_heads, -1).unbind(1)
+        h = block.after(h, attend(layer, q, k, v).flatten(1))
+    return encoder.norm(h)
 
 
 def _look(q: Tensor, keys: Tensor, values: Tensor, beyond: Tensor | None = None) -> Tensor:
@@ -385,59 +356,44 @@ def _look(q: Tensor, keys: Tensor, values: Tensor, beyond: Tensor | None = None)
     return torch.matmul(score.softmax(-1)[..., None, :], values)[..., 0, :]
 
 
-def _check(
-    model, n_jets, temperature, top_k, top_p, labels, max_length, batch_size, features
-) -> Tensor:
-    """Labels (n_jets,), -1 where there are none."""
+def _check(model, n_jets, temperature, top_k, top_p, max_length, batch_size, features) -> None:
+    encoder, problem = model.encoder, None
+    if n_jets < 0:
+        problem = f"n_jets is {n_jets}: it must be at least 0"
+    elif batch_size < 1:
+        problem = f"batch_size is {batch_size}: it must be at least 1"
+    elif max_length < 1:
+        problem = f"max_length is {max_length}: it must be at least 1"
+    elif encoder.place is not None and max_length > encoder.max_length:
+        learned = f"the model has learned positions for {encoder.max_length} tokens"
+        problem = f"max_length is {max_length}: {learned}"
+    elif not temperature > 0:
+        remedy = "it must be positive; for the likeliest token alone use top_k=1"
+        problem = f"temperature is {temperature}: {remedy}"
+    elif top_k is not None and top_k < 1:
+        problem = f"top_k is {top_k}: it must be at least 1, or None for all tokens"
+    elif top_p is not None and not 0 < top_p <= 1:
+        problem = f"top_p is {top_p}: it is a share above 0 and up to 1, or None for all tokens"
+    elif encoder.reads_tokens and features is not None:
+        problem = "features are given, but the model reads tokens: leave it out"
+    elif not encoder.reads_tokens and features is None:
+        remedy = "give a function from tokens (n,) to features (n, F)"
+        problem = f"features is None, but the model reads features: {remedy}"
+    elif not all(weight.isfinite().all() for weight in model.parameters()):
+        problem = f"{type(model).__name__} has weights that are not finite: train it again"
+    if problem:
+        raise ValueError(problem)
 
-    def refuse(name, value, remedy):
-        raise ValueError(f"{name} is {value!r}: {remedy}")
 
-    encoder = model.encoder
-    for name, value, least in (
-        ("n_jets", n_jets, 0),
-        ("batch_size", batch_size, 1),
-        ("max_length", max_length, 1),
-    ):
-        if value < least:
-            refuse(name, value, f"it must be at least {least}")
-    if encoder.place is not None and max_length > encoder.max_length:
-        refuse(
-            "max_length",
-            max_length,
-            f"the model has learned positions for {encoder.max_length} tokens",
-        )
-    if not all(weight.isfinite().all() for weight in model.parameters()):
-        refuse("model", type(model).__name__, "it has weights that are not finite, train it again")
-    if not temperature > 0:
-        refuse(
-            "temperature",
-            temperature,
-            "it must be positive; for the likeliest token alone use top_k=1",
-        )
-    if top_k is not None and top_k < 1:
-        refuse("top_k", top_k, "it must be at least 1, or None for all tokens")
-    if top_p is not None and not 0 < top_p <= 1:
-        refuse("top_p", top_p, "it is a share above 0 and up to 1, or None for all tokens")
-    if encoder.reads_tokens != (features is None):
-        refuse(
-            "features",
-            features,
-            "the model reads tokens, leave it out"
-            if encoder.reads_tokens
-            else "the model reads features: give a function from tokens (n,) to features (n, F)",
-        )
-    if labels is None:
-        return torch.full((n_jets,), -1)
-    label = torch.as_tensor(labels)
-    if label.ndim == 0:
-        label = label.expand(n_jets)
+def _labels(labels, n_jets: int, n_classes: int) -> Tensor:
+    """Labels (n_jets,) int64, -1 where there are none."""
+    label = torch.as_tensor(-1 if labels is None else labels)
+    label = label.expand(n_jets) if label.ndim == 0 else label
     if label.shape != (n_jets,) or label.is_floating_point():
-        refuse("labels", tuple(label.shape), f"give one integer, or {n_jets} of them")
-    if n_jets and not -1 <= label.min() <= label.max() < encoder.n_classes:
-        refuse(
-            "labels",
-            [int(label.min()), int(label.max())],
-            f"the model has {encoder.n_classes} classes, from 0; -1 is for none",
+        raise ValueError(f"labels is {tuple(label.shape)}: give one integer, or {n_jets} of them")
+    if n_jets and not -1 <= label.min() <= label.max() < n_classes:
+        raise ValueError(
+            f"labels is {[int(label.min()), int(label.max())]}: the model has {n_classes} classes, from 0; "
+            "-1 is for none"
         )
     return label.long()

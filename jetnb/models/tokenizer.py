@@ -1,9 +1,10 @@
 """The tokenizer of OmniJet-alpha: a VQ-VAE that makes an integer of each constituent, and
 constituents of integers.
 
-model = tokenizer.build(tokenizer.LAPTOP, seed=1).fit(data, seed=1)  # data:
-Packed(*tokenizer.particles(train)) training.fit(model, data, epochs=10, seed=1, path=path,
-card={"tokenizer": model.settings}) tokens, offsets = tokenizer.tokenise(model, jets)
+data = Packed(*tokenizer.particles(train))
+model = tokenizer.build(tokenizer.LAPTOP, seed=1).fit(data, seed=1)
+training.fit(model, data, epochs=10, seed=1, path=path, card={"tokenizer": model.settings})
+tokens, offsets = tokenizer.tokenise(model, jets)
 again = tokenizer.reconstruct(model, tokens, offsets, provenance=J.provenance(jets))
 """
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb import checkpoints, inputs, kinematics
+from jetnb import checkpoints, inputs, kinematics, packed
 from jetnb.models import _packed, heads
 from jetnb.models._fast import Linear
 from jetnb.models.encoder import Transformer
@@ -25,10 +26,8 @@ from jetnb.models.quantise import VectorQuantiser, nearest
 from jetnb.packed import Batch
 
 CONTEXTS = ("jet", "causal", "none", "features")
-MEAN, WIDTH = (
-    (1.8, 0.0, 0.0),
-    (1.0, 1 / 3, 1 / 3),
-)  # of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
+# of log pt, eta_rel, phi_rel: those of arXiv:2403.05618
+MEAN, WIDTH = (1.8, 0.0, 0.0), (1.0, 1 / 3, 1 / 3)
 LAPTOP = {"n_codes": 2048, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
 PUBLISHED = {
     "n_codes": 8192,
@@ -56,8 +55,6 @@ class Tokenizer(nn.Module):
     Raises `ValueError` for settings that do not fit. arXiv:2403.05618 (section 3.1). Taught in
     notebook 04.
     """
-
-    TITLE, SETTINGS = "VQ-VAE, arXiv:2403.05618", LAPTOP
 
     def __init__(
         self,
@@ -125,15 +122,6 @@ class Tokenizer(nn.Module):
         self.register_buffer("width", torch.tensor([*WIDTH, *[1.0] * len(extras)]))
         self._last: Tensor | None = None
 
-    def card(self) -> dict:
-        """What a checkpoint says of it, for `load`."""
-        kmeans = (
-            {"strategy": "k-means of constituents"}
-            if self.settings["context"] == "features"
-            else {}
-        )
-        return {**kmeans, "tokenizer": self.settings}
-
     @torch.no_grad()
     def fit(self, data, *, seed: int, n_jets: int | None = None) -> Tokenizer:
         """Start the codebook with k-means on latents of training jets, and scale the extras;
@@ -158,10 +146,8 @@ class Tokenizer(nn.Module):
             self.mean[3:], self.width[3:] = mean[3:], width[3:]
         latents = [self._latents(*batch) for batch in self._split(x.numpy(), offsets.numpy(), 256)]
         self.quantiser.start(torch.cat([self.quantiser.codes[:0], *latents]), seed=seed)
-        if not list(
-            self.parameters()
-        ):  # k-means alone: there is nothing to train, and its codes stay
-            self.eval()
+        if not list(self.parameters()):
+            self.eval()  # k-means alone: there is nothing to train, and its codes stay
         return self
 
     def forward(
@@ -178,7 +164,7 @@ class Tokenizer(nn.Module):
         scalar.
 
         batch: particles (T, 3 + E) of pt [GeV], eta_rel, phi_rel [rad] and extras, offsets (B+1,);
-        targets after them are not looked at. generator: draws where unused codes move to; None is
+        targets after them are not looked at. generator: draws where dead codes are revived; None is
         torch's global one. Raises `ValueError` for a malformed batch and one without constituents.
         """
         particles, offsets, *_ = batch
@@ -265,9 +251,8 @@ class Tokenizer(nn.Module):
         """Batches of so many jets, on the device of the network, with their offsets on the CPU."""
         for first in range(0, len(offsets) - 1, batch_size):
             part = offsets[first : first + batch_size + 1]
-            rows = torch.from_numpy(
-                x[part[0] : part[-1]].copy()
-            )  # of what may be a file that is mapped read-only
+            # a copy, of what may be a file that is mapped read-only
+            rows = torch.from_numpy(x[part[0] : part[-1]].copy())
             yield rows.to(self.mean.device), torch.from_numpy(part - part[0])
 
 
@@ -304,16 +289,13 @@ def tokenise(model: Tokenizer, jets: ak.Array, *, batch_size: int = 512) -> Batc
     batch_size: jets that are worked on at a time, on the device of the model. Raises as
     `inputs.compute` does. Taught in notebook 04.
     """
-    found, lengths = [], []
+    found = [np.empty(0, np.int32)]
     for first in range(0, len(jets), batch_size):
         x, offsets = particles(jets[first : first + batch_size], model.extras)
         [batch] = model._split(x, offsets, batch_size)
         found.append(model.encode(*batch).int().cpu().numpy())
-        lengths.append(np.diff(offsets))
-    return Batch(
-        np.concatenate([np.empty(0, np.int32), *found]),
-        np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))]),
-    )
+    counts = ak.to_numpy(ak.num(jets.constituents))
+    return Batch(np.concatenate(found), packed.starts(counts))
 
 
 def reconstruct(
@@ -390,7 +372,7 @@ def _places(tokens, offsets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     many rows each has.
     """
     tokens = np.asarray(tokens, np.int64)
-    jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    jet = packed.jet_of(np.diff(offsets))
     return np.unique(
         jet * (tokens.max(initial=0) + 1) + tokens,
         return_index=True,

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from jetnb import augment
 from jetnb.augment import Batch
 from jetnb.models import heads
+from jetnb.models._packed import wide
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import FromParticles
+from jetnb.models.particles import ENCODER, FromParticles
 
 
 def nt_xent(
@@ -118,7 +119,7 @@ class JetCLR(nn.Module):
 
     TITLE = "JetCLR, arXiv:2108.04253"
     SETTINGS = {
-        "encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
+        "encoder": ENCODER,
         "views": {"scale": 0.1, "width": 0.1, "n_max": 50},
         "hardest": 40,
         "temperature": 0.1,
@@ -233,7 +234,7 @@ class _ChunkedLogSumExp(torch.autograd.Function):
 
 
 def _unit(z: Tensor) -> Tensor:
-    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+    return F.normalize(wide(z), dim=1)
 
 
 def _same_shape(z1: Tensor, z2: Tensor) -> None:

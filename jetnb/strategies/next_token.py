@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jetnb import augment, checkpoints
+from jetnb import augment, checkpoints, packed
 from jetnb.inputs import batches
 from jetnb.models import sampling, tokenizer
 from jetnb.models.generator import Generator
@@ -24,11 +24,11 @@ class NextToken(nn.Module):
     """A tokenizer, which is kept as it is, and a generator of its tokens, which learns: one
     checkpoint holds both.
 
-    tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. turn: in
-    training each jet is turned about its axis by any angle, and every other one mirrored, before
-    tokens are made of it, so that no jet is seen twice; a choice of ours. The encoder that a tagger
-    can be made of is `generator.encoder`; it reads tokens. arXiv:2403.05618. Taught in notebook 05,
-    turn in notebook 06.
+    tokenizer: trained. sizes: settings of `models.generator.Generator`, without n_codes. turn:
+    random rotation: in training each jet is rotated about its axis by any angle, and every other
+    one mirrored, before tokens are made of it, so that no jet is seen twice; a choice of ours. The
+    encoder that a tagger can be made of is `generator.encoder`; it reads tokens. arXiv:2403.05618.
+    Taught in notebook 05, turn in notebook 06.
     """
 
     TITLE, SETTINGS = "next token, arXiv:2403.05618", {"codes": None, "sizes": SIZES, "turn": False}
@@ -78,7 +78,7 @@ class NextToken(nn.Module):
         """Mean cross-entropy of the next token, see `Generator.loss`. batch: of `data`; generator:
         draws the angles.
 
-        Jets are turned in training mode only.
+        Jets are rotated in training mode only.
         """
         x, offsets, *targets = batch
         if x.shape[1] > 1:  # particles, of which tokens are made as they come
@@ -103,7 +103,7 @@ class NextToken(nn.Module):
         """
         tokens, offsets = sampling.generate(self.generator, n_jets, seed=seed, **options)
         lengths = np.diff(offsets.numpy())
-        offsets = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
+        offsets = packed.starts(lengths[lengths > 0])
         about = {
             **provenance,
             "source": "generated",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from jetnb.models import heads
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import FromParticles
+from jetnb.models.particles import ENCODER, FromParticles
 
 
 class Supervised(heads.Classifier):
@@ -17,11 +17,7 @@ class Supervised(heads.Classifier):
     """
 
     TITLE = "supervised, all classes of the sample"
-    SETTINGS = {
-        "encoder": {"n_features": 5, "dim": 64, "n_layers": 3, "n_heads": 4},
-        "hardest": 40,
-        "n_classes": 10,
-    }
+    SETTINGS = {"encoder": ENCODER, "hardest": 40, "n_classes": 10}
 
     @classmethod
     def make(cls, *, encoder: Mapping, hardest: int | None, n_classes: int) -> Supervised:

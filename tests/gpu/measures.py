@@ -203,7 +203,7 @@ def speed(record: Record, device: str, tiny: bool) -> None:
     for name in tried:
         for mode in modes:
             record.take(f"{name}: {mode}", partial(rate, name, mode))
-    for kernel in ("rectangles", "efficient", "varlen") if device == "cuda" else ("rectangles",):
+    for kernel in ("buckets", "efficient", "varlen") if device == "cuda" else ("buckets",):
         for mode in ("float32", "bfloat16")[kernel == "varlen" :]:
             record.take(
                 f"Transformer: {mode}, attention by {kernel}",
@@ -211,7 +211,7 @@ def speed(record: Record, device: str, tiny: bool) -> None:
             )
     for width in (8, 16, 32, 64)[: 1 if tiny else None]:
         record.take(
-            f"Particle Transformer: bfloat16, rectangles in steps of {width}",
+            f"Particle Transformer: bfloat16, buckets in steps of {width}",
             partial(rate, "Particle Transformer", "bfloat16", step=width),
         )
     sizes = sizes_of(tiny)["Transformer"]

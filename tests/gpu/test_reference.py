@@ -16,7 +16,7 @@ ROWS = {  # of README: where its numbers in float32 and bfloat16 are
     ),
     "Particle Transformer": (
         "Particle Transformer: float32",
-        "Particle Transformer: bfloat16, rectangles in steps of 32",
+        "Particle Transformer: bfloat16, buckets in steps of 32",
     ),
     **{
         name: (f"{name}: float32", f"{name}: bfloat16")
