@@ -236,7 +236,7 @@ def compare(
     `n_replicas` and `level` of `measure`.
 
     Returns a `Table` of `Row`. Raises `ValueError` for a feature that one of the two lacks, and as
-    `measure` does, naming the feature. Taught in notebook 06.
+    `measure` does, naming the feature. Taught in notebook 03.
     """
     have, also = (list(getattr(jets, "fields", jets)) for jets in (truth, generated))
     if features is None:

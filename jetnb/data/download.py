@@ -68,7 +68,7 @@ def download(
     once and after a look at its checksum, and the files in there are returned in its place. Raises
     `ValueError` for what is not in the dataset, or is there but another file, and `DownloadError`
     for what goes wrong on the way: what came until then is kept, and removed only if its checksum
-    is wrong. Taught in notebook 16.
+    is wrong.
     """
     dataset = find(dataset) if isinstance(dataset, str) else dataset
     folder = Path(folder).expanduser()
