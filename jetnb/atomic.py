@@ -71,35 +71,32 @@ def alone(path: Path, doing: str, *, wait: Callable[[], object] | None = None) -
     Another one gets a `ValueError` that names this process; or it calls `wait`, which should take a
     while, until it is its turn. The lock is the file `.NAME.lock` beside `path`, and the kernel
     lets go of it when a process ends, however it ends. Where the system has no locks, or the folder
-    may not be written, nothing is held.
+    may not be written, nothing is held. Not the package filelock: its lock files stay behind beside
+    the data, and do not say who holds them.
     """
     path = Path(os.path.abspath(path))
     lock, handle = path.parent / f".{path.name}.lock", None
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        while fcntl and handle is None:
+    while fcntl and handle is None:
+        try:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = _is(handle, lock)  # else its last owner has just removed it
-            except BlockingIOError:
-                if wait is None:
-                    raise
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            handle = None
+            if wait is None:
+                raise ValueError(
+                    f"{owner} is {doing} {path}: wait for it, end it, or choose another path"
+                ) from None
+            wait()
+        except OSError:
+            break
+        else:
+            if not _is(handle, lock):  # its last owner has just removed it
                 os.close(handle)
                 handle = None
-                wait()
-                continue
-            if not mine:
-                os.close(handle)
-                handle = None
-    except BlockingIOError:
-        owner = os.read(handle, 200).decode(errors="replace") or "another process"
-        os.close(handle)
-        raise ValueError(
-            f"{owner} is {doing} {path}: wait for it, end it, or choose another path"
-        ) from None
-    except OSError:
-        pass
     try:
         if handle is not None:
             os.ftruncate(handle, 0)

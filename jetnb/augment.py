@@ -52,7 +52,7 @@ def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). A jet is as
     likely as its mirror image, and its mass is the same. Raises ValueError for a malformed batch.
-    Taught in notebook 06.
+    Taught in notebook 05.
     """
     n = _count(particles, offsets)
     sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(
@@ -174,7 +174,7 @@ def keep_hardest(particles: Tensor, offsets: Tensor, *, n_max: int) -> Batch:
 
     `particles` (T, 3 or more) [GeV, 1, rad, ...], `offsets` (B + 1,). Returns (particles, offsets).
     Raises ValueError for a malformed batch or a negative n_max. The published study cuts to 50:
-    2108.04253. Taught in notebook 07.
+    2108.04253.
     """
     n = _count(particles[:, :3], offsets)
     _at_least_zero(n_max=n_max)
@@ -201,8 +201,7 @@ def views(
     offsets)). Raises ValueError as these functions do. Source: 2108.04253 and its public code, in
     which jets are cut to 50 particles first: `keep_hardest`. For whole jets set n_max to the most
     particles of a jet, e.g. 128. Other than there, the translation comes before the smearing, which
-    makes jets several times as wide and would so decide how far they are shifted. Taught in
-    notebook 07.
+    makes jets several times as wide and would so decide how far they are shifted.
     """
     one, two = (
         translate(

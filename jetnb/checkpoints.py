@@ -57,7 +57,7 @@ def save(
     Raises `ValueError` for a card that JSON cannot hold, and `FileExistsError`, naming the field,
     where the checkpoint at `path` is of other settings, or where something else is there;
     `ValueError` too where it cannot be written, e.g. because the disk is full: what was at `path`
-    is still there then. Taught in notebook 07.
+    is still there then.
     """
     path = Path(path)
     versions = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +19,7 @@ from scipy.special import rel_entr
 from jetnb import _compiled
 from jetnb.names import JET_FIELDS
 
-CONVENTIONS = (
-    "omnijet_alpha",
-    "jetnb",
-    "enhancing_ntp4jets",
-    "omnijet_alpha_c",
-)  # the first only in 1-d
+CONVENTIONS = ("omnijet_alpha", "jetnb", "enhancing_ntp4jets", "omnijet_alpha_c")
 FEATURES = (
     "pt",
     "mass",
@@ -37,12 +32,9 @@ FEATURES = (
     "tau32",
     "n_constituents",
 )
-MOST_BINS, PER_BIN = (
-    30,
-    20,
-)  # bins at most, and jets that a bin should hold: then chance leaves none empty
+MOST_BINS = 30
+PER_BIN = 20  # jets that a bin should hold: then chance leaves none empty
 SMALLEST = 1e-10  # what "omnijet_alpha_c" adds to the probability of each bin
-N_ANGLES = 16  # the mean of |cos| over them is 2 / pi to 0.4 %, whichever way the shift
 
 
 class Distance(NamedTuple):
@@ -66,9 +58,8 @@ class Distance(NamedTuple):
     n_empty: int = 0
 
 
-Row = namedtuple(
-    "Row", "class_name feature metric unit distance"
-)  # class_name is "all" for all jets together
+Row = namedtuple("Row", "feature metric unit distance")
+COLUMNS = "feature metric unit value band floor floor_band p N_truth N_generated bins empty NaN"
 
 
 class Table(list):
@@ -77,24 +68,7 @@ class Table(list):
     note = ""
 
     def __str__(self) -> str:
-        cells = [
-            (
-                "class",
-                *Row._fields[1:4],
-                *[
-                    "value",
-                    "band",
-                    "floor",
-                    "floor band",
-                    "p",
-                    "N truth",
-                    "N generated",
-                    "bins",
-                    "empty",
-                    "NaN",
-                ],
-            )
-        ]
+        cells = [[name.replace("_", " ") for name in COLUMNS.split()]]
         for *names, d in self:
             numbers = [d.value, (d.low, d.high), d.floor, (d.floor_low, d.floor_high), d.p_value]
             numbers = [" to ".join(f"{x:.3g}" for x in np.atleast_1d(number)) for number in numbers]
@@ -105,12 +79,10 @@ class Table(list):
                 f"{d.n_empty if d.n_bins else '-'}",
                 "{:,} + {:,}".format(*d.n_dropped),
             ]
-            cells.append((*names, *numbers, *counts))
+            cells.append([*names, *numbers, *counts])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
-            "  ".join(map(str.ljust, row[:4], widths))
-            + "  "
-            + "  ".join(map(str.rjust, row[4:], widths[4:]))
+            "  ".join([*map(str.ljust, row[:3], widths), *map(str.rjust, row[3:], widths[3:])])
             for row in cells
         ]
         return "\n".join([*lines, self.note])
@@ -123,10 +95,8 @@ def kld(truth, generated, *, n_bins: int | None = None, convention: str = "jetnb
     """Kullback-Leibler divergence KL(truth || generated) in nats, in bins of equal probability of
     the truth.
 
-    truth: (N,), generated: (M,), in the same unit; or (N, 2) and (M, 2), where the first column is
-    cut into about sqrt(n_bins) bins and each of these along the second: never more than `n_bins`.
-    NaN are dropped. The outer bins reach to infinity, and edges that coincide, as for integers and
-    for many equal values, count once.
+    truth: (N,), generated: (M,), in the same unit. NaN are dropped. The outer bins reach to
+    infinity, and edges that coincide, as for integers and for many equal values, count once.
 
     n_bins: None is 30, and fewer where the smaller of the samples would leave less than 20 jets for
     each. A bin without a generated jet counts as if it had one, of M: what is not seen is rarer
@@ -137,9 +107,8 @@ def kld(truth, generated, *, n_bins: int | None = None, convention: str = "jetnb
     convention: "jetnb" as above, or that of a public code, in 30 bins if none are given:
     "enhancing_ntp4jets" (arXiv:2512.04149) is infinite where a bin has no generated jet;
     "omnijet_alpha_c" (arXiv:2501.05534) adds 1e-10 to every bin of them, and takes as many bins as
-    the plot has edges; "omnijet_alpha" (arXiv:2403.05618, not in two dimensions) has n_bins - 1
-    bins between the quantiles 0.001 and 0.999, ignores jets outside and bin widths, and is NaN
-    where edges coincide.
+    the plot has edges; "omnijet_alpha" (arXiv:2403.05618) has n_bins - 1 bins between the quantiles
+    0.001 and 0.999, ignores jets outside and bin widths, and is NaN where edges coincide.
 
     Raises `ValueError` for empty or infinite input and for more bins than jets. Taught in notebook
     06.
@@ -155,9 +124,7 @@ def w1(truth, generated, *, scaled: bool = False) -> float:
     """Wasserstein-1 distance, `scipy.stats.wasserstein_distance`, in the unit of the feature.
 
     truth: (N,), generated: (M,), in the same unit. scaled: in units of the interquartile range of
-    the truth. For (N, 2) and (M, 2), always scaled, the mean over 16 directions in the plane of the
-    distance along each ("sliced", doi:10.1007/s10851-014-0506-3), quick for any N: a shift by s
-    gives 2 s / pi. NaN are dropped.
+    the truth. NaN are dropped.
 
     Raises `ValueError` for empty or infinite input and where there is no range to scale by. Taught
     in notebook 06.
@@ -212,14 +179,10 @@ def measure(
     rng, n_truth, n_generated = np.random.default_rng(seed), len(truth), len(generated)
     if metric == "kld":
         p, q, widths = _count(truth, generated, n_bins, convention)
-        value, inner = (
-            _kl(p, q, widths, convention),
-            slice(None) if widths is None else slice(1, -1),
-        )
-        n_bins, n_empty = (
-            np.count_nonzero(p[inner]),
-            np.count_nonzero((p[inner] > 0) & (q[inner] == 0)),
-        )
+        value = _kl(p, q, widths, convention)
+        inner = slice(None) if widths is None else slice(1, -1)
+        n_bins = np.count_nonzero(p[inner])
+        n_empty = np.count_nonzero((p[inner] > 0) & (q[inner] == 0))
 
         def draw(other):  # to resample jets and bin them is to draw from the bins
             return _kl(
@@ -235,31 +198,24 @@ def measure(
         order, gaps = _sort(truth, generated, scaled)
 
         def draw(start, stop):
-            return np.array(
-                [
-                    _area(
-                        order,
-                        gaps,
-                        rng.integers(n_truth, size=n_truth, dtype=np.int32),
-                        rng.integers(start, stop, size=n_generated, dtype=np.int32),
-                    )
-                    for _ in range(n_replicas)
-                ]
-            )
+            areas = np.empty(n_replicas)
+            for i in range(n_replicas):
+                first = rng.integers(n_truth, size=n_truth, dtype=np.int32)
+                second = rng.integers(start, stop, size=n_generated, dtype=np.int32)
+                areas[i] = _area(order, gaps, first, second)
+            return areas
 
         replicas, floor = draw(n_truth, n_truth + n_generated), draw(0, n_truth)
     tails = [0.5, (1 - level) / 2, (1 + level) / 2]
-    middle, low, high = np.quantile(
-        replicas, tails, method="nearest"
-    )  # by rank, since a replica may be infinite
-    low, high = (
-        (max(value + low - middle, 0), value + high - middle)
-        if np.isfinite(middle)
-        else (value, value)
-    )
-    p_value = (
-        np.nan if np.isnan(value) else (1 + np.count_nonzero(floor >= value)) / (n_replicas + 1)
-    )
+    # By rank, since a replica may be infinite.
+    middle, low, high = np.quantile(replicas, tails, method="nearest")
+    if np.isfinite(middle):
+        low, high = max(value + low - middle, 0), value + high - middle
+    else:
+        low = high = value
+    p_value = (1 + np.count_nonzero(floor >= value)) / (n_replicas + 1)
+    if np.isnan(value):
+        p_value = np.nan
     numbers = map(float, (value, low, high, *np.quantile(floor, tails, method="nearest"), p_value))
     return Distance(*numbers, n_truth, n_generated, int(n_bins), n_dropped, int(n_empty))
 
@@ -269,62 +225,36 @@ def compare(
     generated,
     *,
     seed: int,
-    features: Sequence[str | tuple[str, str]] | None = None,
+    features: Sequence[str] | None = None,
     metrics: Sequence[str] = ("kld", "w1"),
-    by: str | None = None,
     **settings,
 ) -> Table:
     """Table of distances over features and metrics: `print(compare(truth, generated, seed=1))`.
 
-    truth, generated: jets arrays, or mappings of feature name to (N,) and (M,). features: names,
-    and pairs of names for distances in two dimensions; all of FEATURES that both have, if not
-    given. by: name of an integer field, such as "label", for whose values in the truth rows of
-    their own follow; -1 is left out. settings: `n_bins`, `convention`, `scaled`, `n_replicas` and
-    `level` of `measure`.
+    truth, generated: jets arrays, or mappings of feature name to (N,) and (M,). features: names;
+    all of FEATURES that both have, if not given. settings: `n_bins`, `convention`, `scaled`,
+    `n_replicas` and `level` of `measure`.
 
-    Returns a `Table` of `Row`. Raises `ValueError` for a feature that one of the two lacks, for a
-    class without generated jets, and as `measure` does, naming the feature. Taught in notebook 06.
+    Returns a `Table` of `Row`. Raises `ValueError` for a feature that one of the two lacks, and as
+    `measure` does, naming the feature. Taught in notebook 03.
     """
     have, also = (list(getattr(jets, "fields", jets)) for jets in (truth, generated))
-    features = (
-        [name for name in FEATURES if name in have and name in also]
-        if features is None
-        else features
-    )
-    features = [(feature,) if isinstance(feature, str) else tuple(feature) for feature in features]
+    if features is None:
+        features = [name for name in FEATURES if name in have and name in also]
     for which, fields in (("truth", have), ("generated", also)):
-        if missing := [name for name in [*sum(features, ()), by] if name not in [*fields, None]]:
+        if missing := [name for name in features if name not in fields]:
             raise ValueError(
                 f"feature {missing[0]!r} is not in {which}, which has {', '.join(fields)}: add it"
             )
-    rows = []
-    for class_name, kept in _classes(truth, generated, by).items():
-        for feature in features:
-            columns = [
-                np.stack(
-                    [np.asarray(jets[name])[keep] for name in feature], axis=1
-                )  # (N, 1) or (N, 2)
-                for jets, keep in zip((truth, generated), kept, strict=True)
-            ]
-            unit, name = getattr(JET_FIELDS.get(feature[0]), "unit", ""), " x ".join(feature)
-            units = {
-                "kld": "nats",
-                "w1": "IQR" if settings.get("scaled") or len(feature) == 2 else unit,
-            }
+    table = Table()
+    for name in features:
+        unit = "IQR" if settings.get("scaled") else getattr(JET_FIELDS.get(name), "unit", "")
+        for metric in metrics:
             try:
-                rows += [
-                    Row(
-                        class_name,
-                        name,
-                        metric,
-                        units.get(metric),
-                        measure(*columns, metric=metric, seed=seed, **settings),
-                    )
-                    for metric in metrics
-                ]
+                found = measure(truth[name], generated[name], metric=metric, seed=seed, **settings)
             except ValueError as error:
-                raise ValueError(f"{name} of class {class_name}: {error}") from None
-    table = Table(rows)
+                raise ValueError(f"{name}: {error}") from None
+            table.append(Row(name, metric, "nats" if metric == "kld" else unit, found))
     table.note = (
         f"Bands: central {settings.get('level', 0.68):.0%} of the bootstrap. Floor: truth against truth at "
         "the same N; p: share of it at or above the value. KLD: KL(truth || generated), convention "
@@ -333,39 +263,14 @@ def compare(
     return table
 
 
-def _classes(truth: Mapping, generated: Mapping, by: str | None) -> dict[str, tuple]:
-    """Class name -> which jets of truth and generated belong to it."""
-    kept = {"all": (..., ...)}
-    true, other = (np.asarray(jets[by]) if by else np.array([]) for jets in (truth, generated))
-    names, others = (
-        [*getattr(jets, "attrs", {}).get("jetnb", {}).get("classes", ())] if by == "label" else []
-        for jets in (truth, generated)
-    )
-    if names and others and names != others:
-        raise ValueError(
-            f"label means {names} in truth, but {others} in generated: bring both to one order"
-        )
-    for value in np.unique(true[true >= 0]):
-        name = dict(enumerate(names or others)).get(value, f"{by} {value}")
-        kept[name] = true == value, other == value
-        if not kept[name][1].any():
-            raise ValueError(
-                f"{by} {value} ({name}) has {kept[name][0].sum()} true jets and no generated one: "
-                "generate some, or drop the class from truth"
-            )
-    return kept
-
-
 def _clean(truth, generated) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Both as float64 without NaN, (N, 1) or (N, 2), and how many jets of each had one."""
+    """Both as float64 without NaN, and how many jets of each had one."""
     clean, dropped = [], []
     for name, values in (("truth", truth), ("generated", generated)):
-        values = np.atleast_2d(np.asarray(values, np.float64).T).T  # (N,) is (N, 1)
-        if values.ndim != 2 or values.shape[1] not in (1, 2):
-            raise ValueError(
-                f"{name} has shape {values.shape}, but must be (N,), or (N, 2) for two dimensions"
-            )
-        bad = np.isnan(values).any(axis=1)
+        values = np.asarray(values, np.float64)
+        if values.ndim != 1:
+            raise ValueError(f"{name} has shape {values.shape}, but must be (N,)")
+        bad = np.isnan(values)
         if bad.all() or np.isinf(values).any():
             raise ValueError(
                 f"{name} has {len(values)} values, {bad.sum()} NaN and {np.isinf(values).sum()} infinite: "
@@ -373,10 +278,6 @@ def _clean(truth, generated) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
             )
         clean.append(values[~bad])
         dropped.append(len(values) - len(clean[-1]))
-    if clean[0].shape[1] != clean[1].shape[1]:
-        raise ValueError(
-            f"truth has {clean[0].shape[1]} features, generated {clean[1].shape[1]}: give both the same"
-        )
     return *clean, tuple(dropped)
 
 
@@ -387,35 +288,19 @@ def _count(truth: np.ndarray, generated: np.ndarray, n_bins: int | None, convent
     if n_bins is None:
         fewer = min(len(truth), len(generated)) // PER_BIN if convention == "jetnb" else MOST_BINS
         n_bins = max(2, min(MOST_BINS, fewer))
-    both, two = (truth, generated), truth.shape[1] == 2
-    if convention not in CONVENTIONS[two:] or not 2 <= n_bins <= len(truth):
+    if convention not in CONVENTIONS or not 2 <= n_bins <= len(truth):
         raise ValueError(
             f"convention is {convention!r}, n_bins {n_bins} for {len(truth)} jets of truth: take one of "
-            f"{', '.join(CONVENTIONS[two:])}; at least 2 bins, and at most one per jet"
+            f"{', '.join(CONVENTIONS)}; at least 2 bins, and at most one per jet"
         )
     if convention == "omnijet_alpha":
         edges = np.quantile(truth, np.linspace(0.001, 0.999, n_bins))
         widths = np.diff(edges)
         edges[-1] = np.nextafter(edges[-1], np.inf)  # the last bin includes its upper edge
-        return *(_histogram(values[:, 0], edges) for values in both), widths
-    n_first, counts = int(np.sqrt(n_bins)) if two else 1, []
-    edges = _edges(truth[:, 0], n_first)
-    for i in range(len(edges) + 1):  # strips of the plane, or the whole line
-        inside = [
-            values[np.searchsorted(edges, values[:, 0], side="right") == i, -1] for values in both
-        ]
-        edges_inside = _edges(inside[0], n_bins // n_first)
-        counts.append([_histogram(values, edges_inside) for values in inside])
-    return *map(np.concatenate, zip(*counts, strict=True)), None
-
-
-def _edges(values: np.ndarray, n_bins: int) -> np.ndarray:
-    """Inner edges of bins of equal probability, each once; none in a strip without jets."""
-    return (
-        np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)[1:-1]))
-        if len(values)
-        else values
-    )
+    else:
+        edges = np.unique(np.quantile(truth, np.linspace(0, 1, n_bins + 1)[1:-1]))
+        widths = None
+    return _histogram(truth, edges), _histogram(generated, edges), widths
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -440,45 +325,31 @@ def _kl(p: np.ndarray, q: np.ndarray, widths: np.ndarray | None, convention: str
 
 
 def _sort(truth: np.ndarray, generated: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each direction the order of all values, truth first (A, N + M), and the steps between
-    them (A, N + M - 1).
-    """
-    angles = np.pi / N_ANGLES * np.arange(N_ANGLES)
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    if (
-        truth.shape[1] == 1
-    ):  # resamples of sorted jets are as good, and sorted memory is read faster
-        truth, generated, directions = (
-            np.sort(truth, axis=0),
-            np.sort(generated, axis=0),
-            np.ones((1, 1)),
-        )
-    if scaled or truth.shape[1] == 2:
-        low, high = np.quantile(truth, [0.25, 0.75], axis=0)
-        if np.any(high <= low):
+    """The order of all values, truth first (N + M,), and the steps between them (N + M - 1,)."""
+    # Resamples of sorted jets are as good, and sorted memory is read faster.
+    truth, generated = np.sort(truth), np.sort(generated)
+    values = np.concatenate([truth, generated])
+    if scaled:
+        low, high = np.quantile(truth, [0.25, 0.75])
+        if high <= low:
             raise ValueError(
-                f"truth has the interquartile range 0, at {low}: use the unscaled distance of one feature"
+                f"truth has the interquartile range 0, at {low}: use the unscaled distance"
             )
-        truth, generated = truth / (high - low), generated / (high - low)
-    lines = directions @ np.concatenate([truth, generated]).T
-    order = np.argsort(lines, axis=1, kind="stable").astype(np.int32)
-    return order, np.diff(np.take_along_axis(lines, order, axis=1), axis=1)
+        values = values / (high - low)
+    order = np.argsort(values, kind="stable").astype(np.int32)
+    return order, np.diff(values[order])
 
 
 @_compiled.njit(nogil=True)
 def _area(order, gaps, first, second):
-    """Area between the distribution functions of the jets `first` and `second`, mean over the rows
-    of `order`.
-    """
-    weights = np.zeros(order.shape[1], np.int64)  # integers: no rounding until the end
+    """Area between the distribution functions of the jets `first` and `second`."""
+    weights = np.zeros(len(order), np.int64)  # integers: no rounding until the end
     for i in first:
         weights[i] += len(second)
     for i in second:
         weights[i] -= len(first)
-    total = 0.0
-    for k in range(len(order)):
-        height = 0
-        for i in range(gaps.shape[1]):
-            height += weights[order[k, i]]
-            total += abs(height) * gaps[k, i]
-    return total / len(first) / len(second) / len(order)
+    total, height = 0.0, 0
+    for i in range(len(gaps)):
+        height += weights[order[i]]
+        total += abs(height) * gaps[i]
+    return total / len(first) / len(second)

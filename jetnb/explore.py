@@ -143,8 +143,7 @@ def average_image(
     """Average picture of `jets` (N,) about their axes: mean pt [GeV] per jet and cell.
 
     Arguments as in `eta_phi_histogram`. Returns a `hist.Hist` with axes (deta, dphi); its sum is
-    the mean pt [GeV] per jet inside the window. Raises ValueError where there is no jet. Taught in
-    notebook 02.
+    the mean pt [GeV] per jet inside the window. Raises ValueError where there is no jet.
     """
     if len(jets) == 0:
         raise ValueError("an average needs at least one jet, and this array has none")
@@ -186,7 +185,7 @@ def fill(
     Returns name -> filled copy. The result is the same, to the last bit, for any number of workers,
     and a worker that is killed costs time alone. In a script (not in a notebook) call it under ``if
     __name__ == "__main__":``. Raises `ValueError` for an unknown field, and as
-    `jetnb.data.catalogue.source` does. Taught in notebook 16.
+    `jetnb.data.catalogue.source` does.
     """
     from tqdm.auto import tqdm
 

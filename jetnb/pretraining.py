@@ -68,7 +68,7 @@ def pretrain(
     validation: other jets, on which the best epoch is picked. card: what else the checkpoint shall
     say. options: those of `training.fit`, such as steps, batch_size, lr, watch, resume. Returns the
     history; `load(path)` gives the encoder. Raises `ValueError` for a strategy or settings that are
-    not there, and as `training.fit` does. Taught in notebook 07.
+    not there, and as `training.fit` does.
     """
     name, made = find(strategy)
     settings = _merged(made, settings or {}, name)

@@ -19,7 +19,7 @@ import numpy as np
 from jetnb import _compiled
 from jetnb.substructure import kernels
 from jetnb.distances import _area
-print(_area(np.zeros((1, 2), np.int32), np.ones((1, 1)), np.zeros(1, int), np.ones(1, int)), _area.stats.cache_path)
+print(_area(np.zeros(2, np.int32), np.ones(1), np.zeros(1, int), np.ones(1, int)), _area.stats.cache_path)
 print(sum(_area.stats.cache_hits.values()))
 """
 NOWHERE = """

@@ -28,6 +28,14 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
 }
 
+PACKAGES = {  # what is imported under another name
+    "IPython": "ipython",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "zlib_ng": "zlib-ng",
+    "zmq": "pyzmq",
+}
+
 
 def split(requirement):
     """'torch>=2.4,<2.14' -> ('torch', '>=2.4,<2.14')"""
@@ -58,6 +66,24 @@ def test_environment_and_project_name_the_same_packages():
     }
     assert dict(split(requirement) for requirement, _ in conda_lines()) == wanted
     assert f"python{PROJECT['requires-python']}" in (ROOT / "environment.yml").read_text()
+
+
+def test_what_is_imported_is_declared():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "jetnb").rglob("*.py")]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    modules = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            modules |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module)
+    found = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"jetnb"}
+    simulation = PROJECT["optional-dependencies"]["sim"]
+    declared = {split(name)[0] for name in [*PROJECT["dependencies"], *simulation]}
+    # Who gives `parallel` a client of distributed has it.
+    assert {PACKAGES.get(name, name) for name in found} - declared - {"distributed"} == set()
 
 
 def test_every_package_says_what_needs_it():

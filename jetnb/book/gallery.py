@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbformat
+from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -33,53 +34,7 @@ FACTS = {
     "result": dict,
 }
 
-# nbconvert's page less everything that it would fetch (MathJax, RequireJS, mermaid, widgets), with
-# solutions folded away and with pictures that say what they show.
-PAGE = """{%- extends 'index.html.j2' -%}
-{% block html_head_js %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block html_head_css %}<style>
-body.jp-Notebook { padding: 0 1rem 4rem; } main { max-width: 62rem; margin: 0 auto; }
-.jp-RenderedImage img { max-width: 100%; height: auto; } math { font-size: 1.08em; }
-details > summary { cursor: pointer; margin: .6rem 0 .6rem 5rem; }
-nav.gallery { font: 14px sans-serif; padding: 1rem 0; } nav.gallery a { color: #1f4e9c; }
-</style>{% endblock %}
-{% block body_header %}{{ super() }}<nav class="gallery"><a href="index.html">All notebooks</a>
- &middot; {{ nb.metadata.jetnb_line | e }}</nav>{% endblock %}
-{% block codecell %}{% if cell.metadata.get('jupyter', {}).get('source_hidden') %}
-<details><summary>Show the solution</summary>{{ super() }}</details>{% else %}{{ super() }}{% endif %}{% endblock %}
-{% block data_png %}<div class="jp-RenderedImage jp-OutputArea-output">
-<img alt="{{ cell.metadata.jetnb_alt | e }}" src="data:image/png;base64,{{ output.data['image/png'] | e }}"></div>
-{% endblock %}"""
-
-INDEX = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>jetnb: gallery</title><style>
-body { font: 16px/1.45 system-ui, sans-serif; color: #222; background: #f6f7f9; margin: 0 auto; max-width: 76rem;
-  padding: 1.5rem; }
-h1 { margin: 0 0 .2rem; }
-a { color: #1f4e9c; }
-p.lead { margin: 0 0 1.5rem; color: #555; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.2rem; }
-article { background: #fff; border: 1px solid #d8dce3; border-radius: 8px; overflow: hidden; }
-article img, .none { width: 100%; height: 12rem; object-fit: contain; background: #fff;
-  border-bottom: 1px solid #e6e9ee; }
-.none { display: grid; place-items: center; color: #777; }
-.text { padding: .8rem 1rem 1rem; }
-.text p { margin: 0 0 .6rem; }
-h2 { font-size: 1.1rem; margin: 0 0 .3rem; }
-.text p.time { color: #555; font-size: .88rem; margin: .6rem 0 0; }
-.error { color: #a1121d; font-weight: 600; overflow-wrap: anywhere; }
-table { border-collapse: collapse; font-size: .88rem; width: 100%; }
-td { padding: .1rem 0; border-top: 1px solid #eef0f3; vertical-align: top; overflow-wrap: anywhere; }
-td + td { text-align: right; font-variant-numeric: tabular-nums; padding-left: 1rem; }
-</style></head><body><h1>jetnb: gallery</h1>
-<p class="lead">One card per notebook: what it asks, how long it took, and its headline numbers. The cards lead to the
-executed notebooks; everything here reads without a network.</p><div class="cards">
-{cards}</div>{left_out}</body></html>
-"""
+HERE = Path(__file__).parent
 
 
 def tex_to_mathml(tex, display="inline") -> str:
@@ -104,7 +59,7 @@ class _Renderer(IPythonRenderer):
 
 
 class _Exporter(HTMLExporter):
-    raw_template = PAGE
+    raw_template = (HERE / "page.html").read_text(encoding="utf-8")
 
     def default_filters(self):
         yield from super().default_filters()
@@ -235,42 +190,34 @@ def write_index(out) -> Path:
             )
             cards.append(_card(path.stem, facts, (out / f"{path.stem}.png").exists()))
         except (ValueError, OSError) as error:
-            left_out.append(f"<li>{escape(str(error))}</li>")
-    text = f"<p>Left out:</p><ul>{''.join(left_out)}</ul>" if left_out else ""
-    _replace(
-        out / "index.html", INDEX.replace("{left_out}", text).replace("{cards}", "\n".join(cards))
+            left_out.append(str(error))
+    templates = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    templates.filters["formulae"] = _with_formulae
+    page = templates.get_template("index.html").render(cards=cards, left_out=left_out)
+    _replace(out / "index.html", page)
     return out / "index.html"
 
 
-def _card(name, facts, has_picture) -> str:
-    address = escape(quote(name))
-    picture = (
-        f'<img src="{address}.png" alt="First figure of {escape(facts["title"], quote=True)}">'
-        if has_picture
-        else '<div class="none">no figure</div>'
-    )
-    rows = "".join(
-        f"<tr><td>{escape(key.replace('_', ' '))}</td><td>{escape(value)}</td></tr>"
-        for key, value in _headlines(facts["result"])
-    )
-    error = f'<p class="error">{escape(facts["error"])}</p>' if facts["error"] else ""
-    title = _with_formulae(re.sub(r"^[0-9]{2}[.:]? +", "", facts["title"]))
-    time = (
-        f"{_duration(facts['seconds'])} at {escape(facts['scale'])} scale, {escape(facts['date'])}"
-    )
-    return (
-        f'<article><a href="{address}.html">{picture}</a><div class="text">'
-        f'<h2><a href="{address}.html">{escape(name[:2])} {title}</a></h2>'
-        f"<p>{_with_formulae(facts['question'])}</p>{error}<table>{rows}</table>"
-        f'<p class="time">{time}</p></div></article>'
-    )
+def _card(name, facts, has_picture) -> dict:
+    """What index.html says of a notebook."""
+    return facts | {
+        "address": quote(name),
+        "picture": has_picture,
+        "number": name[:2],
+        "name": re.sub(r"^[0-9]{2}[.:]? +", "", facts["title"]),
+        "headlines": _headlines(facts["result"]),
+        "time": _duration(facts["seconds"]),
+    }
 
 
 def _headlines(result, most=8) -> list[tuple[str, str]]:
     """The numbers and words of a result as text; lists and inner tables are left to the notebook."""
     plain = [
-        (key, value) for key, value in result.items() if isinstance(value, (bool, int, float, str))
+        (key.replace("_", " "), value)
+        for key, value in result.items()
+        if isinstance(value, (bool, int, float, str))
     ]
     formats = {float: "{:.4g}", int: "{:,}"}
     shown = [(key, formats.get(type(value), "{}").format(value)) for key, value in plain[:most]]

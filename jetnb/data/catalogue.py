@@ -181,9 +181,7 @@ def load(
 
 
 def read(files, dataset: str | None = None) -> Iterator[ak.Array]:
-    """Blocks of jets of one or several files, in order; raises as `source` does. Taught in notebook
-    16.
-    """
+    """Blocks of jets of one or several files, in order; raises as `source` does."""
     for file in [files] if isinstance(files, (str, Path)) else files:
         yield from source(file, dataset).blocks()
 
@@ -191,8 +189,7 @@ def read(files, dataset: str | None = None) -> Iterator[ak.Array]:
 def convert(files, path, *, dataset: str | None = None, overwrite: bool = False) -> store.Store:
     """Turn one or several files into one store at `path`, block by block in bounded memory.
 
-    Raises as `source` and `store.write` do; after an error there is no store. Taught in notebook
-    16.
+    Raises as `source` and `store.write` do; after an error there is no store.
     """
     return store.write(path, read(files, dataset), overwrite=overwrite)
 
@@ -200,7 +197,7 @@ def convert(files, path, *, dataset: str | None = None, overwrite: bool = False)
 def open_store(name_or_path) -> store.Store:
     """The store of a sample, a store folder or a Parquet file of ours; made first if need be.
 
-    Raises as `load` does. Taught in notebook 16.
+    Raises as `load` does.
     """
     path = Path(name_or_path)
     if str(name_or_path) in SAMPLES:

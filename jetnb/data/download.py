@@ -3,8 +3,9 @@
 A file grows as `<file>.part` and gets its name only when it is whole and its checksum is right, so
 what has the name is complete. Where nobody gives a checksum, the one of what came first is kept,
 see `jetnb.data.received`. `<file>.part.tag` holds what the server calls this version of the file: a
-part is only continued if the file there is still the same. Two processes that want the same file
-take turns, by `atomic.alone`.
+part is only continued if the file there is still the same, and for files without a published
+checksum nothing else would tell that the two halves belong together. Two processes that want the
+same file take turns, by `atomic.alone`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def download(
     once and after a look at its checksum, and the files in there are returned in its place. Raises
     `ValueError` for what is not in the dataset, or is there but another file, and `DownloadError`
     for what goes wrong on the way: what came until then is kept, and removed only if its checksum
-    is wrong. Taught in notebook 16.
+    is wrong.
     """
     dataset = find(dataset) if isinstance(dataset, str) else dataset
     folder = Path(folder).expanduser()

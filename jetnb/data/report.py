@@ -121,7 +121,7 @@ def check(path, *, stop: int | None = None) -> Report:
     Looks for: format, truncation, damage, values that are not finite, sortedness, ranges and units,
     sentinels, tracks, labels, duplicates, and constituents that do not add up to their jet. Memory:
     40 bytes per jet. What is wrong is in the report, and so it is where there is no such file, or
-    where FastJet or memory is missing to read it. Taught in notebook 16.
+    where FastJet or memory is missing to read it. Taught in notebook 01.
     """
     totals, tally, form = _Totals(), {}, "cannot be read"
     try:

@@ -86,8 +86,7 @@ def fit_linear(
     element of the gradient exceeds `tolerance` times the number of jets.
 
     Returns `Heads`, in the type of z. Raises ValueError for shapes that do not fit, labels outside,
-    penalties that are not positive, and a fit that does not converge in `max_steps`. Taught in
-    notebook 08.
+    penalties that are not positive, and a fit that does not converge in `max_steps`.
     """
     _check(z, labels, validation, n_classes, penalties)
     x, kind = z.double(), z.dtype
@@ -233,7 +232,7 @@ def fit_mlp(
     rates it keeps the one with the lowest loss.
 
     Returns `Heads`. Raises ValueError as `fit_linear` does, for seeds of another number, and for a
-    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101. Taught in notebook 08.
+    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101.
     """
     _check(z, labels, validation, n_classes, lrs)
     n_heads, n_jets, dim = z.shape

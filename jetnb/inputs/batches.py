@@ -27,7 +27,7 @@ class Packed:
     wants them. offsets (N+1,): jet b is `x[offsets[b]:offsets[b + 1]]`. targets: arrays (N, ...),
     e.g. labels; integers become int64, other numbers float32. All may be NumPy, torch or awkward.
     Nothing is copied that has the right type. Raises `ValueError` for lengths that do not fit.
-    Taught in notebook 07.
+    Taught in notebook 04.
 
     >>> data = Packed(np.arange(5.0)[:, None], [0, 2, 2, 5], [1, 0, 1])
     >>> data[np.array([2, 0])]
@@ -108,7 +108,7 @@ class Stored:
     names, as in `inputs.compute`; the particles of `jetnb.augment` are ("pt", "deta", "dphi").
     scaler: an `inputs.Scaler` of the same features, or None. targets: names of jet fields. hardest:
     constituents read of each jet, the first; None is all. Raises `ValueError` for names that do not
-    fit. Taught in notebook 16.
+    fit.
     """
 
     def __init__(

@@ -177,7 +177,6 @@ def compute(jets: ak.Array, features: Iterable[str] = KINEMATIC) -> Batch:
     >>> x.shape == (offsets[-1], 2)
     True
 
-    Taught in notebook 04.
     """
     features = check(features, jets.constituents.fields, jets.fields)
     fields, jet_fields = needs(features)

@@ -18,7 +18,7 @@ def to_relative(jets: ak.Array) -> Batch:
 
     Returns `Batch(x (T, 3) float32, offsets (N+1,))` with the columns pt [GeV], eta_rel, phi_rel
     [rad], phi_rel folded. `from_relative` is the inverse, but for the masses of constituents.
-    Taught in notebook 04.
+    Taught in notebook 06.
     """
     return compute(jets, ("pt", "deta", "dphi"))
 

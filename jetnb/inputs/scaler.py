@@ -19,7 +19,7 @@ class Scaler(NamedTuple):
 
     Charge and flags of particle types stay as they are, since a rare type would be many widths from
     its mean; a feature that is constant is only shifted. Nothing is clipped, so `inverse` undoes
-    `transform` to float32 precision. Taught in notebook 04.
+    `transform` to float32 precision. Taught in notebook 10.
     """
 
     features: tuple[str, ...]

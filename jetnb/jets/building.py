@@ -23,7 +23,7 @@ def build(columns: Mapping, constituents: Mapping, counts, *, provenance: Mappin
 
     Returns an `ak.Array` of N jets. Raises `ValueError` naming field, jet and value for an unknown
     or missing field, a value that does not fit its dtype, a length mismatch, and all that `check`
-    refuses. Taught in notebook 01.
+    refuses.
     """
     counts = cast("counts", counts, "int64", np.size(counts))
     if (counts < 0).any():

@@ -21,7 +21,7 @@ def split(
     The part of an event depends on its number, the seed and the fractions alone, so a smaller or
     larger selection of the same sample splits the same way: a jet trained on is never tested on
     elsewhere. Hence the sizes follow `fractions` only on average. Raises `ValueError` if a part
-    would be empty. Taught in notebook 03.
+    would be empty. Taught in notebook 04.
     """
     if "event" not in jets.fields:
         raise ValueError(
@@ -53,7 +53,7 @@ def label_budgets(jets: ak.Array, budgets: Iterable[int], *, seed: int) -> dict[
     """For each budget that many jet indices, as many of each class as of any other (to within one).
 
     A smaller budget is the beginning of every larger one. Classes are those present with label >=
-    0. Raises `ValueError` naming the class that has too few jets. Taught in notebook 08.
+    0. Raises `ValueError` naming the class that has too few jets. Taught in notebook 09.
     """
     rng = np.random.default_rng(seed)
     label = ak.to_numpy(jets.label)

@@ -151,7 +151,7 @@ def accuracy(labels, predicted, *, level: float = LEVEL) -> Estimate:
     """Estimate the fraction of `predicted` classes (N,) that equal `labels` (N,), with its exact
     binomial interval.
 
-    Raises ValueError for lengths that differ and for no jets. Taught in notebook 08.
+    Raises ValueError for lengths that differ and for no jets.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):

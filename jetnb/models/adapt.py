@@ -27,8 +27,7 @@ def add_low_rank(tagger: nn.Module, *, rank: int = 4, scale: float = 1.0) -> nn.
 
     rank: of what is added to each weight; it begins as zero, so that the tagger is at first what it
     was. scale: what is added is multiplied with. Changes the tagger in place and returns it. Raises
-    `ValueError` for a rank below 1, and where it was done already. arXiv:2106.09685. Taught in
-    notebook 15.
+    `ValueError` for a rank below 1, and where it was done already. arXiv:2106.09685.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")

@@ -38,7 +38,7 @@ class Transformer(nn.Module):
     A jet without constituents gets zeros, with the token what the token becomes alone. On a GPU the
     last bits can differ from run to run, since sums over a jet have no fixed order there. Raises
     `ValueError` for sizes that do not fit. arXiv:1706.03762, pre-norm arXiv:2002.04745. Taught in
-    notebook 07.
+    notebook 08.
 
     >>> x, offsets = torch.randn(9, 4), torch.tensor([0, 5, 9])
     >>> constituents, jets = Transformer(4, dim=32, n_layers=2, n_heads=4)(x, offsets)
@@ -164,7 +164,7 @@ class DeepSets(Regions):
 
     n_features: F of the input. dim: D, a multiple of 8. n_layers: linear layers of each of the two
     MLPs. A jet without constituents is a sum of nothing: it gets what the second MLP makes of
-    zeros. Raises `ValueError` for sizes that do not fit. Taught in notebook 07.
+    zeros. Raises `ValueError` for sizes that do not fit. Taught in notebook 10.
     """
 
     SCALE = 1 / 32  # so that the sum over a jet of usual length is of the size of one constituent

@@ -38,7 +38,7 @@ class Causal(nn.Module):
 
     An encoder like those of `jetnb.models.encoder`: constituents are what it makes of each token, a
     jet is their mean, and zeros without constituents. Raises `ValueError` for sizes that do not
-    fit. arXiv:2403.05618, there with post-norm blocks and ReLU. Taught in notebook 05.
+    fit. arXiv:2403.05618, there with post-norm blocks and ReLU.
 
     >>> tokens, offsets = torch.tensor([3, 0, 2, 2, 1]), torch.tensor([0, 3, 5])
     >>> constituents, jets = Causal(4, dim=32, n_layers=2, n_heads=4)(tokens, offsets)

@@ -26,7 +26,7 @@ def mlp(
     """Linear layers of widths `hidden`, each followed by ReLU and dropout, and one more: (B, dim)
     -> (B, n_out).
 
-    Taught in notebook 08.
+    Taught in notebook 10.
     """
     layers, drop = [], [nn.Dropout(dropout)] if dropout else []
     for width in hidden:
@@ -39,7 +39,7 @@ def projection(dim: int, hidden: int = 256, output: int = 128) -> nn.Sequential:
     """Projection head of contrastive learning: (B, dim) -> (B, output), thrown away after
     pretraining.
 
-    arXiv:2002.05709 (section 2.1). Taught in notebook 07.
+    arXiv:2002.05709 (section 2.1).
     """
     return mlp(dim, output, hidden=(hidden,))
 

@@ -32,7 +32,7 @@ class FromParticles(nn.Module):
     `jetnb.inputs.to_relative` gives them and `jetnb.augment` changes them. log_pt_rel is the share
     in the sum of pt over the jet. `fit` sets the scaling; before it inputs are used as they are.
     Raises `ValueError` where the encoder expects another number of features. An encoder with
-    `pool="pt"` is given the pt of the particles. arXiv:2202.03772 (table 2). Taught in notebook 07.
+    `pool="pt"` is given the pt of the particles. arXiv:2202.03772 (table 2). Taught in notebook 08.
 
     >>> from jetnb.models.encoder import DeepSets
     >>> encoder = FromParticles(DeepSets(5, dim=16))

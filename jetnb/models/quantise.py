@@ -29,7 +29,7 @@ def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
     Distances are at least float32, whatever autocast and `torch.set_float32_matmul_precision` say:
     in bfloat16 one vector in forty gets another code. Of codes that are equally far up to rounding
     it may be any. Returns tokens (T,) int64; those of vectors that are not finite mean nothing.
-    Raises `ValueError` for shapes that do not fit. Taught in notebook 04.
+    Raises `ValueError` for shapes that do not fit.
 
     >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]]))
     tensor([0, 1])
@@ -182,8 +182,7 @@ class VectorQuantiser(nn.Module):
     def monitors(self) -> dict[str, float]:
         """How the codebook is used: `perplexity`, the number of codes that would be chosen if all
         of them were equally often, over the last 1 / (1 - decay) batches; `codes_used`, the share
-        that the last batch chose; `codes_moved`, how many dead codes were revived since the start. Taught in
-        notebook 04.
+        that the last batch chose; `codes_moved`, how many dead codes were revived since the start.
         """
         return {
             "perplexity": float(perplexity(self.count)),

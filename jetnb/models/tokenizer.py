@@ -52,8 +52,7 @@ class Tokenizer(nn.Module):
     weight of the codebook's loss. Others (update, decay, beta, rotate, patience): of
     `VectorQuantiser`.
 
-    Raises `ValueError` for settings that do not fit. arXiv:2403.05618 (section 3.1). Taught in
-    notebook 04.
+    Raises `ValueError` for settings that do not fit. arXiv:2403.05618 (section 3.1).
     """
 
     def __init__(
@@ -183,7 +182,7 @@ class Tokenizer(nn.Module):
         extra in its own unit, the loss of the codebook, and how the codebook is used, see
         `VectorQuantiser.monitors`.
 
-        Raises `RuntimeError` before the first loss. Taught in notebook 04.
+        Raises `RuntimeError` before the first loss.
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
@@ -267,7 +266,7 @@ def load(path) -> tuple[Tokenizer, dict]:
     """The tokenizer of the checkpoint at `path`, in evaluation mode, and the card, with its
     settings as "tokenizer".
 
-    Raises as `checkpoints.restore` does. Taught in notebook 05.
+    Raises as `checkpoints.restore` does. Taught in notebook 04.
     """
     return checkpoints.restore(path, build, name="tokenizer")
 
@@ -287,7 +286,7 @@ def tokenise(model: Tokenizer, jets: ak.Array, *, batch_size: int = 512) -> Batc
     """Tokens of all constituents of N jets: `Batch(tokens (T,) int32, offsets (N+1,))`.
 
     batch_size: jets that are worked on at a time, on the device of the model. Raises as
-    `inputs.compute` does. Taught in notebook 04.
+    `inputs.compute` does. Taught in notebook 05.
     """
     found = [np.empty(0, np.int32)]
     for first in range(0, len(jets), batch_size):

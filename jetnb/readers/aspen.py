@@ -104,7 +104,7 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of a file in the Aspen Open Jets layout, as `jetnb.readers` says. Taught in notebook 01."""
+    """Jets of a file in the Aspen Open Jets layout, as `jetnb.readers` says."""
     with open_hdf5(path) as file:
         rows = _padded.blocks(_datasets(path, file)["PFCands"], block_size, start, stop)
     return _blocks(Path(path), rows, counter(tally))

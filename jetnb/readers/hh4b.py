@@ -75,9 +75,7 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of a file of X -> HH -> 4b events, as `jetnb.readers` says; rows are events. Taught in
-    notebook 15.
-    """
+    """Jets of a file of X -> HH -> 4b events, as `jetnb.readers` says; rows are events."""
     count(path)
     raw = _raw_root if _deepntuple.is_root(path) else _raw_hdf5
     return _blocks(Path(path), raw(path, block_size, max(start, 0), stop), counter(tally))

@@ -69,7 +69,7 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of a ROOT or HDF5 file of record 12102, as `jetnb.readers` says. Taught in notebook 15."""
+    """Jets of a ROOT or HDF5 file of record 12102, as `jetnb.readers` says."""
     count(path)
     raw = _raw_root if _deepntuple.is_root(path) else _raw_hdf5
     return _blocks(Path(path), raw(path, block_size, max(start, 0), stop), counter(tally))

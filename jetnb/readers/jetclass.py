@@ -139,7 +139,7 @@ def read(
     stop: int | None = None,
     tally: MutableMapping[str, int] | None = None,
 ) -> Iterator[ak.Array]:
-    """Jets of a JetClass or JetClass-II file, as `jetnb.readers` says. Taught in notebook 01."""
+    """Jets of a JetClass or JetClass-II file, as `jetnb.readers` says."""
     path = Path(path)
     is_root, labels, _ = _check_layout(path)
     raw = _raw_root if is_root else _raw_parquet

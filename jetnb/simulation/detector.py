@@ -62,7 +62,6 @@ def reconstruct(
     charged candidates d0, z0 [mm, at the beam line], d0_error, dz_error, and truth_hard: the share
     of its energy from the hard scatter.
 
-    Taught in notebook 02.
     """
     pt, eta, phi = polar(particles)
     code, charge = np.abs(particles["pdg_id"]), particles["charge"]

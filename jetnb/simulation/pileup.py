@@ -187,7 +187,6 @@ def puppi(c: dict, *, hard: np.ndarray, n_vertices: np.ndarray, near: np.ndarray
     (others get 0), to save time. Charged candidates get 1 or 0. Neutral ones are compared with the
     charged pile-up of their own event.
 
-    Taught in notebook 02.
     """
     from scipy.special import erf
 

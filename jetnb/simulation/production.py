@@ -53,7 +53,6 @@ def simulate(
     ValueError for an unknown name, a size below 1, an existing store, parts left by other settings,
     or while another process makes the same store; ModuleNotFoundError without Pythia or FastJet.
 
-    Taught in notebook 00.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")

@@ -62,7 +62,7 @@ def alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2.0) -> Tensor:
 
     `z1`, `z2` (B, D): embeddings of any length. Returns the mean of the distance to the power
     `alpha`, a scalar. Raises ValueError for shapes that differ or no jets. Source: 2005.10242,
-    section 4.1. Taught in notebook 07.
+    section 4.1.
     """
     _same_shape(z1, z2)
     with torch.autocast(z1.device.type, enabled=False):
@@ -75,7 +75,7 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> Tensor:
 
     `z` (B, D): embeddings of any length. Returns the log of the mean of exp(-t x distance squared)
     over all pairs of different jets, a scalar. Raises ValueError for fewer than two jets. Source:
-    2005.10242, section 4.1. Taught in notebook 07.
+    2005.10242, section 4.1.
     """
     n = len(z)
     if z.ndim != 2 or n < 2:
@@ -192,7 +192,7 @@ class JetCLR(nn.Module):
 
         Returns `alignment` and `uniformity` of the projections, `rank` and `variance` (mean over
         dimensions) of the first views' representation. Collapse is a uniformity near 0, a rank near
-        1 or a variance near 0. Raises RuntimeError before the first loss. Taught in notebook 07.
+        1 or a variance near 0. Raises RuntimeError before the first loss.
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")

@@ -28,7 +28,7 @@ class NextToken(nn.Module):
     random rotation: in training each jet is rotated about its axis by any angle, and every other
     one mirrored, before tokens are made of it, so that no jet is seen twice; a choice of ours. The
     encoder that a tagger can be made of is `generator.encoder`; it reads tokens. arXiv:2403.05618.
-    Taught in notebook 05, turn in notebook 06.
+    Taught in notebook 05.
     """
 
     TITLE, SETTINGS = "next token, arXiv:2403.05618", {"codes": None, "sizes": SIZES, "turn": False}

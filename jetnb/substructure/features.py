@@ -170,7 +170,7 @@ def images(
     jets: N jets. n_bins: pixels along each side, which runs from -radius to radius. weights: as for
     `compute`. Returns (N, n_bins, n_bins) float32 in GeV, axes (jet, delta eta, delta phi), neither
     rotated nor scaled; what is outside the square is left out. Raises `ValueError` as `compute`
-    does. arXiv:1407.5675. Taught in notebook 03.
+    does. arXiv:1407.5675.
     """
     if n_bins < 1 or not 0 < radius < np.inf:
         raise ValueError(

@@ -24,7 +24,7 @@ class History:
     steps: one dict per logged step: step (steps done), epoch (from 1), loss (mean since the record
     before), lr, gradient_norm (mean, before clipping), skipped (steps so far without a finite
     gradient). epochs: one dict per epoch: epoch, step, loss, validation_loss, measures, monitors,
-    seconds (since the start). Taught in notebook 07.
+    seconds (since the start).
     """
 
     steps: list[dict] = field(default_factory=list)
@@ -71,8 +71,7 @@ def read(path) -> History:
     """The history so far of the training with checkpoint `path`, which may still run, or have been
     killed.
 
-    Empty where there is none. Raises `ValueError` naming the line that is no record. Taught in
-    notebook 16.
+    Empty where there is none. Raises `ValueError` naming the line that is no record.
     """
     history, file = History(), file_of(path)
     whole, newline, _ = (file.read_bytes() if file.exists() else b"").rpartition(

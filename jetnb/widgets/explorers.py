@@ -106,7 +106,7 @@ def panel(draw, *, size: tuple[float, float] = (8.0, 5.0), **controls) -> ipywid
     whenever one changes.
 
     Returns a box; its attributes `controls` and `image` hold the widgets, so code can turn the
-    knobs as well. Taught in notebook 00.
+    knobs as well. Taught in notebook 04.
     """
     image = ipywidgets.Image(
         format="png",

@@ -66,7 +66,7 @@ class Store:
         n_max: constituents of each jet, the first, which are the hardest; None is all. Returns
         `Batch(x (T, F), offsets (B + 1,))`. Raises `IndexError` for an index that is not an integer
         in [0, len(store)), `StoreError` for an unknown field. The first call in a process takes a
-        few seconds, in which numba starts. Taught in notebook 16.
+        few seconds, in which numba starts.
         """
         if unknown := [name for name in fields if f"constituent_{name}" not in self._columns]:
             raise StoreError(
@@ -150,7 +150,7 @@ def open(path) -> Store:
     so that nothing outside of them is read later. `Store.verify` checks content. Raises
     `StoreError` when there is no store, when a file is missing, of the wrong size or not a plain
     file, when `meta.json` is damaged, and when a newer version of jetnb wrote it; `PermissionError`
-    for a file that may not be read. Taught in notebook 16.
+    for a file that may not be read.
     """
     path = Path(path)
     meta = read_meta(path)

@@ -39,7 +39,6 @@ def write(
     store in one step. If two processes write to one path, the first to finish wins, the other gets
     `StoreExistsError`. Raises `StoreError` naming block, field and value for jets that `jets.check`
     refuses or that do not continue the blocks before, and naming the folder where writing fails.
-    Taught in notebook 16.
     """
     path, blocks = Path(os.path.abspath(path)), [blocks] if isinstance(blocks, ak.Array) else blocks
     if overwrite and path.exists() and not (path / "meta.json").exists():
