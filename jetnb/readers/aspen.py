@@ -45,7 +45,7 @@ import numpy as np
 
 import jetnb.jets
 from jetnb import atomic, kinematics, packed
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import CACHE, accepts, ahead, counter, explaining, open_hdf5
 
 WHAT = "Aspen Open Jets"
@@ -62,6 +62,8 @@ TAUS = ("tau1", "tau2", "tau3", "tau4")
 TRACK = ("d0", "d0_error", "dz", "dz_error")  # in the order of the file
 INSIDE = ("pt", "eta", "phi", "energy", *TRACK, "has_track", "charge", "pdg_id", "puppi_weight")
 PIECE = 10_000  # jets written at a time
+HINTS = {"HDF5": ("PFCands", "jet_kinematics", "event_info", "jet_tagging")}
+SELECTION = {"aspen": {"pt": (300, 6500), "eta": (-2.5, 2.5)}}  # 6500: what the beam has
 PROVENANCE = {
     "sample": "aspen",
     "source": "open data",
@@ -191,7 +193,7 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with open_hdf5(path) as file:
-        data = {name: _padded.Rows(path, values) for name, values in _datasets(path, file).items()}
+        data = {name: _chunks.Rows(path, values) for name, values in _datasets(path, file).items()}
         about = _origin(data["event_info"](slice(0, 1))[:, 0])
         raw = ((here, {name: values(here) for name, values in data.items()}) for here in rows)
         for here, block in ahead(raw):

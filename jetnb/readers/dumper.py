@@ -55,7 +55,7 @@ import numpy as np
 import jetnb.jets
 from jetnb import kinematics
 from jetnb.names import PARTICLES
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown, sort_by_pt
 from jetnb.readers.aspen import event_number
 
@@ -85,6 +85,8 @@ TRACK_FIELDS = {
 ORIGIN = ("ftagTruthOriginLabel", "truthOriginLabel")
 GEV = 1e-3
 PION = PARTICLES["charged_hadron"].mass
+HINTS = {"HDF5": ("jets", "tracks", "tracks_loose", "eventwise")}
+INCOMPLETE = ("ATLAS JetSet",)
 PROVENANCE = {
     "sample": "ATLAS JetSet",
     "source": "simulation",
@@ -186,7 +188,7 @@ def _number(path, data: h5py.Dataset, field: str) -> None:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with open_hdf5(path) as file:
-        data = [_padded.Rows(path, one) for one in _datasets(path, file)]
+        data = [_chunks.Rows(path, one) for one in _datasets(path, file)]
         for here, (jets, tracks) in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns = _jets(jets, here.start)

@@ -40,6 +40,7 @@ import awkward as ak
 import numpy as np
 
 import jetnb.jets
+from jetnb import kinematics
 from jetnb.readers import _padded
 from jetnb.readers._common import (
     AGAIN,
@@ -78,6 +79,8 @@ LONG_LIVED = {
 CODES = np.array(sorted(LONG_LIVED))
 CHARGES, MASSES = np.array([LONG_LIVED[code] for code in CODES]).T
 PUBLISHED = re.compile(r"QG_jets(_herwig)?(_withbc)?(_\d+)?")
+HINTS = {"zip": ("X", "y")}
+SELECTION = {"EnergyFlow quark/gluon": {"pt": (500, 550), "eta": (-2.2, 2.2)}}
 PROVENANCE = {
     "sample": "EnergyFlow quark/gluon",
     "source": "simulation",
@@ -300,9 +303,9 @@ def _decode(particles: np.ndarray, first: int, tally: MutableMapping[str, int]) 
     }
     inside, jet = {name: values[finite] for name, values in inside.items()}, jet[finite]
     counts = np.bincount(jet, minlength=n)
-    pt, phi, pz = inside["pt"].astype(np.float64), inside["phi"], inside.pop("pz")
-    columns = _padded.total(pt * np.cos(phi), pt * np.sin(phi), pz, inside["energy"], counts)
-    inside["phi"] = _padded.wrap_phi(phi)
+    px, py, _ = kinematics.to_cartesian(inside["pt"].astype(np.float64), 0.0, inside["phi"])
+    columns = _padded.total(px, py, inside.pop("pz"), inside["energy"], counts)
+    inside["phi"] = _padded.wrap_phi(inside["phi"])
     sort_by_pt(inside, jet, tally)
     return columns, inside, counts
 

@@ -36,7 +36,7 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetnb.readers import _deepntuple, _padded, _root
+from jetnb.readers import _chunks, _deepntuple, _padded, _root
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
@@ -45,6 +45,14 @@ CODES = dict(zip(LABELS, (53, 51, 54, 52, 55, 41), strict=True))  # of fj_label
 COLUMNS = (*AXIS, "event_no", "sample_isQCD")
 PARTS = tuple(PREFIX + name for name in PART)
 WEIGHT = PREFIX + "puppiw"
+HINTS = {
+    "HDF5": (
+        *("fj_pt", "fj_eta", "fj_phi", "fj_mass"),
+        *("pfcand_ptrel", "pfcand_erel", "event_no", "sample_isQCD"),
+    ),
+    "ROOT": ("deepntuplizer/tree/fj_*", "deepntuplizer/tree/pfcand_*"),
+}
+SELECTION = {"higgstobb": {"eta": (-2.4, 2.4)}}
 PROVENANCE = {
     "sample": "higgstobb",
     "source": "simulation",
@@ -135,7 +143,7 @@ def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[t
 def _raw_hdf5(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
     with open_hdf5(path) as file:
         data = _datasets(path, file)
-        read = {name: _padded.Rows(path, values) for name, values in data.items()}
+        read = {name: _chunks.Rows(path, values) for name, values in data.items()}
         for here in _padded.blocks(data[PARTS[0]], block_size, start, stop):
             raw = {name: values(here) for name, values in read.items()}
             n, slots = raw[PARTS[0]].shape

@@ -34,7 +34,7 @@ import h5py
 import numpy as np
 
 import jetnb.jets
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import (
     accepts,
     ahead,
@@ -49,6 +49,7 @@ WHAT = "JetNet"
 SLOTS = (30, 150)
 LAYOUT = {"particle_features": (None, 4), "jet_features": (4,)}
 CLASSES = {"g": "gluon", "q": "light_quark", "t": "TTBar", "w": "WToQQ", "z": "ZToQQ"}
+HINTS = {"HDF5": ("particle_features", "jet_features")}
 PROVENANCE = {
     "sample": "JetNet",
     "source": "simulation",
@@ -114,7 +115,7 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
     label = list(CLASSES).index(published[1]) if published else -1
     event = first_event(Path(published[1]) if published else path)
     with open_hdf5(path) as file:
-        data = [_padded.Rows(path, one) for one in _datasets(path, file).values()]
+        data = [_chunks.Rows(path, one) for one in _datasets(path, file).values()]
         for here, block in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns, inside, counts = _decode(*block, here.start, tally)

@@ -42,8 +42,16 @@ import h5py
 import numpy as np
 
 import jetnb.jets
-from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, sort_by_pt
+from jetnb.readers import _chunks, _padded
+from jetnb.readers._common import (
+    accepts,
+    ahead,
+    counter,
+    explaining,
+    first_event,
+    open_hdf5,
+    sort_by_pt,
+)
 
 WHAT = "a file prepared for OmniLearn"
 SLOTS = 1_000  # the most particles of a jet; files have 30 to 150
@@ -67,6 +75,7 @@ BY_NAME = (
     (re.compile(r"(^|[_-])qg|qg($|[_-])"), ["gluon", "quark"]),
     (re.compile(r"top|ttbar|atlas"), ["QCD", "TTBar"]),
 )
+HINTS = {"HDF5": ("data", "pid", "jet", "global")}
 PROVENANCE = {
     "sample": "OmniLearn layout",
     "source": "simulation",
@@ -93,7 +102,7 @@ def read(
     Fields: pt, eta, phi (0), mass, n_constituents, label, event; constituents pt, eta, phi, energy,
     and charge and pdg_id where there are 13 columns.
     """
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         data = _datasets(path, file)["data"]
         row = data.shape[1] * data.shape[2] * data.dtype.itemsize
         rows = _padded.blocks(data, min(block_size, max(1, BLOCK // max(row, 1))), start, stop)
@@ -103,7 +112,7 @@ def read(
 @explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)["jet"])
 
 
@@ -146,7 +155,7 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     event = first_event(path)
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         found = _datasets(path, file)
         wide = found["pid"].shape[1] if found["pid"].ndim == 2 else 0
         classes = ONE_HOT.get(wide) or next(
@@ -160,7 +169,7 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
                 "of top quarks"
             )
         for here, block in ahead(
-            (here, [_padded.rows_of(path, one, here) for one in found.values()]) for here in rows
+            (here, [_chunks.Rows(path, one)(here) for one in found.values()]) for here in rows
         ):
             try:
                 columns, inside, counts = _decode(*block[:2], here.start, bool(wide), tally)

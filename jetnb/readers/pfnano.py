@@ -42,7 +42,7 @@ import awkward as ak
 import numpy as np
 
 import jetnb.jets
-from jetnb import clustering, packed
+from jetnb import clustering, kinematics, packed
 from jetnb.readers import _padded, _pfnano, _root
 from jetnb.readers._common import accepts, ahead, counter, explaining, sort_by_pt
 from jetnb.readers._pfnano import CAND, CANDS, EVENT, EVENTS, INDICES, JETS, TRACK, TREE, WHAT
@@ -63,6 +63,7 @@ RADIUS, MATCH = 0.8, 0.4
 PT_MIN = (
     20.0  # GeV: far below any jet that CMS stores, so that the nearest jet is looked for among all
 )
+HINTS = {"ROOT": ("Events/FatJet_*", "Events/PFCands_*", "Events/PFCand_*", "Events/Jet_*")}
 PROVENANCE = {
     "sample": "CMS PFNano",
     "source": "open data",
@@ -165,7 +166,7 @@ def _decode(
     block: ak.Array, names: Mapping[str, str], first: int, tally: MutableMapping[str, int]
 ) -> tuple:
     v, numbers = _pfnano.flat(block, names, first)
-    at = np.repeat(np.arange(len(block)), numbers[JETS])  # (N,) the event of each jet
+    at = packed.jet_of(numbers[JETS])  # (N,) the event of each jet
     columns = {name: v[f"FatJet_{name}"] for name in ("pt", "eta", "phi", "mass")}
     columns |= {name: v[column] for column, name in MORE.items() if column in v}
     if "raw_pt" in columns:
@@ -201,7 +202,7 @@ def _clustered(
         p = clustering.four_momentum(table, v["PFCands_puppiWeight"])
         good = np.isfinite(list(p.values())).all(axis=0) & (np.hypot(p["px"], p["py"]) > 0)
         rows = np.flatnonzero(good & (table["pt"] > 0) & (v["PFCands_puppiWeight"] > 0))
-        event = np.repeat(np.arange(len(numbers[CANDS])), numbers[CANDS])[rows]
+        event = packed.jet_of(numbers[CANDS])[rows]
         jets = clustering.cluster(
             event,
             {name: values[rows] for name, values in p.items()},
@@ -230,7 +231,7 @@ def _constituents(
     )
     lost = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        energy = np.hypot(pt * np.cosh(eta, dtype=float), np.maximum(mass, 0))
+        energy = kinematics.energy(pt, eta.astype(float), np.maximum(mass, 0))
         inside = {
             name: np.asarray(values, np.float32)
             for name, values in (("pt", pt), ("eta", eta), ("energy", energy))

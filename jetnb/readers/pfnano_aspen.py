@@ -267,7 +267,7 @@ def _select(
     ):
         keep = keep if which is None else keep & which
         passed[step] += int(keep.sum())
-    at = np.repeat(np.arange(len(keep)), numbers[JETS])
+    at = packed.jet_of(numbers[JETS])
     passed["jets"] += int(keep[at].sum())
     jets = np.flatnonzero(
         keep[at]
@@ -296,9 +296,8 @@ def _select(
 def _slots(v: Mapping, candidate: np.ndarray, counts: np.ndarray, jets: np.ndarray) -> np.ndarray:
     """PFCands (n, 150, 11) of the jets with the numbers `jets` (n,), candidates by falling pt."""
     taken = np.minimum(counts[jets], SLOTS)
-    jet = np.repeat(np.arange(len(jets)), taken)
-    rank = packed.ranks(taken)
-    row = candidate[np.repeat((np.cumsum(counts) - counts)[jets], taken) + rank]
+    jet, rank = packed.jet_of(taken), packed.ranks(taken)
+    row = candidate[packed.rows(packed.starts(counts)[jets], taken)]
     pt, eta, phi, mass, *rest = (v[name][row].astype(float) for name in CAND)
     with np.errstate(over="ignore", invalid="ignore"):
         momentum = kinematics.to_cartesian(pt, eta, phi)
