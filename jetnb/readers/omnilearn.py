@@ -7,24 +7,26 @@ Layout: three datasets, rows are jets.
     jet   (N, 4)           pt, eta, mass, number of particles
     pid   (N,) or (N, C)   the class, as a number or with 1 in its column
 of any number type; GeV. What becomes of them:
+
 - A constituent has pt = exp(log pt), energy = exp(log E), eta = that of the jet plus deta, phi =
-dphi. - THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet.
-Columns 2, 4 and 6 say
-  nothing new; that 2 and 6 agree with the others is checked, so columns in another order are refused.
+  dphi.
+- THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet.
+  Columns 2, 4 and 6 say nothing new; that 2 and 6 agree with the others is checked, so columns in
+  another order are refused.
 - pt, eta and mass of the jet are those of the file; of all its constituents, not only of the P
-stored. Files made from
-  EnergyFlow have rapidity in place of eta: read those of EnergyFlow (`energyflow`) for eta.
+  stored. Files made from EnergyFlow have rapidity in place of eta: read those of EnergyFlow
+  (`energyflow`) for eta.
 - label: C = 10 has the classes of JetClass, C = 5 those of JetNet. What a number means depends on
-the data set, which
-  only the name of the file says: `qg` in it, 1 is a quark and 0 a gluon; `top`, `ttbar` or `atlas`, 1 is a top quark;
-  for any other name the label is -1.
+  the data set, which only the name of the file says: `qg` in it, 1 is a quark and 0 a gluon; `top`,
+  `ttbar` or `atlas`, 1 is a top quark; for any other name the label is -1.
 - pdg_id: 211 times the charge, 130, 22, 11, 13; one with none of the five flags is taken for a
-neutral hadron. Neutral
-  ones have charge 0. Where pid is a number, the scripts write the sign of the PDG id for the charge, opposite to that
-  of electrons and muons, and it is turned; with a column for each class it is the charge.
+  neutral hadron. Neutral ones have charge 0. Where pid is a number, the scripts write the sign of
+  the PDG id for the charge, opposite to that of electrons and muons, and it is turned; with a
+  column for each class it is the charge.
 - event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name
-without its ending,
-  then 32 bits of the row. Train, validation and test files of one data set have names of their own.
+  without its ending, then 32 bits of the row. Train, validation and test files of one data set have
+  names of their own.
+
 A constituent with a value that is not finite is left out, and a jet with such a value too.
 
 Files for OmniLearned, its successor, have `data` and `pid` but no `jet`: deta, dphi, log pt, log E
