@@ -27,7 +27,17 @@ from hypothesis import strategies as st
 import jetnb
 import jetnb.jets
 from jetnb.data.catalogue import convert, source
-from jetnb.readers import _common, _padded, aspen, identify, jetclass, jetnet, parquet, toptagging
+from jetnb.readers import (
+    _chunks,
+    _common,
+    _padded,
+    aspen,
+    identify,
+    jetclass,
+    jetnet,
+    parquet,
+    toptagging,
+)
 
 EXAMPLES = settings(
     max_examples=40,
@@ -559,7 +569,7 @@ def test_bombs_in_hdf5(hdf5_files, tmp_path, kind, message):
     path = tmp_path / "t.hdf5"
     shutil.copy(hdf5_files["jetnet"], path)
     bombs(path, kind)
-    _padded._unpack_lzf()(np.zeros(1, np.uint8), np.zeros(1, np.uint8))  # compiled
+    _chunks._unpack_lzf()(np.zeros(1, np.uint8), np.zeros(1, np.uint8))  # compiled
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=f"t.hdf5: .*{message}"):
@@ -610,7 +620,7 @@ def test_chunks_are_what_hdf5_makes_of_them(tmp_path, options, dtype):
             "x", data=values, **({"compression": "gzip", "chunks": (128,)} | options)
         )
     with h5py.File(tmp_path / "a.h5") as file:
-        got = _padded.Rows(tmp_path / "a.h5", file["x"])
+        got = _chunks.Rows(tmp_path / "a.h5", file["x"])
         for rows in (slice(0, 1101), slice(130, 140), slice(1000, 2000)):
             assert got(rows).tobytes() == file["x"][rows].tobytes()
 

@@ -9,6 +9,7 @@ experiment.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import awkward as ak
@@ -21,7 +22,7 @@ from conftest import toy_columns
 
 import jetnb.jets
 from jetnb.data import store
-from jetnb.readers import jetclass
+from jetnb.readers import _jetclass_columns, jetclass
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 CLASSES = [
@@ -484,7 +485,7 @@ def test_truncated_and_damaged_files(sample, tmp_path):
 
 
 def test_only_what_is_needed_is_read_block_by_block(sample, monkeypatch):
-    raw, asked = jetclass._raw_parquet if sample[0].suffix == ".parquet" else jetclass._raw_root, []
+    raw, asked = jetclass.raw_parquet if sample[0].suffix == ".parquet" else jetclass.raw_root, []
 
     def spy(*args):
         for row, block in raw(*args):
@@ -526,11 +527,11 @@ def test_branches_of_std_vector_are_read_as_well(monkeypatch):
         "PHYSLITE_example.root"
     )  # no JetClass, but such branches, which only ROOT itself can write
     names = ["AnalysisJetsAuxDyn.pt", "AnalysisJetsAuxDyn.NNJvtPass"]
-    monkeypatch.setattr(jetclass, "TREE", "CollectionTree")
+    monkeypatch.setattr(_jetclass_columns, "TREE", "CollectionTree")
     with uproot.open(path) as file:
         assert file["CollectionTree"][names[0]].typename == "std::vector<float>"
         want = file["CollectionTree"].arrays(names, library="ak")
-    rows, blocks = zip(*jetclass._raw_root(path, names, [], 30, 5, None), strict=True)
+    rows, blocks = zip(*jetclass.raw_root(path, names, [], 30, 5, None), strict=True)
     assert rows[0] == 5 and sum(len(block[names[0]][1]) for block in blocks) == 95
     want = want[5:]
     for name in names:
@@ -554,7 +555,7 @@ def test_branches_of_std_vector_are_read_as_well(monkeypatch):
     ],
 )
 def test_types_that_are_taken_for_a_list(kind, fits):
-    assert bool(jetclass.re.fullmatch(jetclass.LIST, kind)) is fits
+    assert bool(re.fullmatch(_jetclass_columns.LIST, kind)) is fits
 
 
 def test_one_jet_of_forty_million_constituents_is_refused_before_arrow_reads_it(tmp_path):

@@ -106,14 +106,14 @@ def test_momenta_of_shipped_jetclass_are_scaled_as_published_ones(of_today):
     """d0 errors are looked up before tracks take the energy of the calorimeter: the pt that they
     say is not that of the track, by as much as in public jets of the same chain (JetClass-II, of
     other processes and with pile-up)."""
-    from jetnb.simulation import delphes
+    from jetnb.simulation import delphes_cards
 
     spread = []
     for sample in (real("JetClassII_example.parquet"), of_today("jetclass", n_jets=1000)):
         c = sample.constituents
         c = ak.flatten(c[(abs(c.pdg_id) == 211) & (abs(c.eta) < 0.5)])
         said = np.geomspace(3, 15, 200)
-        errors = delphes.CMS_JETCLASS.d0(said, np.zeros(200))
+        errors = delphes_cards.CMS_JETCLASS.d0(said, np.zeros(200))
         nearest = said[np.argmin(np.abs(errors - np.array(c.d0_error, float)[:, None]), axis=1)]
         inside = (nearest > 3.5) & (nearest < 14)
         spread.append(

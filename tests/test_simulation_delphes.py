@@ -7,9 +7,9 @@ pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip ins
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
 from jetnb import kinematics
-from jetnb.simulation import delphes, detector
+from jetnb.simulation import delphes, delphes_cards, detector
 
-ATLAS, CMS = delphes.ATLAS_2016, delphes.CMS_JETCLASS
+ATLAS, CMS = delphes_cards.ATLAS_2016, delphes_cards.CMS_JETCLASS
 
 
 def particles(codes, pt, eta=0.05, phi=0.05, event=0, **more):

@@ -11,10 +11,11 @@ import awkward as ak
 import numpy as np
 
 import jetnb.jets
-from jetnb import names
+from jetnb import kinematics, names
 from jetnb.data import store
 from jetnb.data.catalogue import Source, source
 from jetnb.readers import _padded
+from jetnb.readers.identify import readers
 
 OK, NOTE, PROBLEM, UNREAD = "ok", "note", "PROBLEM", "NOT READ"
 EXPECTED = (
@@ -24,20 +25,7 @@ EXPECTED = (
     MemoryError,
 )  # what readers raise at a file, or at what this place lacks
 BEAM = 6500.0  # GeV: no jet of the LHC so far has more
-# What the selection of a published dataset allows: by its name in the provenance, field -> range,
-# GeV and 1.
-SELECTION = {
-    "aspen": {"pt": (300, BEAM), "eta": (-2.5, 2.5)},
-    "JetClass": {"pt": (500, 1000), "eta": (-2, 2)},
-    "toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)},
-    "higgstobb": {"eta": (-2.4, 2.4)},
-    "EnergyFlow quark/gluon": {"pt": (500, 550), "eta": (-2.2, 2.2)},
-}
 EDGE = 1e-3  # relative: a cut at 500 GeV lets 499.9 pass, as it was made with other digits
-INCOMPLETE = (
-    "ATLAS PHYSLITE",
-    "ATLAS JetSet",
-)  # samples whose constituents are not meant to add up
 SLOTS = (30, 100, 128, 150, 200)  # at which formats cut off the constituents of a jet
 SENTINELS = {
     "softdrop_mass": (-1, "CMS found no two subjets"),
@@ -191,13 +179,8 @@ class _Totals:
             with np.errstate(
                 over="ignore", invalid="ignore"
             ):  # absurd directions are for the findings
-                total = _padded.total(
-                    pt * np.cos(inside["phi"]),
-                    pt * np.sin(inside["phi"]),
-                    pt * np.sinh(inside["eta"]),
-                    pt,
-                    counts,
-                )
+                momentum = kinematics.to_cartesian(pt, inside["eta"], inside["phi"])
+                total = _padded.total(*momentum, pt, counts)
             self.ratios.append((total["pt"][some] / columns["pt"][some]).astype(np.float32))
             off = [
                 total["eta"] - columns["eta"],
@@ -254,8 +237,17 @@ def _findings(found: Source, stop: int | None, totals: _Totals, tally: dict) -> 
     yield from _sums(totals)
 
 
+def _incomplete(totals: _Totals) -> bool:
+    """Whether the constituents are not meant to add up to their jets."""
+    sample = totals.provenance["sample"]
+    return any(sample in getattr(module, "INCOMPLETE", ()) for module in readers())
+
+
 def _ranges(totals: _Totals) -> Iterator[Finding]:
-    allowed = SELECTION.get(totals.provenance["sample"], {})
+    sample = totals.provenance["sample"]
+    allowed = {}
+    for module in readers():
+        allowed = getattr(module, "SELECTION", {}).get(sample, allowed)
     for name, (low, high, total, n) in totals.ranges.items():
         if name in (
             "event",
@@ -307,7 +299,7 @@ def _numbers(totals: _Totals) -> Iterator[Finding]:
             "expect it in sums and multiplicity",
         )
     if empty := totals.counts[0]:
-        usual = totals.provenance["sample"] in INCOMPLETE
+        usual = _incomplete(totals)
         yield Finding(
             NOTE if usual or empty < 0.01 * totals.n_jets else PROBLEM,
             f"{empty / totals.n_jets:.2%} of the jets have no constituent",
@@ -371,7 +363,7 @@ def _events(totals: _Totals) -> Iterator[Finding]:
 
 
 def _sums(totals: _Totals) -> Iterator[Finding]:
-    if not totals.ratios or totals.provenance["sample"] in INCOMPLETE:
+    if not totals.ratios or _incomplete(totals):
         return
     angle = np.median(np.concatenate(totals.angles))
     if angle > 0.2:

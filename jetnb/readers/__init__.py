@@ -15,6 +15,14 @@ that names file, column, row and value, and says what to do: nothing else, whate
 `count(path)` is the number of rows, from the header alone. `recognises(path)` says whether the file
 has this format, by its keys, columns and shapes alone, and never raises.
 
+Three constants of a module are read by others, where it has them:
+    HINTS         kind of file (HDF5, ROOT, Parquet, zip) -> patterns of names in it, `tree/branch`
+                  for ROOT. A file with two such names that is not recognised is taken for one of
+                  this format with something missing, and its reader says what.
+    SELECTION     `sample` of a provenance -> field -> lowest and highest value that the selection
+                  of the dataset allows, for `jetnb.check`
+    INCOMPLETE    samples whose constituents are not meant to add up to their jet
+
 Nothing in a file is executed or unpickled. What a format lacks is absent from the jets, never
 invented.
 """

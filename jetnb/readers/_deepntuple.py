@@ -95,7 +95,7 @@ def unpack(block: ak.Array, nested: Mapping[str, int]) -> tuple[dict, dict, np.n
     row = np.arange(len(block))
     if nested["fj_pt"]:
         per_row = ak.to_numpy(ak.num(block["fj_pt"]))
-        row = np.repeat(row, per_row)
+        row = packed.jet_of(per_row)
     columns, part, counts = {}, {}, None
     for name, depth in nested.items():
         values = block[name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jetnb import packed
+from jetnb import kinematics, packed
 from jetnb.readers._padded import wrap_phi
 
 RADIUS = 0.4  # that of the jets
@@ -33,8 +33,8 @@ def near_electron(
     if n_truth is not None and {"truth_py", "truth_pz"} <= columns.keys():
         px, py, pz = (columns[f"truth_p{axis}"].astype(float) for axis in "xyz")
         with np.errstate(all="ignore"):  # an electron without pt is not taken
-            pt = np.hypot(px, py)
-            close |= near(jets, (np.arcsinh(pz / pt), np.arctan2(py, px), n_truth), pt > PT_MIN)
+            pt, eta, phi = kinematics.to_polar(px, py, pz)
+            close |= near(jets, (eta, phi, n_truth), pt > PT_MIN)
     return close
 
 
@@ -49,8 +49,7 @@ def near(jets: tuple, others: tuple, taken: np.ndarray, radius: float = RADIUS) 
     (eta, phi, n_jets), (other_eta, other_phi, n_others) = jets, others
     pairs = np.repeat(n_others, n_jets)  # (N,) others in the event of each jet
     jet = packed.jet_of(pairs)
-    before = np.repeat(np.cumsum(n_others) - n_others, n_jets) - (np.cumsum(pairs) - pairs)
-    other = np.arange(len(jet)) + before[jet]
+    other = packed.rows(np.repeat(packed.starts(n_others)[:-1], n_jets), pairs)
     deta = np.asarray(eta, float)[jet] - np.asarray(other_eta, float)[other]
     with np.errstate(invalid="ignore"):
         dphi = wrap_phi(np.asarray(phi, float)[jet] - np.asarray(other_phi, float)[other])

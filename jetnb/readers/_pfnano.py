@@ -18,7 +18,6 @@ import numpy as np
 
 from jetnb import packed
 from jetnb.readers import _root
-from jetnb.readers._common import AGAIN
 
 WHAT, TREE = "CMS PFNano", "Events"
 JETS, CANDS, LINKS = "FatJet", "PFCands", "FatJetPFCands"
@@ -109,7 +108,7 @@ def flat(block: ak.Array, names: Mapping[str, str], first: int) -> tuple[dict, d
         array = block[column]
         if _jagged(column):
             collection, n = column.partition("_")[0], ak.to_numpy(ak.num(array))
-            refuse(
+            _root.refuse(
                 n != numbers.setdefault(collection, n),
                 first,
                 f"a length of {column} that is not that of the other branches of {collection}",
@@ -131,32 +130,20 @@ def linked(values: Mapping, numbers: Mapping, first: int) -> tuple[np.ndarray, n
     """Candidates of each jet by the table of the file: rows of PFCands (T,), jet after jet; how
     many per jet (N,).
     """
-    event, rows = np.repeat(np.arange(len(numbers[LINKS])), numbers[LINKS]), []
+    event, rows = packed.jet_of(numbers[LINKS]), []
     for name, collection in zip(INDICES, (JETS, CANDS), strict=True):
         index, n = values[name].astype(np.int64), numbers[collection]
-        refuse(
+        _root.refuse(
             (index < 0) | (index >= n[event]),
             first,
             f"a {name} that points to no {collection}",
             event,
         )
-        rows.append(index + (np.cumsum(n) - n)[event])
+        rows.append(index + packed.starts(n)[event])
     jet, candidate = rows
     return candidate[np.argsort(jet, kind="stable")], np.bincount(
         jet, minlength=numbers[JETS].sum()
     )
-
-
-def refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None = None) -> None:
-    """Raise `ValueError` for the first row that is `wrong`; `event` (T,) says in which event of the
-    block it is.
-    """
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise ValueError(
-            f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
-            f"{len(wrong)} are like this): {AGAIN}"
-        )
 
 
 def _jagged(name: str) -> bool:

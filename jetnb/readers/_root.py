@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import awkward as ak
+import numpy as np
 
 from jetnb.readers._common import AGAIN, explained, start_of
 
@@ -262,3 +263,15 @@ def blocks(
                     ak.contents.RecordArray(list(found.values()), list(found), length=high - low)
                 )
             yield low, block
+
+
+def refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None = None) -> None:
+    """Raise `ValueError` for the first row that is `wrong`; `event` (T,) says in which event of the
+    block it is.
+    """
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(
+            f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
+            f"{len(wrong)} are like this): {AGAIN}"
+        )

@@ -1,11 +1,17 @@
-"""Branches of a TTree as awkward arrays, several times as fast as through uproot, which describes
-the tree.
+"""Branches of a TTree as awkward arrays, unpacked within bounds; uproot describes the tree.
 
 A branch lies in the file as baskets: a key, then the values of some rows, usually compressed. For
 branches of plain numbers, std::vector and arrays with a counter the bytes are taken apart here, by
 the description of the format in ROOT's documentation (TKey, TBasket, R__zip). All else is left to
 uproot, once its baskets are known to unpack to what they claim; so is all that is not exactly as
 expected, which uproot reads or says what is wrong.
+
+Why not uproot alone: its zlib has no bound, so a basket may unpack to a thousand times its size,
+whatever it claims. Every basket would have to be unpacked here first, and by uproot once more.
+Measured with 20 000 jets in JetClass's columns (std::vector, LZ4; two shared cores of an AMD EPYC
+server, medians of 7 to 9 interleaved pairs): with uproot after that check the branches take 3.7
+times as long, `jetnb.load` as a whole 1.6 to 1.8 times, a conversion into a store 1.4 to 1.6 times.
+With uproot and no check the branches take 3.1 times as long, `jetnb.load` 1.4 to 1.5 times.
 """
 
 from __future__ import annotations

@@ -4,6 +4,12 @@ whole cluster.
 uproot reads the description of the fields; the pages are taken apart here, by the specification of
 the format (ROOT's BinaryFormatSpecification, version 1). Numbers, lists, structs and fields that
 project others are read; of all else the type is told, so that a reader can refuse it.
+
+Why not uproot alone: it unpacks whole clusters, without a bound on what a page unpacks to, so that
+memory is not that of a block of rows. Measured with 20 000 jets in JetClass's columns (clusters of
+10 000 rows, zstd; two shared cores of an AMD EPYC server, medians of 5 interleaved pairs): with
+uproot, and without any check, `jetnb.load` takes 1.5 to 1.7 times as long, a conversion into a
+store 1.3 times, blocks of 1 000 rows 3.3 times.
 """
 
 from __future__ import annotations

@@ -7,28 +7,28 @@ Layout: four HDF5 datasets, no attributes, no column names; rows are jets.
     PFCands         (N, 150, 11)  float32  px, py, pz, E, d0, d0Err, dz, dzErr, charge, pdgId, puppiWeight
     jet_tagging     (N, 13)       float32  nConstituents, tau1..tau4, 7 ParticleNet scores, ParticleNet mass
 What becomes of them:
+
 - Lengths are cm and become mm, energies are GeV. The sign of d0 is that of CMS; Delphes (JetClass)
-has the
-  opposite one, so flip it before comparing or transferring between the two.
+  has the opposite one, so flip it before comparing or transferring between the two.
 - d0 = d0Err = dz = dzErr = -1 says "no track": every neutral and many charged candidates. -1 cm is
-a possible
-  d0, so has_track is decided by the errors: False where d0Err is -1 (or either error negative), and where any
-  of the four is not finite, as some published d0 are. All four are 0 there.
+  a possible d0, so has_track is decided by the errors: False where d0Err is -1 (or either error
+  negative), and where any of the four is not finite, as some published d0 are. All four are 0
+  there.
 - The pt of a jet is corrected (JEC), its constituents are neither corrected nor weighted by PUPPI:
-the weighted
-  sum has 0.90 to 0.94 of that pt. The file has no jet mass: `mass` is that of the PUPPI-weighted sum of the
-  stored constituents, uncorrected. softdrop_mass (-1 where CMS has none) and tau1..4 are those stored by CMS.
+  the weighted sum has 0.90 to 0.94 of that pt. The file has no jet mass: `mass` is that of the
+  PUPPI-weighted sum of the stored constituents, uncorrected. softdrop_mass (-1 where CMS has none)
+  and tau1..4 are those stored by CMS.
 - n_constituents counts the constituents stored, at most 150; nConstituents, before truncation, is
-left out, and
-  so are the ParticleNet scores. Nothing is labelled: label is -1.
+  left out, and so are the ParticleNet scores. Nothing is labelled: label is -1.
 - phi is stored with few bits, so it can exceed pi by 1e-5: it is wrapped.
 - event: run, lumi block and event hashed to 63 bits by `event_number`. Jets of one collision get
-one number.
-  The chance that among 1e8 collisions any two share one is 5e-4; these would fall into the same part of a split.
+  one number. The chance that among 1e8 collisions any two share one is 5e-4; these would fall into
+  the same part of a split.
 - The run says what a file is. 278820 to 284044 are the data of 2016 G and H. Run 1 is CMS
-simulation, and what
-  `write` makes of simulation; run 0 is what it makes of data, whose runs it no longer has. Of any other run it is
-  not known where the jets come from, and the stamp of every figure says so.
+  simulation, and what `write` makes of simulation; run 0 is what it makes of data, whose runs it no
+  longer has. Of any other run it is not known where the jets come from, and the stamp of every
+  figure says so.
+
 Slots that are all zero are padding. A slot with pt = 0 or a four-momentum that is not finite is
 dropped, a jet with pt <= 0 or a jet value that is not finite too; `read` counts both in the mapping
 passed as `dropped`.
@@ -45,7 +45,7 @@ import numpy as np
 
 import jetnb.jets
 from jetnb import atomic, kinematics, packed
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import CACHE, accepts, ahead, counter, explaining, open_hdf5
 
 WHAT = "Aspen Open Jets"
@@ -62,6 +62,8 @@ TAUS = ("tau1", "tau2", "tau3", "tau4")
 TRACK = ("d0", "d0_error", "dz", "dz_error")  # in the order of the file
 INSIDE = ("pt", "eta", "phi", "energy", *TRACK, "has_track", "charge", "pdg_id", "puppi_weight")
 PIECE = 10_000  # jets written at a time
+HINTS = {"HDF5": ("PFCands", "jet_kinematics", "event_info", "jet_tagging")}
+SELECTION = {"aspen": {"pt": (300, 6500), "eta": (-2.5, 2.5)}}  # 6500: what the beam has
 PROVENANCE = {
     "sample": "aspen",
     "source": "open data",
@@ -191,7 +193,7 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with open_hdf5(path) as file:
-        data = {name: _padded.Rows(path, values) for name, values in _datasets(path, file).items()}
+        data = {name: _chunks.Rows(path, values) for name, values in _datasets(path, file).items()}
         about = _origin(data["event_info"](slice(0, 1))[:, 0])
         raw = ((here, {name: values(here) for name, values in data.items()}) for here in rows)
         for here, block in ahead(raw):

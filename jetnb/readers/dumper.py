@@ -16,31 +16,31 @@ code that fills such files. So fields are looked up by name, several are accepte
 has several, and what is missing is named. Types are not prescribed: any number, 0 and 1 for flags.
 
 What becomes of them (MeV become GeV, lengths are mm):
+
 - pt and eta are calibrated; pt_btagJes and eta_btagJes where those are missing. A mass below 0
-becomes 0. - label: isJvtHS makes hard_scatter, isJvtPU pile_up, -1 is a jet that is neither, one
-near a truth jet but not at it.
-  BEWARE: truth jets of this kind are without the leptons of W and Z, so an electron or a tau that makes a jet may be
-  called pile_up, as it is in PHYSLITE; the format stores no electrons to tell.
+  becomes 0.
+- label: isJvtHS makes hard_scatter, isJvtPU pile_up, -1 is a jet that is neither, one near a truth
+  jet but not at it. BEWARE: truth jets of this kind are without the leptons of W and Z, so an
+  electron or a tau that makes a jet may be called pile_up, as it is in PHYSLITE; the format stores
+  no electrons to tell.
 - n_vertices is nPrimaryVertices where the file has it.
 - Constituents are the tracks with `valid`, and nothing neutral: they add up to less than the jet.
-In the file they come
-  by falling significance of d0, so nearly every jet is `unsorted`. A jet can have none. Their energy is that of a pion,
-  their charge the sign of qOverP.
+  In the file they come by falling significance of d0, so nearly every jet is `unsorted`. A jet can
+  have none. Their energy is that of a pion, their charge the sign of qOverP.
 - eta is from `eta`, theta, or deta, the first there is; deta is relative to eta_btagJes or, without
-it, eta of the jet.
-  pt is `pt` or sin(theta)/|qOverP|. phi is `phi`, or dphi and that of the jet.
+  it, eta of the jet. pt is `pt` or sin(theta)/|qOverP|. phi is `phi`, or dphi and that of the jet.
 - d0 is to the beam line, with the sign of ATLAS (as CMS, opposite to Delphes); to the primary
-vertex, `d0`, in files
-  without d0RelativeToBeamspot and its uncertainty.
+  vertex, `d0`, in files without d0RelativeToBeamspot and its uncertainty.
 - z0 is relative to the centre of the beam spot, a few mm off the detector frame; absent without
-z0RelativeToBeamspot. - dz is to the primary vertex, z0SinTheta / sin(theta). dz_error is
-z0RelativeToBeamspotUncertainty, that of the track
-  alone; else z0SinThetaUncertainty / sin(theta).
+  z0RelativeToBeamspot.
+- dz is to the primary vertex, z0SinTheta / sin(theta). dz_error is z0RelativeToBeamspotUncertainty,
+  that of the track alone; else z0SinThetaUncertainty / sin(theta).
 - has_track is False where one of d0, dz and their errors is not finite, or an error is negative.
 - from_hard_scatter: ftagTruthOriginLabel (older: truthOriginLabel) is 2 or more. 0 is pile-up, 1 a
-fake track. - event: eventNumber hashed by `jetnb.readers.aspen.event_number`. The published files
-share no event. Do not mix files
-  of different processes, whose event numbers say nothing about each other: they would only share parts of a split.
+  fake track.
+- event: eventNumber hashed by `jetnb.readers.aspen.event_number`. The published files share no
+  event. Do not mix files of different processes, whose event numbers say nothing about each other:
+  they would only share parts of a split.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ import numpy as np
 import jetnb.jets
 from jetnb import kinematics
 from jetnb.names import PARTICLES
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown, sort_by_pt
 from jetnb.readers.aspen import event_number
 
@@ -85,6 +85,8 @@ TRACK_FIELDS = {
 ORIGIN = ("ftagTruthOriginLabel", "truthOriginLabel")
 GEV = 1e-3
 PION = PARTICLES["charged_hadron"].mass
+HINTS = {"HDF5": ("jets", "tracks", "tracks_loose", "eventwise")}
+INCOMPLETE = ("ATLAS JetSet",)
 PROVENANCE = {
     "sample": "ATLAS JetSet",
     "source": "simulation",
@@ -186,7 +188,7 @@ def _number(path, data: h5py.Dataset, field: str) -> None:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with open_hdf5(path) as file:
-        data = [_padded.Rows(path, one) for one in _datasets(path, file)]
+        data = [_chunks.Rows(path, one) for one in _datasets(path, file)]
         for here, (jets, tracks) in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns = _jets(jets, here.start)

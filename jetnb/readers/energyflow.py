@@ -5,20 +5,23 @@ Layout: a NumPy archive of two arrays, rows are jets, 100 000 in a published fil
     X  (N, P, 4)  pt, rapidity, azimuth, PDG id of each particle, zero where padded; P differs from file to file
     y  (N,)       1 for a quark, 0 for a gluon
 of any floating type (float64 as published); y of any type. What becomes of them (GeV, nothing
-converted): - THE SECOND COLUMN IS RAPIDITY: it is turned into pseudorapidity with the mass of the
-PDG id, and energy is that of
-  this mass. Taken for pseudorapidity, a proton with pt = 1 GeV would be off by 0.26 at rapidity 1.
+converted):
+
+- THE SECOND COLUMN IS RAPIDITY: it is turned into pseudorapidity with the mass of the PDG id, and
+  energy is that of this mass. Taken for pseudorapidity, a proton with pt = 1 GeV would be off by
+  0.26 at rapidity 1.
 - The particles are those of the generator: no detector, no tracks, no pile-up. pdg_id is what a
-detector would call
-  them: 211 or -211 for any charged hadron, 130 for any neutral one, 22, 11, 13. So what the id says of pions, kaons and
-  protons is left only in energy, as pt and eta have the digits to tell; leave energy out where a detector is meant.
+  detector would call them: 211 or -211 for any charged hadron, 130 for any neutral one, 22, 11, 13.
+  So what the id says of pions, kaons and protons is left only in energy, as pt and eta have the
+  digits to tell; leave energy out where a detector is meant.
 - pt, eta, phi and mass of the jet are those of the sum of its particles. phi is turned into (-pi,
-pi]. - label: gluon or quark. Quarks are u, d, s, and c and b too where the name of the file has
-`withbc`; nothing in the
-  file says which. The publishers ask not to mix both kinds.
+  pi].
+- label: gluon or quark. Quarks are u, d, s, and c and b too where the name of the file has
+  `withbc`; nothing in the file says which. The publishers ask not to mix both kinds.
 - event: every jet is from a collision of its own. The number is 31 bits of the sha256 of the name
-without its ending,
-  then 32 bits of the row. Two files of the same name are taken for the same jets.
+  without its ending, then 32 bits of the row. Two files of the same name are taken for the same
+  jets.
+
 A particle with pt <= 0 or a value that is not finite is left out; so is a jet without particles. An
 id that no long-lived particle has is refused.
 
@@ -40,6 +43,7 @@ import awkward as ak
 import numpy as np
 
 import jetnb.jets
+from jetnb import kinematics
 from jetnb.readers import _padded
 from jetnb.readers._common import (
     AGAIN,
@@ -78,6 +82,8 @@ LONG_LIVED = {
 CODES = np.array(sorted(LONG_LIVED))
 CHARGES, MASSES = np.array([LONG_LIVED[code] for code in CODES]).T
 PUBLISHED = re.compile(r"QG_jets(_herwig)?(_withbc)?(_\d+)?")
+HINTS = {"zip": ("X", "y")}
+SELECTION = {"EnergyFlow quark/gluon": {"pt": (500, 550), "eta": (-2.2, 2.2)}}
 PROVENANCE = {
     "sample": "EnergyFlow quark/gluon",
     "source": "simulation",
@@ -300,9 +306,9 @@ def _decode(particles: np.ndarray, first: int, tally: MutableMapping[str, int]) 
     }
     inside, jet = {name: values[finite] for name, values in inside.items()}, jet[finite]
     counts = np.bincount(jet, minlength=n)
-    pt, phi, pz = inside["pt"].astype(np.float64), inside["phi"], inside.pop("pz")
-    columns = _padded.total(pt * np.cos(phi), pt * np.sin(phi), pz, inside["energy"], counts)
-    inside["phi"] = _padded.wrap_phi(phi)
+    px, py, _ = kinematics.to_cartesian(inside["pt"].astype(np.float64), 0.0, inside["phi"])
+    columns = _padded.total(px, py, inside.pop("pz"), inside["energy"], counts)
+    inside["phi"] = _padded.wrap_phi(inside["phi"])
     sort_by_pt(inside, jet, tally)
     return columns, inside, counts
 

@@ -36,7 +36,7 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetnb.readers import _deepntuple, _padded, _root
+from jetnb.readers import _chunks, _deepntuple, _padded, _root
 from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, open_hdf5
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
@@ -52,6 +52,7 @@ LAYOUT = {
     "mass_param": ((), "iuf"),
 }
 EVENTS = 1_000  # at most read at a time from HDF5: 60 MB
+HINTS = {"HDF5": ("X_jet", "X_pfo", "X_label", "jet_mask", "mass_param")}
 PROVENANCE = {
     "sample": "hh4b",
     "source": "simulation",
@@ -137,7 +138,7 @@ def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[t
 def _raw_hdf5(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
     with open_hdf5(path) as file:
         data = _datasets(path, file)
-        read = {name: _padded.Rows(path, values) for name, values in data.items()}
+        read = {name: _chunks.Rows(path, values) for name, values in data.items()}
         for rows in _padded.blocks(data["X_pfo"], min(block_size, EVENTS), start, stop):
             yield rows, _from_hdf5, ({name: values(rows) for name, values in read.items()},)
 

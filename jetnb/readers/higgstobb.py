@@ -4,27 +4,29 @@ rows are jets.
 Layout of ROOT: tree `deepntuplizer/tree`, numbers `fj_*`, `label_*`, `event_no`, `sample_isQCD`,
 `npv`, `n_sv`, and a list per jet for each `pfcand_*`. Of HDF5: one dataset for each of these at the
 top, (N,) or (N, 100) for `pfcand_*` (zero where padded), blosc; without `label_*`. No attribute is
-looked at. What becomes of them: - fj_pt, eta, phi, mass, sdmass, tau1..3 and doubleb (GeV) are as
-stored by CMS, n_vertices is npv, and
-  n_secondary_vertices is n_sv, those within 0.8 of the jet. The record calls fj_pt corrected; the code of the producer
-  undoes the corrections of the jet it writes. The files do not say which.
+looked at. What becomes of them:
+
+- fj_pt, eta, phi, mass, sdmass, tau1..3 and doubleb (GeV) are as stored by CMS, n_vertices is npv,
+  and n_secondary_vertices is n_sv, those within 0.8 of the jet. The record calls fj_pt corrected;
+  the code of the producer undoes the corrections of the jet it writes. The files do not say which.
 - Constituents have pt > 0.95 GeV; the HDF5 has the first 100 of a jet. They are stored relative to
-their jet: pt and
-  energy are multiplied by its pt and energy, and eta is its eta plus `pfcand_etarel`, less where its eta is <= 0.
+  their jet: pt and energy are multiplied by its pt and energy, and eta is its eta plus
+  `pfcand_etarel`, less where its eta is <= 0.
 - pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge. A candidate with none of
-the five flags is one
-  of the forward calorimeter, hadronic or electromagnetic, which the file does not tell apart: it gets 1.
+  the five flags is one of the forward calorimeter, hadronic or electromagnetic, which the file does
+  not tell apart: it gets 1.
 - d0 and dz: cm become mm, the sign is that of CMS (opposite to Delphes). d0_error is |dxy /
-dxysig|, dz_error likewise.
-  Where a significance is 0, it could not be computed: has_track is False and all four are 0, and so they are for
-  neutral candidates, and where d0 or dz is exactly 0 or a value is not finite. Significances end at +-2000: there
-  the quotient is more than the true error, an upper bound.
+  dxysig|, dz_error likewise. Where a significance is 0, it could not be computed: has_track is
+  False and all four are 0, and so they are for neutral candidates, and where d0 or dz is exactly 0
+  or a value is not finite. Significances end at +-2000: there the quotient is more than the true
+  error, an upper bound.
 - label: from `label_*`, or `fj_label` where these are not all there. Jets of signal samples that
-are not H -> bb, of
-  which many have a label_QCD_*, and jets of QCD samples that are no QCD class get -1.
+  are not H -> bb, of which many have a label_QCD_*, and jets of QCD samples that are no QCD class
+  get -1.
 - event is `event_no`. The format has no run, lumi block or number of the sample, so collisions of
-different samples can
-  share a number: they go to the same part of a split, which is harmless, and jets of one collision always do.
+  different samples can share a number: they go to the same part of a split, which is harmless, and
+  jets of one collision always do.
+
 Left out: tracks, secondary vertices, subjets, inputs of the double-b tagger, and pile-up density.
 """
 
@@ -36,7 +38,7 @@ from pathlib import Path
 import awkward as ak
 import numpy as np
 
-from jetnb.readers import _deepntuple, _padded, _root
+from jetnb.readers import _chunks, _deepntuple, _padded, _root
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5
 from jetnb.readers._deepntuple import AXIS, LABELS, MORE, PART, PREFIX, TREE
 
@@ -45,6 +47,14 @@ CODES = dict(zip(LABELS, (53, 51, 54, 52, 55, 41), strict=True))  # of fj_label
 COLUMNS = (*AXIS, "event_no", "sample_isQCD")
 PARTS = tuple(PREFIX + name for name in PART)
 WEIGHT = PREFIX + "puppiw"
+HINTS = {
+    "HDF5": (
+        *("fj_pt", "fj_eta", "fj_phi", "fj_mass"),
+        *("pfcand_ptrel", "pfcand_erel", "event_no", "sample_isQCD"),
+    ),
+    "ROOT": ("deepntuplizer/tree/fj_*", "deepntuplizer/tree/pfcand_*"),
+}
+SELECTION = {"higgstobb": {"eta": (-2.4, 2.4)}}
 PROVENANCE = {
     "sample": "higgstobb",
     "source": "simulation",
@@ -135,7 +145,7 @@ def _raw_root(path, block_size: int, start: int, stop: int | None) -> Iterator[t
 def _raw_hdf5(path, block_size: int, start: int, stop: int | None) -> Iterator[tuple]:
     with open_hdf5(path) as file:
         data = _datasets(path, file)
-        read = {name: _padded.Rows(path, values) for name, values in data.items()}
+        read = {name: _chunks.Rows(path, values) for name, values in data.items()}
         for here in _padded.blocks(data[PARTS[0]], block_size, start, stop):
             raw = {name: values(here) for name, values in read.items()}
             n, slots = raw[PARTS[0]].shape

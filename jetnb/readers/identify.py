@@ -7,15 +7,17 @@ it has two of that format's names at least; else the sentence lists what is ther
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import importlib
 import itertools
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from jetnb.readers._common import explained
+from jetnb.readers._common import explained, open_hdf5
 
 STARTS = {b"\x89HDF": "HDF5", b"root": "ROOT", b"PAR1": "Parquet", b"PK\x03\x04": "zip"}
 READERS = {
@@ -46,33 +48,6 @@ OTHER = (
         "a pointer of git-lfs, not the file itself: fetch it with `git lfs pull`",
     ),
 )
-# Names at the top of a file, two of which make it likely to be of the format, but with something
-# missing.
-NAMES = {
-    "aspen": {"PFCands", "jet_kinematics", "event_info", "jet_tagging"},
-    "hh4b": {"X_jet", "X_pfo", "X_label", "jet_mask", "mass_param"},
-    "jetnet": {"particle_features", "jet_features"},
-    "dumper": {"jets", "tracks", "tracks_loose", "eventwise"},
-    "higgstobb": {
-        "fj_pt",
-        "fj_eta",
-        "fj_phi",
-        "fj_mass",
-        "pfcand_ptrel",
-        "pfcand_erel",
-        "event_no",
-        "sample_isQCD",
-    },
-    "omnilearn": {"data", "pid", "jet", "global"},
-}
-# Trees, and how at least two of their branches start.
-TREES = (
-    ("pfnano", "Events", ("FatJet_", "PFCands_", "PFCand_", "Jet_")),
-    ("jetclass", "tree", ("part_", "jet_")),
-    ("physlite", "CollectionTree", ("AnalysisJetsAux",)),
-    ("physlite", "EventData", ("AnalysisJetsAux",)),
-    ("higgstobb", "deepntuplizer/tree", ("fj_", "pfcand_")),
-)
 # Layouts that are known and not read: names, all of which are there, and what they are.
 FOREIGN = (
     (
@@ -86,6 +61,11 @@ DELPHES = {"Event", "Particle", "Track", "Tower", "EFlowTrack", "Jet", "FatJet",
 def reader(name: str) -> ModuleType:
     """The module `jetnb.readers.<name>`."""
     return importlib.import_module(f"jetnb.readers.{name}")
+
+
+def readers() -> list[ModuleType]:
+    """The modules of all formats."""
+    return [reader(name) for name in dict.fromkeys(itertools.chain(*READERS.values()))]
 
 
 def identify(path) -> str:
@@ -185,9 +165,15 @@ def _foreign(start: bytes) -> str:
     return f"it starts with {start[:16]!r} and is neither HDF5, ROOT, Parquet nor a NumPy archive"
 
 
-def _nearest(found: set[str]) -> str | None:
-    """The format of HDF5 that two names or more speak for."""
-    votes = {name: len(names & found) for name, names in NAMES.items()}
+def _nearest(kind: str, found: Iterable[str]) -> str | None:
+    """The format that most of the names in a file speak for, by the `HINTS` of its reader; two at
+    least.
+    """
+    votes = {}
+    for name in READERS[kind]:
+        hints = getattr(reader(name), "HINTS", {}).get(kind, ())
+        fits = (any(fnmatch.fnmatchcase(one, hint) for hint in hints) for one in set(found))
+        votes[name] = sum(fits)
     best = max(votes, key=votes.get)
     return best if votes[best] > 1 else None
 
@@ -197,10 +183,7 @@ def _why_hdf5(path: Path) -> str:
 
     from jetnb.readers import _padded
 
-    with (
-        _padded.open_file(path) as file,
-        explained(path),
-    ):  # the first raises for a file that was cut
+    with open_hdf5(path) as file, explained(path):  # the first raises for a file that was cut
         found = {
             name: getattr(file[name], "shape", None)
             for name in _padded.keys(path, file)
@@ -210,7 +193,7 @@ def _why_hdf5(path: Path) -> str:
     for names, what in FOREIGN:
         if names <= set(found):
             return f"{path} has {what}"
-    if name := _nearest(set(found)):
+    if name := _nearest("HDF5", found):
         return _complaint(path, name)
     for key, what in tables.items():
         if what and key == "table":
@@ -256,9 +239,9 @@ def _why_root(path: Path) -> str:
     branches = {
         name: list(tree.names) for name, tree in found.items() if isinstance(tree, _root.Tree)
     }
-    for name, tree, starts in TREES:
-        if sum(branch.startswith(starts) for branch in branches.get(tree, ())) > 1:
-            return _complaint(path, name)
+    names = [f"{tree}/{branch}" for tree, inside in branches.items() for branch in inside]
+    if name := _nearest("ROOT", names):
+        return _complaint(path, name)
     if len(DELPHES & set(branches.get("Delphes", ()))) > 1:
         return (
             f"{path} has events of Delphes, with {', '.join(branches['Delphes'][:8])} ...: jetnb reads jets with "
@@ -285,8 +268,8 @@ def _why_parquet(path: Path) -> str:
 
     with explained(path):
         found = pq.read_schema(path).names
-    if sum(name.startswith("part_") for name in found) > 1:
-        return _complaint(path, "jetclass")
+    if name := _nearest("Parquet", found):
+        return _complaint(path, name)
     return (
         f"{path} is Parquet, but of no dataset that jetnb reads: it has the columns {', '.join(found[:8])}"
         f"{' ...' if len(found) > 8 else ''}"
@@ -297,8 +280,8 @@ def _why_zip(path: Path) -> str:
     with explained(path), zipfile.ZipFile(path) as archive:
         found = archive.namelist()
     names = [name.removesuffix(".npy") for name in found]
-    if {"X", "y"} <= set(names):
-        return _complaint(path, "energyflow")
+    if name := _nearest("zip", names):
+        return _complaint(path, name)
     some = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
     if found and all(name.endswith(".npy") for name in found):
         return f"{path} is a NumPy archive (.npz), but of no dataset that jetnb reads: it has the arrays {some}"

@@ -10,17 +10,21 @@ and the file is refused.
 
 Units are those of the file, GeV and mm, and so is the sign of d0 (that of Delphes, opposite to
 CMS). Where a value is not taken as it stands:
+
 - eta and phi of constituents come from px, py, pz: the sign of `part_deta` is flipped where
-`jet_eta` <= 0; - mass of the jet is that of `jet_energy`, `jet_pt`, `jet_eta` (0 where rounding
-makes its square negative). In
-  100 real jets of JetClass-II the constituents sum to `jet_pt`, but to `jet_energy` only within 4 % and to
-  `jet_eta` only within 0.09, so the mass of their sum is off by more than 10 % in 18 of the jets;
+  `jet_eta` <= 0;
+- mass of the jet is that of `jet_energy`, `jet_pt`, `jet_eta` (0 where rounding makes its square
+  negative). In 100 real jets of JetClass-II the constituents sum to `jet_pt`, but to `jet_energy`
+  only within 4 % and to `jet_eta` only within 0.09, so the mass of their sum is off by more than
+  10 % in 18 of the jets;
 - energy of a constituent is raised to |p| where it is less by rounding; less by more than 1 % is
-refused; - pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge; exactly one flag
-must be set; - has_track is charge != 0, but False where one of d0, dz and their errors is not
-finite; all four are 0 then; - constituents with pt <= 0 are left out, the others put in order of
-pt. softdrop_mass and tau1..tau4 are as Delphes
-  computed them.
+  refused;
+- pdg_id is 211 times the charge, 130, 22, -11 and -13 times the charge; exactly one flag must be
+  set;
+- has_track is charge != 0, but False where one of d0, dz and their errors is not finite; all four
+  are 0 then;
+- constituents with pt <= 0 are left out, the others put in order of pt;
+- softdrop_mass and tau1..tau4 are as Delphes computed them.
 
 label: JetClass has ten columns `label_*` of three types, exactly one must be 1. JetClass-II has one
 `jet_label` of 188 classes: 161 to 187 are QCD and get label 0, all others get -1, because their
@@ -38,8 +42,6 @@ its Sophon model.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
@@ -48,63 +50,31 @@ import numpy as np
 
 import jetnb.jets
 from jetnb import kinematics, packed
-from jetnb.readers import _parquet_footer
 from jetnb.readers._common import (
     AGAIN,
     accepts,
     ahead,
     counter,
-    explained,
     explaining,
     first_event,
-    row_range,
     sort_by_pt,
-    start_of,
 )
-from jetnb.readers._root import blocks, open_tree
+from jetnb.readers._jetclass_columns import (
+    AXIS,
+    FLAGS,
+    JET,
+    LABELS,
+    PART,
+    TRACK,
+    check_layout,
+    raw_parquet,
+    raw_root,
+)
 
-LABELS = {
-    "label_QCD": "QCD",
-    "label_Hbb": "HToBB",
-    "label_Hcc": "HToCC",
-    "label_Hgg": "HToGG",
-    "label_H4q": "HToWW4Q",
-    "label_Hqql": "HToWW2Q1L",
-    "label_Zqq": "ZToQQ",
-    "label_Wqq": "WToQQ",
-    "label_Tbqq": "TTBar",
-    "label_Tbl": "TTBarLep",
-}
 N_CLASSES_2, FIRST_QCD_2 = 188, 161
-FLAGS = {
-    "part_isChargedHadron": 211,
-    "part_isNeutralHadron": 130,
-    "part_isPhoton": 22,
-    "part_isElectron": -11,
-    "part_isMuon": -13,
-}  # times the charge, if there is one
-TRACK = dict(
-    zip(
-        jetnb.jets.TRACK_FIELDS,
-        ("part_d0val", "part_d0err", "part_dzval", "part_dzerr"),
-        strict=True,
-    )
-)
-PART = ["part_px", "part_py", "part_pz", "part_energy", "part_charge", *TRACK.values(), *FLAGS]
-JET = [
-    "jet_pt",
-    "jet_eta",
-    "jet_phi",
-    "jet_energy",
-    "jet_sdmass",
-    *(f"jet_tau{i}" for i in range(1, 5)),
-]
-AXIS = ["part_deta", "part_dphi"]
-WHAT, TREE = "JetClass", "tree"
-NUMBER = r"(bool|u?int\d+|float\d*|halffloat|double)"
-LIST = rf"var \* {NUMBER}|(large_)?list<\w+: {NUMBER}( not null)?>"
 AGREE = 1e-3  # constituents must be where deta and dphi say, to this
-
+HINTS = {"ROOT": ("tree/part_*", "tree/jet_*"), "Parquet": ("part_*",)}
+SELECTION = {"JetClass": {"pt": (500, 1000), "eta": (-2, 2)}}
 PROVENANCE = {
     "sample": "JetClass",
     "source": "simulation",
@@ -141,135 +111,15 @@ def read(
 ) -> Iterator[ak.Array]:
     """Jets of a JetClass or JetClass-II file, as `jetnb.readers` says."""
     path = Path(path)
-    is_root, labels, _ = _check_layout(path)
-    raw = _raw_root if is_root else _raw_parquet
+    is_root, labels, _ = check_layout(path)
+    raw = raw_root if is_root else raw_parquet
     return _blocks(path, raw, labels, int(block_size), max(start, 0), stop, counter(tally))
 
 
 @explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    return _check_layout(Path(path))[2]
-
-
-def _check_layout(path: Path) -> tuple:
-    """Whether it is ROOT, the label columns, and the number of jets, of a file whose columns are
-    all there.
-    """
-    start = start_of(path)
-    about = path.stat()
-    return _layout(path, start, (about.st_mtime_ns, about.st_size))
-
-
-@functools.lru_cache(
-    maxsize=256
-)  # recognises, count and read ask in turn, and the header of ROOT takes 15 ms
-def _layout(path: Path, start: bytes, stamp: tuple) -> tuple:
-    if start[:4] not in (b"root", b"PAR1"):
-        remedy = (
-            "it looks like a web page: " + AGAIN
-            if start.lstrip()[:1] == b"<"
-            else "is it another format?"
-        )
-        raise ValueError(f"{path} is neither ROOT nor Parquet, it starts with {start!r}; {remedy}")
-    is_root = start[:4] == b"root"
-    types, n_jets = (_header_root if is_root else _header_parquet)(path)
-    labels = ["jet_label"] if "jet_label" in types else list(LABELS)
-    needed = [*PART, *AXIS, *JET, *labels]
-    if missing := [name for name in needed if name not in types]:
-        raise ValueError(
-            f"{path} has no column {', '.join(missing)}, so it is not JetClass or JetClass-II, or a "
-            f"part of it; it has {', '.join(list(types)[:8])} ...: use the reader of its own format"
-        )
-    for name in needed:
-        kind, pattern = ("a list", LIST) if name.startswith("part_") else ("a number", NUMBER)
-        if not re.fullmatch(pattern, types[name]):
-            raise ValueError(
-                f"{path}: column {name} is {types[name]}, but should be {kind} for each jet; was the "
-                "file converted? Use the published one"
-            )
-    if not is_root:
-        with explained(path):
-            _parquet_footer.check(path, needed, lists="part_")
-    return is_root, labels, n_jets
-
-
-def _header_root(path: Path) -> tuple[dict[str, str], int]:
-    with open_tree(path, TREE, WHAT) as tree:
-        wanted = [name for name in (*PART, *AXIS, *JET, "jet_label", *LABELS) if name in tree.names]
-        return dict.fromkeys(tree.names, "") | tree.types(wanted), tree.num_entries
-
-
-def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def kind(of):  # lists of a fixed size are lists
-        return str(pa.list_(of.value_type) if pa.types.is_fixed_size_list(of) else of)
-
-    with explained(path):
-        _parquet_footer.groups(
-            path
-        )  # first, as Arrow ends the process at some footers that are damaged
-    with explained(path), pq.ParquetFile(path) as file:
-        return {field.name: kind(field.type) for field in file.schema_arrow}, file.metadata.num_rows
-
-
-def _raw_root(
-    path: Path, names: list[str], also: list[str], block_size: int, start: int, stop: int | None
-) -> Iterator[tuple]:
-    """First row, and name -> (values, counts): counts are None for one number per jet, values None
-    if some miss.
-
-    The columns `also` are read for the first block only.
-    """
-    with open_tree(path, TREE, WHAT) as tree:
-        for low, block in blocks(
-            path,
-            tree,
-            names,
-            block_size=block_size,
-            start=start,
-            stop=stop,
-            whole=True,
-            first_only=also,
-        ):
-            yield (
-                low,
-                {
-                    name: (ak.to_numpy(ak.flatten(block[name])), ak.to_numpy(ak.num(block[name])))
-                    if block[name].ndim > 1
-                    else (ak.to_numpy(block[name]), None)
-                    for name in block.fields
-                },
-            )
-
-
-def _raw_parquet(
-    path: Path, names: list[str], also: list[str], block_size: int, start: int, stop: int | None
-) -> Iterator[tuple]:
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    def plain(values):
-        return None if values.null_count else values.to_numpy(zero_copy_only=False)
-
-    with explained(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
-        extra = next(row_range(file, also, block_size, start, stop), None)
-        for low, batch in row_range(file, names, block_size, start, stop):
-            columns = {name: batch[name] for name in names} | (
-                {name: extra[1][name] for name in also} if extra else {}
-            )
-            extra = None
-            yield (
-                low,
-                {
-                    name: (plain(values.flatten()), plain(pc.list_value_length(values)))
-                    if name.startswith("part_")
-                    else (plain(values), None)
-                    for name, values in columns.items()
-                },
-            )
+    return check_layout(Path(path))[2]
 
 
 def _blocks(

@@ -7,12 +7,18 @@ part_energy, part_deta, part_dphi, part_d0val, part_d0err, part_dzval, part_dzer
 (int32); label_QCD (float), label_Hbb, label_Hcc, label_Hgg, label_H4q, label_Hqql (bool),
 label_Zqq, label_Wqq, label_Tbqq, label_Tbl (int32); jet_pt, jet_eta, jet_phi, jet_energy,
 jet_nparticles, jet_sdmass, jet_tau1..4 (float). aux_* are left out: jets here have no such truth.
-Conventions of JetClass: - GeV, mm; part_deta is (eta - jet_eta), times -1 where jet_eta <= 0;
-part_dphi is wrapped and not flipped; - d0 has the sign of Delphes. That of CMS (Aspen Open Jets,
-PFNano) is opposite: give flip_d0=True for such jets; - d0, dz and their errors are 0 for neutrals.
-Where a charged constituent has no track they are NaN, which JetClass
-  does not have: jetnb.readers.jetclass reads it as no track, weaver replaces it by 0 after its transformations;
+
+Conventions of JetClass:
+
+- GeV, mm; part_deta is (eta - jet_eta), times -1 where jet_eta <= 0; part_dphi is wrapped and not
+  flipped;
+- d0 has the sign of Delphes. That of CMS (Aspen Open Jets, PFNano) is opposite: give flip_d0=True
+  for such jets;
+- d0, dz and their errors are 0 for neutrals. Where a charged constituent has no track they are NaN,
+  which JetClass does not have: jetnb.readers.jetclass reads it as no track, weaver replaces it by 0
+  after its transformations;
 - forward hadronic and electromagnetic deposits (pdg_id 1 and 2) become neutral hadrons and photons.
+
 The format has no place for event numbers, PUPPI weights and other fields: they are lost. When jets
 of one collision can be in the file, split before writing.
 """
@@ -149,13 +155,13 @@ def _encode(jets: ak.Array, flip_d0: bool) -> tuple[dict, dict, np.ndarray]:
             columns["mass"],
         )
     )
-    _refuse(
-        inside["energy"] < 0.99 * pt * np.cosh(eta), jet, inside["energy"], "less energy than |p|:"
-    )
+    slow = inside["energy"] < 0.99 * kinematics.energy(pt, eta)
+    _refuse(slow, jet, inside["energy"], "less energy than |p|:")
+    px, py, pz = kinematics.to_cartesian(pt, eta, phi)
     parts = {
-        "part_px": pt * np.cos(phi),
-        "part_py": pt * np.sin(phi),
-        "part_pz": pt * np.sinh(eta),
+        "part_px": px,
+        "part_py": py,
+        "part_pz": pz,
         "part_energy": inside["energy"],
         "part_charge": charge,
         "part_deta": np.where(jet_eta > 0, 1, -1)[jet] * (eta - jet_eta[jet]),

@@ -5,21 +5,24 @@ Layout: two HDF5 datasets, rows are jets.
     particle_features  (N, 30 or 150, 4)  eta_rel, phi_rel, pt_rel, mask
     jet_features       (N, 4)             pt, eta, mass, num_particles
 of any floating type. What becomes of them (GeV, nothing converted):
+
 - A particle has pt = pt_rel * jet pt, eta = jet eta + eta_rel, phi = phi_rel and no mass: energy =
-pt cosh(eta). - THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to
-the jet. There are no charges,
-  types or tracks.
+  pt cosh(eta).
+- THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet. There
+  are no charges, types or tracks.
 - pt, eta and mass of the jet are those of the file; of all its particles, not only of the 30 or 150
-stored. - mask, the last column, is 1 for a particle and 0 for padding. num_particles must be the
-number of particles, at most
-  30 or 150. Any other mask is refused, so one of -0.5 and 0.5, as it is after a normalisation for training.
+  stored.
+- mask, the last column, is 1 for a particle and 0 for padding. num_particles must be the number of
+  particles, at most 30 or 150. Any other mask is refused, so one of -0.5 and 0.5, as it is after a
+  normalisation for training.
 - label comes from the name of the file, as nothing in it says what the jets are: gluon,
-light_quark, TTBar, WToQQ,
-  ZToQQ for g, q, t, w, z, with or without 150 (or 30); -1 for any other name.
+  light_quark, TTBar, WToQQ, ZToQQ for g, q, t, w, z, with or without 150 (or 30); -1 for any other
+  name.
 - event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name
-without its ending
-  and without 150, then 32 bits of the row: g.hdf5 and g150.hdf5 have as many jets, perhaps the same ones, which a split
-  puts into the same part. Two files of the same name are taken for the same jets.
+  without its ending and without 150, then 32 bits of the row: g.hdf5 and g150.hdf5 have as many
+  jets, perhaps the same ones, which a split puts into the same part. Two files of the same name are
+  taken for the same jets.
+
 A particle with pt <= 0 or a value that is not finite is left out, and a jet with such a value too.
 """
 
@@ -34,7 +37,7 @@ import h5py
 import numpy as np
 
 import jetnb.jets
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import (
     accepts,
     ahead,
@@ -49,6 +52,7 @@ WHAT = "JetNet"
 SLOTS = (30, 150)
 LAYOUT = {"particle_features": (None, 4), "jet_features": (4,)}
 CLASSES = {"g": "gluon", "q": "light_quark", "t": "TTBar", "w": "WToQQ", "z": "ZToQQ"}
+HINTS = {"HDF5": ("particle_features", "jet_features")}
 PROVENANCE = {
     "sample": "JetNet",
     "source": "simulation",
@@ -114,7 +118,7 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
     label = list(CLASSES).index(published[1]) if published else -1
     event = first_event(Path(published[1]) if published else path)
     with open_hdf5(path) as file:
-        data = [_padded.Rows(path, one) for one in _datasets(path, file).values()]
+        data = [_chunks.Rows(path, one) for one in _datasets(path, file).values()]
         for here, block in ahead((here, [one(here) for one in data]) for here in rows):
             try:
                 columns, inside, counts = _decode(*block, here.start, tally)

@@ -7,24 +7,26 @@ Layout: three datasets, rows are jets.
     jet   (N, 4)           pt, eta, mass, number of particles
     pid   (N,) or (N, C)   the class, as a number or with 1 in its column
 of any number type; GeV. What becomes of them:
+
 - A constituent has pt = exp(log pt), energy = exp(log E), eta = that of the jet plus deta, phi =
-dphi. - THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet.
-Columns 2, 4 and 6 say
-  nothing new; that 2 and 6 agree with the others is checked, so columns in another order are refused.
+  dphi.
+- THE FORMAT HAS NO PHI OF THE JET: it is 0 for all jets, and phi is that relative to the jet.
+  Columns 2, 4 and 6 say nothing new; that 2 and 6 agree with the others is checked, so columns in
+  another order are refused.
 - pt, eta and mass of the jet are those of the file; of all its constituents, not only of the P
-stored. Files made from
-  EnergyFlow have rapidity in place of eta: read those of EnergyFlow (`energyflow`) for eta.
+  stored. Files made from EnergyFlow have rapidity in place of eta: read those of EnergyFlow
+  (`energyflow`) for eta.
 - label: C = 10 has the classes of JetClass, C = 5 those of JetNet. What a number means depends on
-the data set, which
-  only the name of the file says: `qg` in it, 1 is a quark and 0 a gluon; `top`, `ttbar` or `atlas`, 1 is a top quark;
-  for any other name the label is -1.
+  the data set, which only the name of the file says: `qg` in it, 1 is a quark and 0 a gluon; `top`,
+  `ttbar` or `atlas`, 1 is a top quark; for any other name the label is -1.
 - pdg_id: 211 times the charge, 130, 22, 11, 13; one with none of the five flags is taken for a
-neutral hadron. Neutral
-  ones have charge 0. Where pid is a number, the scripts write the sign of the PDG id for the charge, opposite to that
-  of electrons and muons, and it is turned; with a column for each class it is the charge.
+  neutral hadron. Neutral ones have charge 0. Where pid is a number, the scripts write the sign of
+  the PDG id for the charge, opposite to that of electrons and muons, and it is turned; with a
+  column for each class it is the charge.
 - event: every jet counts as an event of its own. The number is 31 bits of the sha256 of the name
-without its ending,
-  then 32 bits of the row. Train, validation and test files of one data set have names of their own.
+  without its ending, then 32 bits of the row. Train, validation and test files of one data set have
+  names of their own.
+
 A constituent with a value that is not finite is left out, and a jet with such a value too.
 
 Files for OmniLearned, its successor, have `data` and `pid` but no `jet`: deta, dphi, log pt, log E
@@ -42,8 +44,16 @@ import h5py
 import numpy as np
 
 import jetnb.jets
-from jetnb.readers import _padded
-from jetnb.readers._common import accepts, ahead, counter, explaining, first_event, sort_by_pt
+from jetnb.readers import _chunks, _padded
+from jetnb.readers._common import (
+    accepts,
+    ahead,
+    counter,
+    explaining,
+    first_event,
+    open_hdf5,
+    sort_by_pt,
+)
 
 WHAT = "a file prepared for OmniLearn"
 SLOTS = 1_000  # the most particles of a jet; files have 30 to 150
@@ -67,6 +77,7 @@ BY_NAME = (
     (re.compile(r"(^|[_-])qg|qg($|[_-])"), ["gluon", "quark"]),
     (re.compile(r"top|ttbar|atlas"), ["QCD", "TTBar"]),
 )
+HINTS = {"HDF5": ("data", "pid", "jet", "global")}
 PROVENANCE = {
     "sample": "OmniLearn layout",
     "source": "simulation",
@@ -93,7 +104,7 @@ def read(
     Fields: pt, eta, phi (0), mass, n_constituents, label, event; constituents pt, eta, phi, energy,
     and charge and pdg_id where there are 13 columns.
     """
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         data = _datasets(path, file)["data"]
         row = data.shape[1] * data.shape[2] * data.dtype.itemsize
         rows = _padded.blocks(data, min(block_size, max(1, BLOCK // max(row, 1))), start, stop)
@@ -103,7 +114,7 @@ def read(
 @explaining
 def count(path) -> int:
     """Number of jets in the file, from its header."""
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         return len(_datasets(path, file)["jet"])
 
 
@@ -146,7 +157,7 @@ def _datasets(path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     event = first_event(path)
-    with _padded.open_file(path) as file:
+    with open_hdf5(path) as file:
         found = _datasets(path, file)
         wide = found["pid"].shape[1] if found["pid"].ndim == 2 else 0
         classes = ONE_HOT.get(wide) or next(
@@ -160,7 +171,7 @@ def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> I
                 "of top quarks"
             )
         for here, block in ahead(
-            (here, [_padded.rows_of(path, one, here) for one in found.values()]) for here in rows
+            (here, [_chunks.Rows(path, one)(here) for one in found.values()]) for here in rows
         ):
             try:
                 columns, inside, counts = _decode(*block[:2], here.start, bool(wide), tally)

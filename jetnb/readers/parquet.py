@@ -381,7 +381,7 @@ def _wrap(code: np.ndarray, half_turn: int) -> np.ndarray:
 def _first(counts: np.ndarray) -> np.ndarray:
     """Mask (T,) of the first constituent of each jet."""
     first = np.zeros(counts.sum(), bool)
-    first[(np.cumsum(counts) - counts)[counts > 0]] = True
+    first[packed.starts(counts)[:-1][counts > 0]] = True
     return first
 
 

@@ -13,24 +13,29 @@ is no PFCands. NanoAOD of CMS has them from v15 on: PFCand (pt, eta, phi, mass, 
 FatJetPFCand (jetIdx, pfCandIdx); there pt and mass are multiplied by the PUPPI weight, so no
 puppi_weight is known and constituents sum to raw_pt as they are, there are no tracks, and the
 charge is that of the pdgId. What becomes of them:
+
 - Every row of FatJet is a jet; CMS stores those of corrected pt above 170 GeV. No trigger and no
-filter is applied. - With FatJetPFCands, the constituents of a jet are the candidates it lists,
-those of PUPPI weight 0 too. - Without it, all candidates of PUPPI weight above 0 are clustered
-again, momenta times the weight, by anti-kT with
-  R=0.8 (FastJet is needed). The constituents of a jet are those of the nearest such jet within 0.4; a jet without one
-  is left out, and `tally` counts it under jets. What is said of the jet itself, soft drop and N-subjettiness too,
-  remains that of CMS. `provenance["constituents"]` says which way it went.
+  filter is applied.
+- With FatJetPFCands, the constituents of a jet are the candidates it lists, those of PUPPI weight 0
+  too.
+- Without it, all candidates of PUPPI weight above 0 are clustered again, momenta times the weight,
+  by anti-kT with R=0.8 (FastJet is needed). The constituents of a jet are those of the nearest such
+  jet within 0.4; a jet without one is left out, and `tally` counts it under jets. What is said of
+  the jet itself, soft drop and N-subjettiness too, remains that of CMS.
+  `provenance["constituents"]` says which way it went.
 - pt and mass of the jet are corrected (JEC), raw_pt is before. Constituents are neither corrected
-nor weighted: with
-  puppi_weight they sum to raw_pt. A mass of a candidate below 0, from rounding, counts as 0.
+  nor weighted: with puppi_weight they sum to raw_pt. A mass of a candidate below 0, from rounding,
+  counts as 0.
 - Lengths are cm and become mm; the sign of d0 is that of CMS, opposite to Delphes (JetClass).
 - d0 = d0Err = dz = dzErr = -1 says "no track": all neutral and many charged candidates. has_track
-is False where an
-  error is negative or one of the four is not finite; all four are 0 there. See `jetnb.readers.aspen`.
+  is False where an error is negative or one of the four is not finite; all four are 0 there. See
+  `jetnb.readers.aspen`.
 - softdrop_mass, -1 where CMS has none, and tau1..tau4 are as CMS stores them. n_vertices is
-PV_npvs, jet_id is jetId. - Nothing is labelled: label is -1. event: run, lumi block and event
-hashed by `jetnb.readers.aspen.event_number`. An event has about 2000 candidates in the public
-records, so at most 1000 events make a block.
+  PV_npvs, jet_id is jetId.
+- Nothing is labelled: label is -1. event: run, lumi block and event hashed by
+  `jetnb.readers.aspen.event_number`.
+
+An event has about 2000 candidates in the public records, so at most 1000 events make a block.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ import awkward as ak
 import numpy as np
 
 import jetnb.jets
-from jetnb import clustering, packed
+from jetnb import clustering, kinematics, packed
 from jetnb.readers import _padded, _pfnano, _root
 from jetnb.readers._common import accepts, ahead, counter, explaining, sort_by_pt
 from jetnb.readers._pfnano import CAND, CANDS, EVENT, EVENTS, INDICES, JETS, TRACK, TREE, WHAT
@@ -63,6 +68,7 @@ RADIUS, MATCH = 0.8, 0.4
 PT_MIN = (
     20.0  # GeV: far below any jet that CMS stores, so that the nearest jet is looked for among all
 )
+HINTS = {"ROOT": ("Events/FatJet_*", "Events/PFCands_*", "Events/PFCand_*", "Events/Jet_*")}
 PROVENANCE = {
     "sample": "CMS PFNano",
     "source": "open data",
@@ -165,7 +171,7 @@ def _decode(
     block: ak.Array, names: Mapping[str, str], first: int, tally: MutableMapping[str, int]
 ) -> tuple:
     v, numbers = _pfnano.flat(block, names, first)
-    at = np.repeat(np.arange(len(block)), numbers[JETS])  # (N,) the event of each jet
+    at = packed.jet_of(numbers[JETS])  # (N,) the event of each jet
     columns = {name: v[f"FatJet_{name}"] for name in ("pt", "eta", "phi", "mass")}
     columns |= {name: v[column] for column, name in MORE.items() if column in v}
     if "raw_pt" in columns:
@@ -201,7 +207,7 @@ def _clustered(
         p = clustering.four_momentum(table, v["PFCands_puppiWeight"])
         good = np.isfinite(list(p.values())).all(axis=0) & (np.hypot(p["px"], p["py"]) > 0)
         rows = np.flatnonzero(good & (table["pt"] > 0) & (v["PFCands_puppiWeight"] > 0))
-        event = np.repeat(np.arange(len(numbers[CANDS])), numbers[CANDS])[rows]
+        event = packed.jet_of(numbers[CANDS])[rows]
         jets = clustering.cluster(
             event,
             {name: values[rows] for name, values in p.items()},
@@ -230,7 +236,7 @@ def _constituents(
     )
     lost = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        energy = np.hypot(pt * np.cosh(eta, dtype=float), np.maximum(mass, 0))
+        energy = kinematics.energy(pt, eta.astype(float), np.maximum(mass, 0))
         inside = {
             name: np.asarray(values, np.float32)
             for name, values in (("pt", pt), ("eta", eta), ("energy", energy))

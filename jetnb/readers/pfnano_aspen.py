@@ -2,14 +2,22 @@
 (arXiv:2412.10504).
 
 The producer is H5_maker.py of github.com/OzAmram/AOJProcessing. What it keeps, and so does `write`:
+
 - events in the good-run list, if one is given, that fire any of `TRIGGERS` and pass all of
-`FILTERS`; - of these all AK8 jets with corrected pt > 300 GeV, |eta| < 2.5 and jetId 6 (tight, with
-lepton veto); - of each jet the first 150 candidates in the order of the file, then sorted by
-falling pt, without PUPPI weights. Values are those of PFNano: cm, -1 without a track, run, lumi
-block and event as they are. Where it differs: - triggers that a file does not have cannot have
-fired and are passed over; a file without any of them is refused; - nConstituents is counted where
-FatJet_nConstituents is missing; ParticleNet scores that are missing are NaN; - a jet without
-candidates, at which the producer stops, has none.
+  `FILTERS`;
+- of these all AK8 jets with corrected pt > 300 GeV, |eta| < 2.5 and jetId 6 (tight, with lepton
+  veto);
+- of each jet the first 150 candidates in the order of the file, then sorted by falling pt, without
+  PUPPI weights.
+
+Values are those of PFNano: cm, -1 without a track, run, lumi block and event as they are. Where it
+differs:
+
+- triggers that a file does not have cannot have fired and are passed over; a file without any of
+  them is refused;
+- nConstituents is counted where FatJet_nConstituents is missing; ParticleNet scores that are
+  missing are NaN;
+- a jet without candidates, at which the producer stops, has none.
 """
 
 from __future__ import annotations
@@ -267,7 +275,7 @@ def _select(
     ):
         keep = keep if which is None else keep & which
         passed[step] += int(keep.sum())
-    at = np.repeat(np.arange(len(keep)), numbers[JETS])
+    at = packed.jet_of(numbers[JETS])
     passed["jets"] += int(keep[at].sum())
     jets = np.flatnonzero(
         keep[at]
@@ -296,9 +304,8 @@ def _select(
 def _slots(v: Mapping, candidate: np.ndarray, counts: np.ndarray, jets: np.ndarray) -> np.ndarray:
     """PFCands (n, 150, 11) of the jets with the numbers `jets` (n,), candidates by falling pt."""
     taken = np.minimum(counts[jets], SLOTS)
-    jet = np.repeat(np.arange(len(jets)), taken)
-    rank = packed.ranks(taken)
-    row = candidate[np.repeat((np.cumsum(counts) - counts)[jets], taken) + rank]
+    jet, rank = packed.jet_of(taken), packed.ranks(taken)
+    row = candidate[packed.rows(packed.starts(counts)[jets], taken)]
     pt, eta, phi, mass, *rest = (v[name][row].astype(float) for name in CAND)
     with np.errstate(over="ignore", invalid="ignore"):
         momentum = kinematics.to_cartesian(pt, eta, phi)

@@ -18,35 +18,38 @@ Layout: a TTree `CollectionTree` or an RNTuple `EventData`; rows are events. Col
     AnalysisElectrons    pt, eta, phi;  TruthElectrons, in simulation: px, py, pz
     EventInfo            runNumber, eventNumber, eventTypeBitmask (bit 0: simulation)
 What becomes of them (MeV become GeV, lengths are mm):
+
 - Jets are anti-kT R=0.4 of particle flow, calibrated, without a cut on JVT. A mass below 0, from
-rounding, becomes 0. - corr_jvf is stored, S / (S + P / 0.01 n), S being sum_track_pt, P
-sum_track_pt_pileup and n the pile-up tracks of the
-  event, which are not. It is -1 and jvt -0.1 for a jet without tracks. Where there is no Jvt there is no jvt, only
-  corr_jvf and rpt, of which it is made. rpt is JvtRpt if there is one, taken at the pt before the final calibration;
-  else sum_track_pt / pt (their correlation is 0.99). ATLAS applies JVT at pt < 60 GeV and detector |eta| < 2.4 only,
-  and NNJvtPass is true outside. fjvt is 0 inside.
+  rounding, becomes 0.
+- corr_jvf is stored, S / (S + P / 0.01 n), S being sum_track_pt, P sum_track_pt_pileup and n the
+  pile-up tracks of the event, which are not. It is -1 and jvt -0.1 for a jet without tracks. Where
+  there is no Jvt there is no jvt, only corr_jvf and rpt, of which it is made. rpt is JvtRpt if there
+  is one, taken at the pt before the final calibration; else sum_track_pt / pt (their correlation is
+  0.99). ATLAS applies JVT at pt < 60 GeV and detector |eta| < 2.4 only, and NNJvtPass is true
+  outside. fjvt is 0 inside.
 - n_tracks, sum_track_pt, track_width (-1 without tracks) are those of the hard-scatter vertex: the
-first of type 1, or
-  the first of all if none is, as ATLAS takes it. sum_track_pt_pileup is that of all other vertices.
+  first of type 1, or the first of all if none is, as ATLAS takes it. sum_track_pt_pileup is that of
+  all other vertices.
 - n_vertices leaves out the dummy. Older files keep one vertex, then it is the length of NumTrkPt500
-less one. - label: isJvtHS makes hard_scatter, that is (880 of 881 real jets) a truth jet above 5
-GeV within 0.3; every other jet
-  is pile_up, -1 if there is no isJvtHS, as in data. These truth jets are without the leptons of W and Z, so ATLAS calls
-  an electron that makes a jet pile_up. Jets within 0.4 of an electron above 5 GeV, of AnalysisElectrons or (beyond
-  |eta| = 2.47, where none are reconstructed, and for lost ones) of TruthElectrons, are therefore -1, hard scatter or
-  not: in a sample of Z to electrons 187 of 511 pile_up jets, and 16 of 370 of hard_scatter. No veto is made where the
-  file has neither. BEWARE: taus that decay to hadrons are not vetoed, and jets with a truth jet within 0.3 to 0.6 stay
-  pile_up, 1 in 10, which ATLAS calls neither.
+  less one.
+- label: isJvtHS makes hard_scatter, that is (880 of 881 real jets) a truth jet above 5 GeV within
+  0.3; every other jet is pile_up, -1 if there is no isJvtHS, as in data. These truth jets are
+  without the leptons of W and Z, so ATLAS calls an electron that makes a jet pile_up. Jets within
+  0.4 of an electron above 5 GeV, of AnalysisElectrons or (beyond |eta| = 2.47, where none are
+  reconstructed, and for lost ones) of TruthElectrons, are therefore -1, hard scatter or not: in a
+  sample of Z to electrons 187 of 511 pile_up jets, and 16 of 370 of hard_scatter. No veto is made
+  where the file has neither. BEWARE: taus that decay to hadrons are not vetoed, and jets with a
+  truth jet within 0.3 to 0.6 stay pile_up, 1 in 10, which ATLAS calls neither.
 - Constituents are the tracks that GhostTrack points to with the key of InDetTrackParticles: links
-to tracks that are
-  not stored have key 0, or index 2**32 - 1. pt is sin(theta)/|qOverP|, the energy that of a pion, the charge the sign
-  of qOverP, pdg_id 211 times it: electrons and muons are not told apart.
+  to tracks that are not stored have key 0, or index 2**32 - 1. pt is sin(theta)/|qOverP|, the
+  energy that of a pion, the charge the sign of qOverP, pdg_id 211 times it: electrons and muons are
+  not told apart.
 - z0 is z0 + vz, in the detector frame; dz is that less the z of the hard-scatter vertex, dz_error
-that of z0 alone.
-  d0 is to the beam line, with the sign of CMS (opposite to Delphes). Where one of them is not finite, or there is no
-  vertex of type 1, has_track is False. In a file without vz there are no z0, dz and dz_error, without the covariance no
-  errors.
+  that of z0 alone. d0 is to the beam line, with the sign of CMS (opposite to Delphes). Where one of
+  them is not finite, or there is no vertex of type 1, has_track is False. In a file without vz
+  there are no z0, dz and dz_error, without the covariance no errors.
 - event: run and event number hashed by `jetnb.readers.aspen.event_number`.
+
 Calibrations, cleaning and triggers are left out.
 """
 
@@ -63,7 +66,7 @@ import jetnb.jets
 from jetnb import packed
 from jetnb.names import PARTICLES
 from jetnb.readers import _padded, _root
-from jetnb.readers._common import AGAIN, accepts, ahead, counter, explaining, sort_by_pt
+from jetnb.readers._common import accepts, ahead, counter, explaining, sort_by_pt
 from jetnb.readers._electrons import near_electron
 from jetnb.readers.aspen import event_number
 
@@ -116,6 +119,8 @@ PER_VERTEX = {
 }  # and the value for a jet without any vertex
 PION = PARTICLES["charged_hadron"].mass
 GEV = 1e-3
+HINTS = {"ROOT": ("CollectionTree/AnalysisJetsAux*", "EventData/AnalysisJetsAux*")}
+INCOMPLETE = ("ATLAS PHYSLITE",)
 PROVENANCE = {
     "sample": "ATLAS PHYSLITE",
     "source": "open data",
@@ -218,7 +223,7 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
     for column, values in block.items():
         container = COLUMNS[column][0]
         if container in numbers:
-            _refuse(
+            _root.refuse(
                 ak.to_numpy(ak.num(values)) != numbers[container],
                 first,
                 f"a length of {PREFIX.sub('', column)} "
@@ -251,7 +256,7 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
         columns["jvt"] = v["Jvt"]
     for name, column in (("nn_jvt_pass", "NNJvtPass"), ("label", "isJvtHS")):
         if column in v:
-            _refuse(~np.isin(v[column], (0, 1)), first, f"{column} other than 0 and 1", at)
+            _root.refuse(~np.isin(v[column], (0, 1)), first, f"{column} other than 0 and 1", at)
             columns[name] = v[column].astype(
                 np.int64
             )  # -1 does not fit into all types of isJvtHS: 255 as uint8
@@ -279,7 +284,7 @@ def _hard_scatter(
     """For each event the rank of its hard-scatter vertex, 0 if it has none, and its z, NaN if it
     has none.
     """
-    starts = np.cumsum(number) - number
+    starts = packed.starts(number)
     event, where = packed.jet_of(number), np.flatnonzero(kind == 1)[::-1]
     rank, found = np.zeros(len(number), int), np.full(len(number), np.nan)
     rank[event[where]] = (
@@ -296,14 +301,14 @@ def _track_sums(block: dict, rank, stored, kind, at, first: int) -> dict[str, np
     each jet.
     """
     lengths = ak.to_numpy(ak.num(ak.flatten(block["NumTrkPt500"])))
-    _refuse(lengths < stored, first, "NumTrkPt500 of fewer vertices than are stored", at)
-    starts, jet = np.cumsum(lengths) - lengths, packed.jet_of(lengths)
+    _root.refuse(lengths < stored, first, "NumTrkPt500 of fewer vertices than are stored", at)
+    starts, jet = packed.starts(lengths)[:-1], packed.jet_of(lengths)
     rank = np.where(
         lengths == stored, rank, 0
     )  # where vertices were left out, the hard scatter was the first
     sums = {}
     for name, (column, otherwise) in PER_VERTEX.items():
-        _refuse(
+        _root.refuse(
             ak.to_numpy(ak.num(ak.flatten(block[column]))) != lengths,
             first,
             f"{column} of another number of vertices than NumTrkPt500",
@@ -312,7 +317,7 @@ def _track_sums(block: dict, rank, stored, kind, at, first: int) -> dict[str, np
         values = ak.to_numpy(ak.flatten(block[column], axis=None))
         sums[name] = np.append(values, otherwise)[np.where(lengths > 0, starts + rank, len(values))]
         if column != "TrackWidthPt1000":
-            _refuse(values < 0, first, f"a negative {column}", at[jet])
+            _root.refuse(values < 0, first, f"a negative {column}", at[jet])
         if column == "SumPtTrkPt500":
             others = np.where(np.arange(len(values)) == (starts + rank)[jet], 0, values)
             sums["sum_track_pt_pileup"] = (
@@ -337,17 +342,17 @@ def _tracks(
         ak.to_numpy(ak.flatten(links[part])).astype(np.int64)
         for part in ("m_persKey", "m_persIndex")
     )
-    jet = np.repeat(np.arange(len(at)), ak.to_numpy(ak.num(links)))
+    jet = packed.jet_of(ak.to_numpy(ak.num(links)))
     there = (key == KEY) & (index != NULL) & (index != -1)  # the same number, as an int32
     jet, index = jet[there], index[there]
     event = at[jet]
-    _refuse(
+    _root.refuse(
         (index < 0) | (index >= n_tracks[event]),
         first,
         "GhostTrack that points beyond the tracks stored",
         event,
     )
-    track = index + (np.cumsum(n_tracks) - n_tracks)[event]
+    track = index + packed.starts(n_tracks)[event]
     d0, phi, theta, q_over_p = (
         v[name][track].astype(float) for name in ("d0", "track_phi", "theta", "qOverP")
     )
@@ -368,7 +373,7 @@ def _tracks(
         measured["dz"] = measured["z0"] - z[event]
     if "definingParametersCovMatrixDiag" in block:
         diagonal = ak.flatten(block["definingParametersCovMatrixDiag"])
-        _refuse(
+        _root.refuse(
             ak.to_numpy(ak.num(diagonal)) != 5,
             first,
             "definingParametersCovMatrixDiag that are not 5 numbers",
@@ -393,12 +398,3 @@ def _tracks(
     inside, jet = {name: values[good] for name, values in inside.items()}, jet[good]
     sort_by_pt(inside, jet, tally)
     return inside, np.bincount(jet, minlength=len(at))
-
-
-def _refuse(wrong: np.ndarray, first: int, what: str, event: np.ndarray | None = None) -> None:
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise ValueError(
-            f"event {first + (at if event is None else int(event[at]))} has {what} ({wrong.sum()} of "
-            f"{len(wrong)} are like this): {AGAIN}"
-        )

@@ -30,11 +30,12 @@ import h5py
 import numpy as np
 
 import jetnb.jets
-from jetnb.readers import _padded
+from jetnb.readers import _chunks, _padded
 from jetnb.readers._common import accepts, ahead, counter, explaining, open_hdf5, shown
 
 WHAT = "Top Quark Tagging Reference"
 SLOTS = 200
+SELECTION = {"toptagging (published)": {"pt": (550, 650), "eta": (-2, 2)}}
 PROVENANCE = {
     "sample": "toptagging (published)",
     "source": "simulation",
@@ -102,7 +103,7 @@ def _table(path, file: h5py.File) -> h5py.Dataset:
 
 def _blocks(path: Path, rows: list[slice], tally: MutableMapping[str, int]) -> Iterator[ak.Array]:
     with open_hdf5(path) as file:
-        table = _padded.Rows(path, _table(path, file))
+        table = _chunks.Rows(path, _table(path, file))
         for here, block in ahead((here, table(here)) for here in rows):
             label = block["values_block_1"][:, 1]
             if (wrong := ~np.isin(label, (0, 1))).any():

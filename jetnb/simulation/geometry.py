@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 CRYSTAL = np.pi / 180
-BARREL_END, ENDCAP_END, FORWARD_START, FORWARD_END = 1.479, 3.0, 3.0, 5.191
+BARREL_END, FORWARD_START, FORWARD_END = 1.479, 3.0, 5.191
 CMS_GAP = (
     1.444,
     1.566,

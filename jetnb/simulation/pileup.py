@@ -91,8 +91,7 @@ def draw(
     chosen = allowed[rng.integers(0, len(allowed), counts.sum())]
     angle, mirror = rng.uniform(0, 2 * np.pi, len(chosen)), rng.choice([-1.0, 1.0], len(chosen))
     sizes = np.diff(pool.offsets)[chosen]
-    i = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes - pool.offsets[chosen], sizes)
-    source = np.repeat(np.arange(len(chosen)), sizes)
+    i, source = packed.rows(pool.offsets[chosen], sizes), packed.jet_of(sizes)
     p = pool.particles
     inside = np.abs(p["pz"][i]) < np.hypot(p["px"][i], p["py"][i]) * np.sinh(eta_max)
     i, source = i[inside], source[inside]
@@ -130,7 +129,7 @@ class Vertices(NamedTuple):
 def place_vertices(n_pileup: np.ndarray, *, sigma_z: float, rng: np.random.Generator) -> Vertices:
     """A Gaussian beam spot [mm] with 1 + n_pileup[i] vertices in event i."""
     total = n_pileup + 1
-    start = np.cumsum(total) - total
+    start = packed.starts(total)[:-1]
     found = rng.random(total.sum()) < VERTEX_EFFICIENCY
     found[start] = True
     return Vertices(rng.normal(0, sigma_z, total.sum()), start, found)
@@ -140,9 +139,7 @@ def from_hard_vertex(
     event: np.ndarray, z0: np.ndarray, vertices: Vertices, *, window: float = 3.0
 ) -> np.ndarray:
     """Is the hard-scatter vertex the nearest found one to each track, and within the window [mm]?"""
-    of_event = np.repeat(
-        np.arange(len(vertices.start)), np.diff([*vertices.start, len(vertices.z)])
-    )
+    of_event = packed.jet_of(np.diff([*vertices.start, len(vertices.z)]))
     scale = 1e5
     order = np.argsort(of_event * scale + vertices.z)
     order = order[vertices.found[order]]
@@ -227,7 +224,7 @@ def _pileup_shape(alpha, chosen, event, n_events):
     i = np.flatnonzero(chosen)
     order = i[np.lexsort((alpha[i], event[i]))]
     counts = np.bincount(event[order], minlength=n_events)
-    start = np.cumsum(counts) - counts
+    start = packed.starts(counts)[:-1]
     safe = np.minimum(start + counts // 2, max(len(order) - 1, 0))
     median = np.where(counts > 4, alpha[order][safe] if len(order) else 0.0, 0.0)
     below = np.minimum(alpha[order] - median[event[order]], 0)

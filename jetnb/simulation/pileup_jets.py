@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jetnb import clustering, packed
+from jetnb import clustering, kinematics, packed
 from jetnb.simulation import pileup
 from jetnb.simulation.detector import MASS, reconstruct
 from jetnb.simulation.processes import generate
@@ -101,7 +101,7 @@ def make_chunk(
         k: t[k] for k in ("pt", "eta", "phi", "charge", "d0", "d0_error", "dz_error", "z0")
     }
     constituents |= {
-        "energy": np.hypot(t["pt"] * np.cosh(t["eta"]), MASS[211]),
+        "energy": kinematics.energy(t["pt"], t["eta"], MASS[211]),
         "has_track": np.ones(len(row), bool),
         "dz": t["z0"] - vertices.z[vertices.start[t["event"]]],
         "from_hard_scatter": t["truth_hard"] > 0.5,
@@ -119,7 +119,7 @@ def _crossings(hard, recipe, hard_pythia, n_events, rng, pool):
     soft = pileup.draw(pool, n_pileup, rng=rng, eta_max=recipe.eta_max + 1.2, below=HARD_PILEUP)
     n_fresh = rng.binomial(n_pileup, HARD_SHARE)
     fresh = generate(hard_pythia, max(int(n_fresh.sum()), 1)).particles
-    target = np.repeat(np.arange(n_events), n_fresh)
+    target = packed.jet_of(n_fresh)
     vertex = packed.ranks(n_fresh) + 1
     inside = fresh["event"] < len(target)
     fresh = {k: v[inside] for k, v in fresh.items()}

@@ -143,8 +143,8 @@ def generate(pythia, n_events: int, *, eta_max: float = 5.0, pt_min: float = 0.1
     record = ak.flatten(batch.prt, axis=1)
     row = {k: ak.to_numpy(record[k]) for k in ("id", "status", "mother1", "daughter1", "daughter2")}
     row |= {k: ak.to_numpy(record.p[k]) for k in ("px", "py", "pz", "e")}
-    start = np.repeat(np.cumsum(counts) - counts, counts)
     row["event"] = packed.jet_of(counts)
+    start = packed.starts(counts)[row["event"]]
     row["mother"] = start + row["mother1"]
     row["abs"] = np.abs(row["id"])
 

@@ -25,7 +25,7 @@ from jetnb import __version__, _json, atomic, jets, parallel
 from jetnb.data import catalogue, store
 from jetnb.readers import parquet
 from jetnb.simulation import parts, pileup, pileup_jets
-from jetnb.simulation.delphes import Card
+from jetnb.simulation.delphes_cards import Card
 from jetnb.simulation.parts import RECIPES
 from jetnb.simulation.response import Detector
 

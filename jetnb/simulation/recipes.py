@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jetnb import clustering, packed
-from jetnb.simulation import delphes, detector, matching, pileup
+from jetnb import clustering, kinematics, packed
+from jetnb.simulation import delphes, delphes_cards, detector, matching, pileup
 from jetnb.simulation.processes import Events, generate
 from jetnb.simulation.response import CMS, Detector
 
@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
     components: tuple[Component, ...]
     pt_range: tuple[float, float]
     eta_max: float
-    detector: Detector | delphes.Card
+    detector: Detector | delphes_cards.Card
     max_constituents: int
     energy: float = 13000.0
     radius: float = 0.8
@@ -138,7 +138,7 @@ _JETCLASS = Recipe(
     ),
     (500.0, 1000.0),
     2.0,
-    delphes.CMS_JETCLASS,
+    delphes_cards.CMS_JETCLASS,
     200,
     sigma_z=0.0,
     long_lived=False,
@@ -159,7 +159,7 @@ _TOPTAGGING = Recipe(
     ),
     (550.0, 650.0),
     2.0,
-    delphes.ATLAS_2016,
+    delphes_cards.ATLAS_2016,
     200,
     energy=14000.0,
     sigma_z=0.0,
@@ -226,7 +226,7 @@ def make_chunk(
     if vertices is None:
         vertices = pileup.place_vertices(np.zeros(n_events, int), sigma_z=recipe.sigma_z, rng=rng)
     z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
-    by_card = isinstance(recipe.detector, delphes.Card)
+    by_card = isinstance(recipe.detector, delphes_cards.Card)
     reconstruct = delphes.reconstruct if by_card else detector.reconstruct
     c = reconstruct(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
     n_vertices = np.add.reduceat(vertices.found, vertices.start)
@@ -348,13 +348,14 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
         columns["event_label"] = np.full(len(counts), component.event_label)
         columns["resonance_mass"] = np.full(len(counts), component.resonance_mass)
     constituents = {k: c[k][rows] for k in ("pt", "eta", "phi")}
-    momentum = constituents["pt"] * np.cosh(constituents["eta"])
+    constituents["energy"] = kinematics.energy(
+        constituents["pt"], constituents["eta"], c["mass"][rows]
+    )
     if recipe.four_vectors_only:
-        return columns, constituents | {"energy": momentum}, counts
+        return columns, constituents, counts
     tracks = (c["charge"][rows] != 0) & (c["pt"][rows] > recipe.track_pt_min)
     hard_z = vertices.z[vertices.start[c["event"][rows]]]
     constituents |= {
-        "energy": np.hypot(momentum, c["mass"][rows]),
         "charge": c["charge"][rows],
         "pdg_id": c["pdg_id"][rows],
         "has_track": tracks,
