@@ -69,16 +69,20 @@ def fit_linear(
     scikit-learn. Two classes share one logit, as there.
 
     Returns S heads, in the type of z. Raises ValueError for shapes that do not fit, labels outside,
-    and penalties that are not positive. Taught in notebook 08.
+    a class without jets, and penalties that are not positive. Taught in notebook 08.
     """
     _check(z, labels, validation, n_classes, penalties)
+    for y in labels:
+        if len(y.unique()) < n_classes:
+            raise ValueError(
+                f"labels: only {y.unique().tolist()} of {n_classes} classes: draw more jets"
+            )
+    solver = "newton-cholesky" if n_classes == 2 else "lbfgs"  # the faster one of each
     heads = []
     for x, y, xv, yv in zip(z.double(), labels, validation[0].double(), validation[1], strict=True):
         tried = []
         for penalty in penalties:
-            model = LogisticRegression(
-                C=1 / penalty, solver="newton-cholesky", tol=1e-8, max_iter=10_000
-            )
+            model = LogisticRegression(C=1 / penalty, solver=solver, tol=1e-8, max_iter=10_000)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # at the limit of rounding
                 model.fit(x.numpy(), y.numpy())
