@@ -45,6 +45,8 @@ def probe(mode: str, points: list[dict], study: Study):
     test scores.
     """
     labels, embedded = [torch.from_numpy(part.targets[0]) for part in study.data], {}
+    linear = study.settings.head == "linear"
+    every = 0 if linear else stacked.EVERY  # a linear head is solved for, not trained
     for budget in dict.fromkeys(point["budget"] for point in points):
         started, inputs = time.perf_counter(), []
         group = [point for point in points if point["budget"] == budget]
@@ -56,7 +58,7 @@ def probe(mode: str, points: list[dict], study: Study):
             labelled, held_out = map(torch.from_numpy, study.rows[point["seed"]][budget])
             inputs.append((z[labelled], labels[0][labelled], zv[held_out], labels[1][held_out]))
         z, y, zv, yv = (torch.stack(values) for values in zip(*inputs, strict=True))
-        if study.settings.head == "linear":
+        if linear:
             fitted = stacked.fit_linear(z, y, (zv, yv), n_classes=study.n_classes)
         else:
             seeds = [point["seed"] for point in group]
@@ -65,14 +67,19 @@ def probe(mode: str, points: list[dict], study: Study):
         for point, head in zip(group, fitted, strict=True):
             (*_, test), mean, width = embedded[_key(mode, point)]
             probabilities = head(test).softmax(1).numpy()
+            n_steps = len(head.history) * every
             record = _record(
                 study,
                 probabilities,
                 n_validation=zv.shape[1],
-                **_trained(head, study.settings.head, budget),
+                lr=np.nan if linear else head.picked,
+                penalty=head.picked if linear else np.nan,
                 history=head.history,
                 ended=head.ended,
+                steps=float(n_steps),
+                jets=float(n_steps * min(stacked.BATCH_SIZE, budget)),
                 step=float(head.step),
+                steps_per_check=float(every),
                 validation_loss=head.loss,
                 seconds=seconds,
             )
@@ -82,20 +89,6 @@ def probe(mode: str, points: list[dict], study: Study):
 def _key(mode: str, point: dict) -> int | None:
     """The seed of the frozen encoder, None for the pretrained one."""
     return point["seed"] if mode == "random" else None
-
-
-def _trained(head: stacked.Head, kind: str, budget: int) -> dict:
-    """What was picked, and how long a head was trained: a linear one is solved for."""
-    if kind == "linear":
-        return dict(lr=np.nan, penalty=head.picked, steps=0.0, jets=0.0, steps_per_check=0.0)
-    steps = len(head.history) * stacked.EVERY
-    return dict(
-        lr=head.picked,
-        penalty=np.nan,
-        steps=float(steps),
-        jets=float(steps * min(stacked.BATCH_SIZE, budget)),
-        steps_per_check=float(stacked.EVERY),
-    )
 
 
 def _embed(seed: int | None, study: Study):
