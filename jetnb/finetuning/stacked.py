@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -84,7 +85,8 @@ def fit_linear(
         for penalty in penalties:
             model = LogisticRegression(C=1 / penalty, solver=solver, tol=1e-8, max_iter=10_000)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # at the limit of rounding
+                for kind in (ConvergenceWarning, LinAlgWarning):  # at the limit of rounding
+                    warnings.simplefilter("ignore", kind)
                 model.fit(x.numpy(), y.numpy())
             weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
             if len(bias) == 1:
