@@ -417,6 +417,23 @@ def test_the_file_is_plain(data, tmp_path):
     assert list(entries[0]) == ["settings"] and all(
         set(entry) == {"run", "result"} for entry in entries[1:]
     )
+    assert entries[0]["settings"] == {  # as in files of earlier versions, which are still accepted
+        "lrs": {"finetuned": [1e-3], "scratch": [1e-3, 1e-2]},
+        "head_lr": 10.0,
+        "probe_first": True,
+        "validation_share": 0.25,
+        "validation_least": 30,
+        "batch_size": 64,
+        "steps": 8,
+        "epochs": 1,
+        "patience": 2,
+        "every": 4,
+        "watch_all": False,
+        "signal": 1,
+        "tuned_at": [40, 0],
+        "pretrained": None,
+        **{name: entries[0]["settings"][name] for name in ("data", "encoder")},
+    }
     path.write_text("")
     with pytest.raises(ValueError, match="no line with settings"):
         finetuning.measure(encoder, data, modes=("random",), path=path, **QUICK)

@@ -1,10 +1,13 @@
 """What is pretraining worth: encoders frozen, finetuned and from scratch, over label budgets and
 seeds, in one table.
 
-study: the functions, and the choices that are made for all runs. trials: one run. stacked: linear
-and small heads for many seeds at once. ledger: results in a file, so that nothing is done twice.
+study: plan the runs, tune, run them. settings: what all runs share. trials: one run. stacked: linear
+and small heads for many seeds. ledger: results in a file, so that nothing is done twice. tables:
+curves of the results.
 """
 
-from jetnb.finetuning.study import GRIDS, MODES, curves, draw, measure, probe
+from jetnb.finetuning.settings import GRIDS, MODES
+from jetnb.finetuning.study import draw, measure, probe
+from jetnb.finetuning.tables import curves
 
 __all__ = ["GRIDS", "MODES", "curves", "draw", "measure", "probe"]

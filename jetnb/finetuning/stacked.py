@@ -1,65 +1,53 @@
-"""Many small heads trained as one computation: S heads of one size, each on its own jets, at all
+"""Heads on frozen embeddings, for many seeds: S heads of one size, each on its own jets, at all
 settings of a grid.
 
-A head on a frozen encoder sees the same few numbers of each jet in every step, so the time goes
-into calls, not into arithmetic. Here the heads of all seeds, and of all penalties or learning
-rates, share their calls. Each head comes out as if it were trained alone, up to rounding. What is
-compared is only the head's own validation loss.
+Linear heads are logistic regressions of scikit-learn, one after the other. Heads with a hidden
+layer would spend their time in calls, not in arithmetic: there all seeds and learning rates share
+their calls, and each head comes out as if it were trained alone, up to rounding. What is compared
+is only the head's own validation loss.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.linalg import LinAlgWarning
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
 PENALTIES = tuple(10.0**power for power in range(-2, 5))
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-HIDDEN, BATCH_SIZE, EVERY = (
-    64,
-    256,
-    20,
-)  # of heads with a hidden layer: its width, jets per step, steps per check
+HIDDEN, BATCH_SIZE, EVERY = 64, 256, 20  # with a hidden layer: its width, jets, steps per check
 BETAS = 0.9, 0.999  # of AdamW
 
 
-class Heads(NamedTuple):
-    """S fitted heads: linear layers with ReLU between them, and how each was picked, on its
+class Head(NamedTuple):
+    """One fitted head: linear layers with ReLU between them, and how it was picked, on its
     validation jets alone.
     """
 
-    layers: list[tuple[Tensor, Tensor]]  # weight (S, out, in) and bias (S, out), as of nn.Linear
-    picked: Tensor  # (S,) the penalty, or the learning rate
-    loss: Tensor  # (S,) validation cross-entropy
-    steps: Tensor  # (S,) Newton steps, or the step whose weights are kept
-    history: list[
-        list[float]
-    ]  # S lists of the validation accuracy after each check, up to the end of that head
-    ended: list[str]  # (S,) why: "converged", "patience", or "finished" at the last step
+    layers: list[tuple[Tensor, Tensor]]  # weight (out, in) and bias (out,), as of nn.Linear
+    picked: float  # the penalty, or the learning rate
+    loss: float  # validation cross-entropy
+    step: int  # whose weights are kept, 0 for linear heads
+    history: list[float]  # validation accuracy after each check
+    ended: str  # why: "converged", "patience", or "finished" at the last step
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Logits (S, n, C) of embeddings z, (n, D) for all heads or (S, n, D) for each its own."""
-        z = z.expand(len(self.picked), *z.shape[-2:])
+        """Logits (n, C) of embeddings z (n, D)."""
         for i, (weight, bias) in enumerate(self.layers):
-            z = torch.baddbmm(bias[:, None], z.relu() if i else z, weight.mT)
+            z = F.linear(z.relu() if i else z, weight, bias)
         return z
 
-    def take(self, s: int) -> Heads:
-        """Head s alone."""
-        part = slice(s, s + 1)
-        return Heads(
-            [(w[part], b[part]) for w, b in self.layers], *(values[part] for values in self[1:])
-        )
-
     def unscale(self, mean, width) -> list[Tensor]:
-        """Weight and bias of each layer of the one head, for embeddings that are not scaled: mean
-        and width (D,).
-        """
-        (weight, bias), *rest = [(w[0].double(), b[0].double()) for w, b in self.layers]
+        """Weight and bias of each layer, for embeddings that are not scaled: mean and width (D,)."""
+        (weight, bias), *rest = [(w.double(), b.double()) for w, b in self.layers]
         weight = weight / torch.as_tensor(width)
         layers = [(weight, bias - weight @ torch.as_tensor(mean)), *rest]
         return [values.to(self.layers[0][0].dtype) for layer in layers for values in layer]
@@ -72,139 +60,44 @@ def fit_linear(
     *,
     n_classes: int,
     penalties: Sequence[float] = PENALTIES,
-    tolerance: float = 1e-6,
-    max_steps: int = 100,
-) -> Heads:
-    """Fit S logistic regressions at all penalties at once, and pick the penalty of each on its
-    validation jets.
+) -> list[Head]:
+    """Fit S logistic regressions at all penalties, and pick the penalty of each on its validation
+    jets, the first of equals.
 
-    z (S, n, D): standardised embeddings, labels (S, n) from 0 to n_classes - 1; validation: the
-    same of other jets, (S, m, D) and (S, m). penalties: minimised is the summed cross-entropy plus
-    penalty / 2 times the squared weights, biases free, so a penalty is 1 / C of scikit-learn. Two
-    classes share one logit, as there. Newton steps with conjugate gradients, in float64 and in the
-    principal axes of each head's jets, where the problem is nearly diagonal; they end where no
-    element of the gradient exceeds `tolerance` times the number of jets.
+    z (S, n, D): standardised embeddings, labels (S, n) with all classes from 0 to n_classes - 1;
+    validation: the same of other jets, (S, m, D) and (S, m). penalties: minimised is the summed
+    cross-entropy plus penalty / 2 times the squared weights, biases free, so a penalty is 1 / C of
+    scikit-learn. Two classes share one logit, as there.
 
-    Returns `Heads`, in the type of z. Raises ValueError for shapes that do not fit, labels outside,
-    penalties that are not positive, and a fit that does not converge in `max_steps`.
+    Returns S heads, in the type of z. Raises ValueError for shapes that do not fit, labels outside,
+    a class without jets, and penalties that are not positive. Taught in notebook 08.
     """
     _check(z, labels, validation, n_classes, penalties)
-    x, kind = z.double(), z.dtype
-    centre = x.mean(1, keepdim=True)
-    x = x - centre
-    size, axes = torch.linalg.eigh(x.mT @ x)  # (S, D), (S, D, D)
-    x = x @ axes
-    n_heads, n_jets, dim = x.shape
-    columns, n_grid = (1 if n_classes == 2 else n_classes), len(penalties)
-    target = F.one_hot(labels, n_classes)[..., -columns:].double()[:, :, None]  # (S, n, 1, columns)
-    ridge = torch.tensor(penalties, dtype=torch.float64)[:, None]  # (P, 1)
-    size = size.clamp(min=0)[:, :, None, None]
-
-    def forward(w, b):
-        return (x @ w.flatten(2)).view(n_heads, n_jets, n_grid, columns) + b
-
-    def objective(logits, w):
-        total = F.softplus(logits[..., 0]) if columns == 1 else logits.logsumexp(3)
-        fit = total.sum(1) - (logits * target).sum((1, 3))  # (S, P)
-        return fit + (ridge * w * w).sum((1, 3)) / 2
-
-    def back(r):
-        g = r.flatten(2).mT.contiguous() @ x  # (S, P columns, D); x.mT @ r takes twice as long
-        return g.mT.reshape(n_heads, dim, n_grid, columns), r.sum(1, keepdim=True)
-
-    w = x.new_zeros(n_heads, dim, n_grid, columns)
-    b = x.new_zeros(n_heads, 1, n_grid, columns)
-    logits = forward(w, b)
-    value = objective(logits, w)
-    taken = torch.zeros(n_heads, n_grid, dtype=torch.int64)
-    for _ in range(max_steps):
-        p = logits.sigmoid() if columns == 1 else logits.softmax(3)
-        gw, gb = back(p - target)
-        gw = gw + ridge * w
-        largest = torch.maximum(gw.abs().amax((1, 3)), gb.abs().amax((1, 3)))  # (S, P)
-        active = largest > tolerance * n_jets
-        if not active.any():
-            break
-        dw, db = _solve(p, gw, gb, size, ridge, forward, back, active)
-        moved = forward(dw, db)
-        slope = (gw * dw).sum((1, 3)) + (gb * db).sum((1, 3))
-        scale = active.double()
-        for _ in range(40):
-            by = scale[:, None, :, None]
-            trial = objective(logits + by * moved, w + by * dw)
-            bad = trial > value + 1e-4 * scale * slope + 1e-12 * value.abs()
-            if not bad.any():
-                break
-            scale = torch.where(bad, scale / 2, scale)
-        w, b, logits = w + by * dw, b + by * db, logits + by * moved
-        value, taken = trial, taken + active
-    else:
-        raise ValueError(
-            f"penalties {tuple(penalties)}: the weakest does not converge in {max_steps} steps; the "
-            "classes may be separable: use stronger ones"
-        )
-    w = torch.einsum("sde,sepc->spcd", axes, w)  # (S, P, columns, D)
-    b = b[:, 0] - torch.einsum("spcd,sd->spc", w, centre[:, 0])
-    if columns == 1:
-        w, b = torch.cat([-w / 2, w / 2], 2), torch.cat([-b / 2, b / 2], 2)
-    zv, yv = validation
-    scores = torch.einsum("smd,spcd->spmc", zv.double(), w) + b[:, :, None]
-    loss = (
-        F.cross_entropy(
-            scores.flatten(0, 2), yv[:, None].expand(-1, n_grid, -1).flatten(), reduction="none"
-        )
-        .view(n_heads, n_grid, -1)
-        .mean(2)
-    )
-    best, rows = loss.argmin(1), torch.arange(n_heads)
-    right = (scores[rows, best].argmax(2) == yv).double().mean(1)
-    return Heads(
-        [(w[rows, best].to(kind), b[rows, best].to(kind))],
-        ridge[best, 0],
-        loss[rows, best],
-        taken[rows, best],
-        right[:, None].tolist(),
-        ["converged"] * n_heads,
-    )
-
-
-def _solve(p, gw, gb, size, ridge, forward, back, active):
-    """Newton's step, (dw, db), for all heads by conjugate gradients; steps of heads that are not
-    `active` are 0.
-
-    Preconditioned by the Hessian for equal weights of all jets, which is diagonal here.
-    """
-    share = (p * (1 - p)).mean(1, keepdim=True)  # (S, 1, P, columns)
-    floor = 1e-6 * size.amax(1, keepdim=True) + 1e-12
-    over_w = 1 / (share * size + ridge + floor * share.clamp(min=1e-12))
-    over_b = 1 / (share * p.shape[1]).clamp(min=1e-12)
-
-    def dot(a, b):
-        return ((a[0] * b[0]).sum((1, 3)) + (a[1] * b[1]).sum((1, 3)))[:, None, :, None]
-
-    rw, rb = -gw, -gb
-    dw, db = torch.zeros_like(gw), torch.zeros_like(gb)
-    sw, sb = over_w * rw, over_b * rb
-    qw, qb = sw, sb
-    rho = first = dot((rw, rb), (sw, sb))
-    goal = first * (first / (1 + first)).clamp(min=1e-6, max=1e-2)  # looser far from the minimum
-    open_ = active[:, None, :, None] & (first > 0)
-    for _ in range(4 * (len(size[0]) + 1)):
-        v = forward(qw, qb)
-        hw, hb = back(p * (v - (p * v).sum(3, keepdim=True)))
-        hw = hw + ridge * qw
-        bend = dot((qw, qb), (hw, hb))
-        open_ = open_ & (bend > 0)
-        a = torch.where(open_, rho / bend, 0.0)
-        dw, db, rw, rb = dw + a * qw, db + a * qb, rw - a * hw, rb - a * hb
-        sw, sb = over_w * rw, over_b * rb
-        new = dot((rw, rb), (sw, sb))
-        open_ = open_ & (new > goal)
-        if not open_.any():
-            break
-        qw, qb = sw + new / rho * qw, sb + new / rho * qb
-        rho = new
-    return dw, db
+    for y in labels:
+        if len(y.unique()) < n_classes:
+            raise ValueError(
+                f"labels: only {y.unique().tolist()} of {n_classes} classes: draw more jets"
+            )
+    solver = "newton-cholesky" if n_classes == 2 else "lbfgs"  # the faster one of each
+    heads = []
+    for x, y, xv, yv in zip(z.double(), labels, validation[0].double(), validation[1], strict=True):
+        tried = []
+        for penalty in penalties:
+            model = LogisticRegression(C=1 / penalty, solver=solver, tol=1e-8, max_iter=10_000)
+            with warnings.catch_warnings():
+                for kind in (ConvergenceWarning, LinAlgWarning):  # at the limit of rounding
+                    warnings.simplefilter("ignore", kind)
+                model.fit(x.numpy(), y.numpy())
+            weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+            if len(bias) == 1:
+                weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+            logits = F.linear(xv, weight, bias)
+            accuracy = float((logits.argmax(1) == yv).double().mean())
+            layers = [(weight.to(z.dtype), bias.to(z.dtype))]
+            loss = float(F.cross_entropy(logits, yv))
+            tried.append(Head(layers, penalty, loss, 0, [accuracy], "converged"))
+        heads.append(min(tried, key=lambda head: head.loss))
+    return heads
 
 
 def fit_mlp(
@@ -221,7 +114,7 @@ def fit_mlp(
     steps: int = 2000,
     every: int = EVERY,
     patience: int = 10,
-) -> Heads:
+) -> list[Head]:
     """Train S heads with one hidden layer (ReLU) at all learning rates at once, with AdamW, and
     keep the best of each.
 
@@ -231,8 +124,8 @@ def fit_mlp(
     checks after its lowest, or after `steps`, and keeps the weights it had there. Of its learning
     rates it keeps the one with the lowest loss.
 
-    Returns `Heads`. Raises ValueError as `fit_linear` does, for seeds of another number, and for a
-    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101.
+    Returns S heads. Raises ValueError as `fit_linear` does, for seeds of another number, and for a
+    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101. Taught in notebook 08.
     """
     _check(z, labels, validation, n_classes, lrs)
     n_heads, n_jets, dim = z.shape
@@ -304,14 +197,17 @@ def fit_mlp(
     chosen = lowest.view(n_heads, -1).argmin(1)
     rows = chosen + len(lrs) * torch.arange(n_heads)
     w1, w2, b2 = _parts(best[rows], shape)
-    return Heads(
-        [(w1[:, :-1].mT, w1[:, -1]), (w2.mT, b2)],
-        torch.tensor(lrs, dtype=torch.float64)[chosen],
-        lowest[rows],
-        picked[rows],
-        [history[k] for k in rows.tolist()],
-        [ended[k] for k in rows.tolist()],
-    )
+    return [
+        Head(
+            [(w1[s, :-1].T, w1[s, -1]), (w2[s].T, b2[s])],
+            lrs[chosen[s]],
+            float(lowest[k]),
+            int(picked[k]),
+            history[k],
+            ended[k],
+        )
+        for s, k in enumerate(rows.tolist())
+    ]
 
 
 def _draw(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

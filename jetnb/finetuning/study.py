@@ -9,11 +9,10 @@ jets are looked at once per run. Runs are never dropped.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import awkward as ak
 import numpy as np
@@ -21,13 +20,21 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from jetnb import atomic, checkpoints, hardware, jets, parallel
-from jetnb.finetuning import trials
+from jetnb import atomic, hardware, jets, parallel
+from jetnb.finetuning import tables, trials
 from jetnb.finetuning.ledger import Ledger
+from jetnb.finetuning.settings import (
+    GRIDS,
+    MODES,
+    Settings,
+    check_choices,
+    check_data,
+    n_validation,
+    refuse,
+)
 from jetnb.inputs.batches import Packed
 
-MODES = ("random", "frozen", "finetuned", "scratch")
-GRIDS = {"finetuned": (1e-4, 3e-4, 1e-3), "scratch": (3e-4, 1e-3, 3e-3)}
+HEADS = "random", "frozen"  # the modes in which the encoder is not trained
 
 
 def measure(
@@ -70,9 +77,9 @@ def measure(
     modes: "random", a head on a frozen encoder with random weights; "frozen", a head on the
     pretrained one; "finetuned", all weights from there on, the head with `head_lr` times the
     learning rate of the encoder and, with probe_first, from the frozen head (arXiv:2202.10054);
-    "scratch", the same encoder from random weights. Frozen heads are fitted for all seeds at once,
-    see `jetnb.finetuning.stacked`, to embeddings scaled to width 1 on all training jets, which
-    takes no labels.
+    "scratch", the same encoder from random weights. Heads on frozen encoders, see
+    `jetnb.finetuning.stacked`, are fitted to embeddings scaled to width 1 on all training jets,
+    which takes no labels.
 
     budgets: numbers of labelled training jets: nested and balanced for each of `seeds`, see
     `jets.label_budgets`. In addition each run has its own validation labels, drawn alike:
@@ -105,159 +112,211 @@ def measure(
     settings, naming the first that differs, and for one to which another study writes. Taught in
     notebook 08.
     """
-    budgets, seeds = (
-        sorted({int(n) for n in budgets}),
-        list(dict.fromkeys(int(seed) for seed in seeds)),
+    hardware.check(accelerator)
+    if scores and path is None:
+        refuse("scores", scores, "give a path to keep them at")
+    settings = Settings(
+        head=head,
+        lrs={mode: list(grid) for mode, grid in {**GRIDS, **lrs}.items()},
+        head_lr=head_lr,
+        probe_first=probe_first,
+        validation_share=validation_share,
+        validation_least=validation_least,
+        batch_size=batch_size,
+        steps=steps,
+        epochs=epochs,
+        patience=patience,
+        every=every,
+        watch_all=watch_all,
+        signal=signal,
     )
-    modes = tuple(
-        modes or (mode for mode in MODES if pretrained is not None or mode in ("random", "scratch"))
+    planned = plan(
+        settings,
+        make_encoder,
+        data,
+        budgets=budgets,
+        seeds=seeds,
+        modes=modes,
+        tune_at=tune_at,
+        pretrained=pretrained,
+        accelerator=hardware.named(accelerator),
     )
+    with contextlib.ExitStack() as until_done:
+        if path is not None:
+            until_done.enter_context(atomic.alone(Path(path), "adding runs to"))
+        until_done.enter_context(trials.one_thread())
+        until_done.enter_context(torch.random.fork_rng(devices=[]))
+        ledger = Ledger(path, planned.record)
+        bar = until_done.enter_context(
+            tqdm(total=planned.n_runs, unit=" runs", disable=not progress)
+        )
+        how = dict(ledger=ledger, bar=bar, scores=scores, processes=processes)
+        run([one for one in planned.runs if one["mode"] in HEADS], planned, **how)
+        found = tune(planned, **how)
+        wanted = [_with_rate(one, found, planned) for one in planned.runs]
+        run(wanted, planned, **how)
+        bar.update(planned.n_runs - bar.n)
+    order = {mode: i for i, mode in enumerate(planned.modes)}
+    wanted.sort(key=lambda one: (order[one["mode"]], one["budget"]))  # seeds are in order already
+    records = []
+    for one in wanted:
+        names = {name: one[name] for name in ("mode", "head", "budget", "seed")}
+        grid = found.get((one["mode"], one["budget"]), [])
+        records.append({**names, **ledger[one], "grid": grid})
+    tables.warn(
+        {at: found[at] for at in planned.tries}, [one for one in records if one["mode"] in GRIDS]
+    )
+    return ak.Array(records)
+
+
+class Plan(NamedTuple):
+    """Which runs a study has, and what they need. A run is a dict of mode, head, budget and seed; a
+    full training has its lr too, when that is known.
+    """
+
+    study: trials.Study
+    modes: list[str]
+    points: list[dict]  # head, budget and seed, the longest runs first
+    runs: list[dict]  # each mode at each point
+    tries: dict[tuple[str, int], list[dict]]  # {(mode, budget): one run for each learning rate}
+    nearest: dict[int, int]  # {budget: the one at which its learning rate is tuned}
+    record: dict  # the settings, for the ledger
+    n_runs: int
+    starts: dict  # {(budget, seed): layers of the frozen head}, filled by `run`
+
+
+def plan(
+    settings: Settings,
+    make_encoder: Callable,
+    data: Sequence[Packed],
+    *,
+    budgets: Iterable[int],
+    seeds: Iterable[int],
+    modes: Sequence[str] | None,
+    tune_at: int | Sequence[int] | None,
+    pretrained,
+    accelerator: str,
+) -> Plan:
+    """Check the arguments of `measure`, draw the labels, and list the runs."""
+    budgets, seeds = sorted({int(n) for n in budgets}), list(dict.fromkeys(map(int, seeds)))
+    if not modes:
+        modes = MODES if pretrained is not None else ("random", "scratch")
+    if tune_at is None:
+        tune_at = budgets[len(budgets) // 2 :][:1]
+    tune_at = sorted({int(n) for n in np.atleast_1d(tune_at)})
     data = [Packed(part.x, part.offsets, part.targets[0]) for part in data]
     labels = [part.targets[0] for part in data]
-    tune_at = (
-        budgets[len(budgets) // 2 :][:1]
-        if tune_at is None
-        else sorted(set(np.atleast_1d(tune_at).tolist()))
-    )
-    n_validation = {n: max(int(validation_share * n), validation_least) for n in budgets}
-    settings = {
-        "head": head,
-        "lrs": {mode: list(grid) for mode, grid in {**GRIDS, **lrs}.items()},
-        "head_lr": head_lr,
-        "probe_first": probe_first,
-        "validation_share": validation_share,
-        "validation_least": validation_least,
-        "batch_size": batch_size,
-        "steps": steps,
-        "epochs": epochs,
-        "patience": patience,
-        "every": every,
-        "watch_all": watch_all,
-        "signal": signal,
-        "tuned_at": None,
-    }
-    hardware.check(accelerator)
-    accelerator = hardware.named(accelerator)
-    n_classes = _check(
-        labels, budgets, n_validation, seeds, modes, settings, pretrained, tune_at, scores, path
-    )
-    if any(len(grid) > 1 for grid in settings["lrs"].values()):
-        settings["tuned_at"] = [*tune_at, seeds[0]]
-    settings["data"] = [_checksum([part.x, part.offsets, *part.targets]) for part in data]
+    check_data(labels, budgets, settings)
+    check_choices(budgets, seeds, modes, tune_at, pretrained)
+
+    record = settings.record() | {"tuned_at": None}
+    if any(len(grid) > 1 for grid in settings.lrs.values()):
+        record["tuned_at"] = [*tune_at, seeds[0]]
+    record["data"] = [_checksum([part.x, part.offsets, *part.targets]) for part in data]
+    weights = None
     with trials.one_thread(), torch.random.fork_rng(devices=[]):
-        settings["encoder"] = _checksum(trials.build(make_encoder, 0, None).state_dict().values())
-        weights = None if pretrained is None else _weights(make_encoder, pretrained)
-    settings["pretrained"] = weights and _checksum(weights.values())
+        record["encoder"] = _checksum(trials.build(make_encoder, 0, None).state_dict().values())
+        if pretrained is not None:
+            weights = trials.weights(make_encoder, pretrained)
+    record["pretrained"] = None if weights is None else _checksum(weights.values())
+
+    share, least = settings.validation_share, settings.validation_least
     rows = {
-        seed: draw(
-            labels,
-            budgets,
-            seed=seed,
-            validation_share=validation_share,
-            validation_least=validation_least,
-        )
+        seed: draw(labels, budgets, seed=seed, validation_share=share, validation_least=least)
         for seed in seeds
     }
-    study = dict(
-        make_encoder=make_encoder,
-        data=data,
-        n_classes=n_classes,
-        settings=settings,
-        accelerator=accelerator,
-        weights=weights,
-        rows=rows,
+    points = [
+        {"head": settings.head, "budget": n, "seed": seed} for n in budgets[::-1] for seed in seeds
+    ]
+    tries = {}
+    for mode in modes:
+        for n in tune_at:
+            if mode in GRIDS and len(settings.lrs[mode]) > 1:
+                one = {"mode": mode, "head": settings.head, "budget": n, "seed": seeds[0]}
+                tries[mode, n] = [one | {"lr": lr} for lr in settings.lrs[mode]]
+    return Plan(
+        study=trials.Study(settings, make_encoder, weights, data, rows, accelerator),
+        modes=list(modes),
+        points=points,
+        runs=[{"mode": mode, **point} for point in points for mode in modes],
+        tries=tries,
+        nearest={n: min(tune_at, key=lambda at, n=n: abs(np.log(at / n))) for n in budgets},
+        record=record,
+        n_runs=len(modes) * len(points) + sum(len(several) - 1 for several in tries.values()),
+        starts={},
     )
 
-    points = [
-        dict(head=head, budget=n, seed=seed) for n in budgets[::-1] for seed in seeds
-    ]  # the longest runs first
-    grids = {mode: settings["lrs"][mode] for mode in modes if mode in settings["lrs"]}
-    tried = {
-        (mode, n): [
-            {"mode": mode, "head": head, "budget": n, "seed": seeds[0], "lr": lr} for lr in grid
-        ]
-        for mode, grid in grids.items()
-        for n in tune_at
-        if len(grid) > 1
-    }
-    n_runs = len(modes) * len(points) + sum(len(runs) - 1 for runs in tried.values())
-    starts = {}
-    alone = contextlib.nullcontext() if path is None else atomic.alone(Path(path), "adding runs to")
-    shared = {
-        name: value for name, value in settings.items() if name != "head"
-    }  # which each run says itself
-    with (
-        alone,
-        contextlib.nullcontext(Ledger(path, shared)) as runs,
-        tqdm(total=n_runs, unit=" runs", disable=not progress) as bar,
-        trials.one_thread(),
-        torch.random.fork_rng(devices=[]),
+
+def tune(planned: Plan, *, ledger: Ledger, **how) -> dict[tuple[str, int], list[dict]]:
+    """Try the learning rates, where there are several: {(mode, budget): lr, loss and step of what
+    was tried for it}.
+    """
+    wanted = [one for several in planned.tries.values() for one in several]
+    run(wanted, planned, ledger=ledger, **how)
+    found = {}
+    for mode in planned.modes:
+        for budget, at in planned.nearest.items():
+            if (mode, at) in planned.tries:
+                found[mode, budget] = [_tried(one, ledger[one]) for one in planned.tries[mode, at]]
+    return found
+
+
+def _tried(one: dict, result: dict) -> dict:
+    return {"lr": one["lr"], "loss": result["validation_loss"], "step": result["step"]}
+
+
+def _with_rate(one: dict, found: Mapping, planned: Plan) -> dict:
+    """The run with the learning rate of the lowest validation loss, if it is a full training."""
+    if one["mode"] in HEADS:
+        return one
+    tries = found.get((one["mode"], one["budget"]))
+    if tries:
+        return one | {"lr": min(tries, key=lambda tried: tried["loss"])["lr"]}
+    return one | {"lr": planned.study.settings.lrs[one["mode"]][0]}
+
+
+def run(
+    wanted: list[dict], planned: Plan, *, ledger: Ledger, bar: tqdm, scores: bool, processes: int
+) -> None:
+    """Fit heads, then train, what the ledger lacks, and add each run when it is done."""
+    todo = [one for one in wanted if one not in ledger]
+    if not todo:
+        return
+    modes = {one["mode"] for one in todo}
+    if "finetuned" in modes and planned.study.settings.probe_first and not planned.starts:
+        modes.add("frozen")  # finetuning begins at its heads
+    for mode in [mode for mode in HEADS if mode in modes]:
+        fitted = trials.probe(mode, planned.points, planned.study)
+        for one, layers, record, probabilities in fitted:
+            if mode == "frozen":
+                planned.starts[one["budget"], one["seed"]] = layers
+            if one in todo:
+                _add(ledger, one, record, probabilities, scores)
+                bar.update()
+    trainings = [one for one in todo if one["mode"] not in HEADS]
+    if not trainings:
+        return
+    import lightning.fabric  # noqa: F401  once, instead of seconds in every worker
+
+    for _, (one, record, probabilities) in parallel.as_done(
+        lambda pair: trials.train(*pair, planned.study),
+        [(one, _start(one, planned)) for one in trainings],
+        processes=max(min(processes, len(trainings)), 1),
+        fork=True,
     ):
+        _add(ledger, one, record, probabilities, scores)
+        bar.update()
 
-        def keep(run, record, probabilities):
-            runs.add(run, {**record, "scores": ""}, probabilities if scores else None)
-            bar.update()
 
-        def probe(mode):
-            for run, layers, record, probabilities in trials.probe(mode, points, study):
-                if mode == "frozen":
-                    starts[run["budget"], run["seed"]] = layers
-                if mode in modes and run not in runs:
-                    keep(run, record, probabilities)
+def _start(one: dict, planned: Plan):
+    """The layers of the frozen head at which a run begins, or None."""
+    if one["mode"] == "finetuned" and planned.study.settings.probe_first:
+        return planned.starts[one["budget"], one["seed"]]
+    return None
 
-        def train(todo):
-            todo = [run for run in todo if run not in runs]
-            if probe_first and not starts and any(run["mode"] == "finetuned" for run in todo):
-                probe("frozen")
-            start = [
-                starts.get((run["budget"], run["seed"]))
-                if probe_first and run["mode"] == "finetuned"
-                else None
-                for run in todo
-            ]
-            import lightning.fabric  # noqa: F401  once, instead of seconds in every worker
 
-            for _, done in parallel.as_done(
-                lambda one: trials.train(*one, study),
-                zip(todo, start, strict=True),
-                processes=max(min(processes, len(todo)), 1),
-                fork=True,
-            ):
-                keep(*done)
-
-        for mode in modes:
-            if mode not in grids and any({"mode": mode, **point} not in runs for point in points):
-                probe(mode)
-        train([run for several in tried.values() for run in several])
-        found = {
-            at: [
-                {"lr": run["lr"], "loss": runs[run]["validation_loss"], "step": runs[run]["step"]}
-                for run in several
-            ]
-            for at, several in tried.items()
-        }
-        wanted, tuned = [], {n: min(tune_at, key=lambda at: abs(np.log(at / n))) for n in budgets}  # noqa: B023
-        for point, mode in itertools.product(points, modes):
-            run = {"mode": mode, **point}
-            if mode in grids:
-                tries = found.get((mode, tuned[point["budget"]]), [])
-                run["lr"] = (
-                    min(tries, key=lambda one: one["loss"])["lr"] if tries else grids[mode][0]
-                )
-            wanted.append(run)
-        train([run for run in wanted if run["mode"] in grids])
-        bar.update(n_runs - bar.n)
-    wanted.sort(key=lambda run: (modes.index(run["mode"]), run["budget"], seeds.index(run["seed"])))
-    records = [
-        {
-            **{name: run[name] for name in ("mode", "head", "budget", "seed")},
-            **runs[run],
-            "grid": found.get((run["mode"], tuned[run["budget"]]), []),
-        }
-        for run in wanted
-    ]
-    _warn(found, [record for record in records if record["mode"] in grids])
-    return ak.Array(records)
+def _add(ledger: Ledger, one: dict, record: dict, probabilities: np.ndarray, scores: bool) -> None:
+    ledger.add(one, {**record, "scores": ""}, probabilities if scores else None)
 
 
 def probe(
@@ -279,13 +338,8 @@ def probe(
     rest is as in `measure`, and so are the errors: with the same arguments, parts and seeds both
     use the same jets. Returns records like those of `measure`. Taught in notebook 08.
     """
-    budgets, seeds = (
-        sorted({int(n) for n in budgets}),
-        list(dict.fromkeys(int(seed) for seed in seeds)),
-    )
-    labels = [np.asarray(one) for one in labels]
     data = [
-        Packed(np.asarray(part, np.float32), np.arange(len(part) + 1), one)
+        Packed(np.asarray(part, np.float32), np.arange(len(part) + 1), np.asarray(one))
         for part, one in zip(z, labels, strict=True)
     ]
     table = measure(
@@ -314,33 +368,6 @@ class _Given(nn.Module):
         return x, x
 
 
-def _warn(found: Mapping, records: list[dict]) -> None:
-    """Say what makes a comparison unfair: a grid that ends too early, and runs that do."""
-    for (mode, budget), tries in found.items():
-        best = min(tries, key=lambda one: one["loss"])["lr"]
-        rates = sorted(one["lr"] for one in tries)
-        if best in (rates[0], rates[-1]) and any(one["step"] for one in tries):
-            warnings.warn(
-                f"lrs[{mode!r}]: the best of {rates} at {budget} labels is {best:g}, at the end: "
-                "add rates beyond it",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-    for mode, budget in dict.fromkeys((record["mode"], record["budget"]) for record in records):
-        last = [
-            record["step"] == record["steps"]
-            for record in records
-            if (record["mode"], record["budget"]) == (mode, budget)
-        ]
-        if 2 * sum(last) >= len(last):
-            warnings.warn(
-                f"steps: {sum(last)} of {len(last)} runs {mode} with {budget} labels are best at "
-                "their last check: more steps may do better",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-
-
 def draw(
     labels: Sequence[np.ndarray],
     budgets: Iterable[int],
@@ -356,109 +383,11 @@ def draw(
     {budget: (indices of training jets, of validation jets)}, nested and balanced. Raises ValueError
     as `jets.label_budgets` does. Taught in notebook 08.
     """
-    n_validation = {n: max(int(validation_share * n), validation_least) for n in budgets}
+    held_out = {n: n_validation(n, validation_share, validation_least) for n in budgets}
     train, validation = (ak.Array({"label": one}) for one in labels[:2])
     train = jets.label_budgets(train, budgets, seed=seed)
-    validation = jets.label_budgets(validation, n_validation.values(), seed=seed)
-    return {n: (train[n], validation[n_validation[n]]) for n in budgets}
-
-
-def curves(table: ak.Array, value: str = "accuracy") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Cut the column `value` of a table of `measure` into curves for `plots.learning_curve`.
-
-    Returns {mode: (labels (K,), values (S, K) of S seeds)}, where labels are those of training and
-    of validation jets together; with several heads in the table the name has the head. Raises
-    ValueError where a mode lacks a seed at some budget. Taught in notebook 08.
-    """
-    several, found = len(set(table.head.to_list())) > 1, {}
-    for mode, head in dict.fromkeys(
-        zip(table["mode"].to_list(), table.head.to_list(), strict=True)
-    ):
-        part = table[(table["mode"] == mode) & (table.head == head)]
-        budgets, seeds = (np.unique(part[name]) for name in ("budget", "seed"))
-        if len(part) != len(budgets) * len(seeds):
-            raise ValueError(
-                f"table: {mode} with head {head} has {len(part)} runs, but {len(budgets)} "
-                f"budgets and {len(seeds)} seeds: measure the ones that are missing"
-            )
-        part = part[np.lexsort((part.budget, part.seed))]
-        values, labels = (
-            np.asarray(one).reshape(len(seeds), len(budgets))
-            for one in (part[value], part.budget + part.n_validation)
-        )
-        found[f"{mode}, {head}" if several else mode] = labels[0], values
-    return found
-
-
-def _weights(make_encoder: Callable, pretrained) -> dict[str, torch.Tensor]:
-    """The state dict of what is pretrained."""
-    if isinstance(pretrained, nn.Module):
-        pretrained = pretrained.state_dict()
-    if not isinstance(pretrained, Mapping):
-        encoder = trials.build(make_encoder, 0, None)
-        checkpoints.load(pretrained, encoder, part="encoder")
-        pretrained = encoder.state_dict()
-    return {name: value.detach().cpu().clone() for name, value in pretrained.items()}
-
-
-def _check(
-    labels, budgets, n_validation, seeds, modes, settings, pretrained, tune_at, scores, path
-) -> int:
-    """The number of classes."""
-
-    def refuse(name, value, remedy):
-        raise ValueError(f"{name} is {value!r}: {remedy}")
-
-    n_classes = int(labels[0].max()) + 1 if len(labels[0]) else 0
-    for name, one in zip(("train", "validation", "test"), labels, strict=True):
-        if not np.array_equal(np.unique(one), np.arange(max(n_classes, 2))):
-            refuse(
-                f"data: labels of {name}",
-                np.unique(one).tolist(),
-                "each part must have jets of all classes, from 0, and none that is unlabelled (-1)",
-            )
-    if not budgets or not seeds or budgets[0] < n_classes:
-        refuse(
-            "budgets",
-            budgets,
-            f"give at least one of {n_classes} jets or more, and at least one seed",
-        )
-    for name, one, most in (
-        ("train", labels[0], budgets[-1]),
-        ("validation", labels[1], max(n_validation.values())),
-    ):
-        if (least := int(np.bincount(one).min())) < (each := -(-most // n_classes)):
-            refuse(
-                f"data: the rarest class of {name}",
-                least,
-                f"there must be {each} jets of each for {most} labels: "
-                "choose smaller budgets, or a smaller validation_share or validation_least",
-            )
-    if unknown := [mode for mode in modes if mode not in MODES]:
-        refuse("modes", unknown[0], f"use some of {', '.join(MODES)}")
-    if pretrained is None and (
-        needs := [mode for mode in modes if mode in ("frozen", "finetuned")]
-    ):
-        refuse("pretrained", None, f"mode {needs[0]} needs it")
-    if settings["head"] not in ("linear", "mlp"):
-        refuse("head", settings["head"], "it is 'linear' or 'mlp'")
-    for mode, grid in settings["lrs"].items():
-        if mode not in GRIDS or not grid or min(grid) <= 0:
-            refuse(
-                f"lrs[{mode!r}]",
-                grid,
-                f"give one positive learning rate or several, for {' and '.join(GRIDS)}",
-            )
-    for name in ("batch_size", "steps", "epochs", "patience", "every"):
-        if settings[name] is not None and settings[name] < 1:
-            refuse(name, settings[name], "it must be at least 1")
-    if not 0 <= settings["signal"] < n_classes:
-        refuse("signal", settings["signal"], f"it must be a class from 0 to {n_classes - 1}")
-    if not tune_at or not set(tune_at) <= set(budgets):
-        refuse("tune_at", tune_at, f"it must be some of the budgets {budgets}")
-    if scores and path is None:
-        refuse("scores", scores, "give a path to keep them at")
-    return n_classes
+    validation = jets.label_budgets(validation, held_out.values(), seed=seed)
+    return {n: (train[n], validation[held_out[n]]) for n in budgets}
 
 
 def _checksum(arrays) -> str:

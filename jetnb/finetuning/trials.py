@@ -1,16 +1,13 @@
 """The runs of a study of `jetnb.finetuning`: heads on a frozen encoder, and full trainings, one at
 a time.
-
-`study` is what all runs share: make_encoder, weights (of the pretrained encoder, or None), data
-(train, validation, test), rows {seed: {budget: (training, validation jets)}}, n_classes,
-accelerator, and settings, as given to `measure`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,110 +17,126 @@ from torch.utils.data import Subset
 
 from jetnb import checkpoints, latent, metrics, training
 from jetnb.finetuning import stacked
+from jetnb.finetuning.settings import Settings
+from jetnb.inputs.batches import Packed
 from jetnb.models import heads
 
 BATCH = 1024  # jets at a time where nothing is learned
 PATIENCE = "patience"  # why a run ended; the other reasons are "finished" and, of linear heads, "converged"
 
 
-def probe(mode: str, points: list[dict], study: dict):
+class Study(NamedTuple):
+    """What all runs of a study share."""
+
+    settings: Settings
+    make_encoder: Callable[[int], nn.Module]
+    weights: Mapping | None  # of the pretrained encoder
+    data: list[Packed]  # train, validation, test
+    rows: dict[int, dict]  # {seed: {budget: (training, validation jets)}}
+    accelerator: str
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.data[0].targets[0].max()) + 1
+
+
+def probe(mode: str, points: list[dict], study: Study):
     """Fit heads on a frozen encoder, all seeds of a budget at once: run, layers for LP-FT, record,
     test scores.
     """
-    linear, n_classes, embedded = study["settings"]["head"] == "linear", study["n_classes"], {}
-    labels = [torch.from_numpy(part.targets[0]) for part in study["data"]]
+    labels, embedded = [torch.from_numpy(part.targets[0]) for part in study.data], {}
+    linear = study.settings.head == "linear"
+    every = 0 if linear else stacked.EVERY  # a linear head is solved for, not trained
     for budget in dict.fromkeys(point["budget"] for point in points):
-        started, inputs, group = (
-            time.perf_counter(),
-            [],
-            [point for point in points if point["budget"] == budget],
-        )
+        started, inputs = time.perf_counter(), []
+        group = [point for point in points if point["budget"] == budget]
         for point in group:
-            key = point["seed"] if mode == "random" else None
+            key = _key(mode, point)
             if key not in embedded:
                 embedded[key] = _embed(key, study)
             (z, zv, _), *_ = embedded[key]
-            labelled, held_out = map(torch.from_numpy, study["rows"][point["seed"]][budget])
+            labelled, held_out = map(torch.from_numpy, study.rows[point["seed"]][budget])
             inputs.append((z[labelled], labels[0][labelled], zv[held_out], labels[1][held_out]))
         z, y, zv, yv = (torch.stack(values) for values in zip(*inputs, strict=True))
         if linear:
-            fitted = stacked.fit_linear(z, y, (zv, yv), n_classes=n_classes)
+            fitted = stacked.fit_linear(z, y, (zv, yv), n_classes=study.n_classes)
         else:
-            fitted = stacked.fit_mlp(
-                z, y, (zv, yv), n_classes=n_classes, seeds=[point["seed"] for point in group]
-            )
-        every = 0 if linear else stacked.EVERY
+            seeds = [point["seed"] for point in group]
+            fitted = stacked.fit_mlp(z, y, (zv, yv), n_classes=study.n_classes, seeds=seeds)
         seconds = (time.perf_counter() - started) / len(group)
-        for s, point in enumerate(group):
-            (*_, test), mean, width = embedded[point["seed"] if mode == "random" else None]
-            one, picked = fitted.take(s), float(fitted.picked[s])
-            probabilities = one(test)[0].softmax(1).numpy()
+        for point, head in zip(group, fitted, strict=True):
+            (*_, test), mean, width = embedded[_key(mode, point)]
+            probabilities = head(test).softmax(1).numpy()
+            n_steps = len(head.history) * every
             record = _record(
                 study,
                 probabilities,
                 n_validation=zv.shape[1],
-                lr=np.nan if linear else picked,
-                penalty=picked if linear else np.nan,
-                history=one.history[0],
-                ended=one.ended[0],
-                steps=float(n_steps := len(one.history[0]) * every),
+                lr=np.nan if linear else head.picked,
+                penalty=head.picked if linear else np.nan,
+                history=head.history,
+                ended=head.ended,
+                steps=float(n_steps),
                 jets=float(n_steps * min(stacked.BATCH_SIZE, budget)),
-                step=0.0 if linear else float(one.steps),
+                step=float(head.step),
                 steps_per_check=float(every),
-                validation_loss=float(one.loss),
+                validation_loss=head.loss,
                 seconds=seconds,
             )
-            yield {"mode": mode, **point}, one.unscale(mean, width), record, probabilities
+            yield {"mode": mode, **point}, head.unscale(mean, width), record, probabilities
 
 
-def _embed(seed: int | None, study: dict):
+def _key(mode: str, point: dict) -> int | None:
+    """The seed of the frozen encoder, None for the pretrained one."""
+    return point["seed"] if mode == "random" else None
+
+
+def _embed(seed: int | None, study: Study):
     """Scaled embeddings of all jets, and the mean and width that they had on the training jets."""
-    encoder = build(study["make_encoder"], seed or 0, study["weights"] if seed is None else None)
-    z = [
-        latent.embed(encoder.to(study["accelerator"]), part, batch_size=BATCH)
-        for part in study["data"]
-    ]
+    weights = study.weights if seed is None else None
+    encoder = build(study.make_encoder, seed or 0, weights).to(study.accelerator)
+    z = [latent.embed(encoder, part, batch_size=BATCH) for part in study.data]
     mean, width = z[0].mean(0, dtype=np.float64), z[0].std(0, dtype=np.float64)
     width[width < 1e-6 * np.abs(mean) + 1e-12] = 1  # a feature that is constant
     return [torch.from_numpy(((part - mean) / width).astype(np.float32)) for part in z], mean, width
 
 
-def train(run: dict, start, study: dict) -> tuple[dict, dict, np.ndarray]:
+def train(run: dict, start, study: Study) -> tuple[dict, dict, np.ndarray]:
     """One full training: the run, its record, and the probabilities (n_test, C)."""
-    settings, (train, validation, test) = study["settings"], study["data"]
-    started, (labelled, held_out) = time.perf_counter(), study["rows"][run["seed"]][run["budget"]]
+    settings, (train, validation, test) = study.settings, study.data
+    started, (labelled, held_out) = time.perf_counter(), study.rows[run["seed"]][run["budget"]]
     finetuned = run["mode"] == "finetuned"
     with one_thread(), torch.random.fork_rng(devices=[]):
-        encoder = build(study["make_encoder"], run["seed"], study["weights"] if finetuned else None)
-        if settings["head"] == "linear":
-            head = heads.linear(encoder.dim, study["n_classes"])
+        encoder = build(study.make_encoder, run["seed"], study.weights if finetuned else None)
+        if settings.head == "linear":
+            head = heads.linear(encoder.dim, study.n_classes)
         else:
-            head = heads.mlp(encoder.dim, study["n_classes"], hidden=(stacked.HIDDEN,))
+            head = heads.mlp(encoder.dim, study.n_classes, hidden=(stacked.HIDDEN,))
         if start is not None:
             with torch.no_grad():
                 for mine, value in zip(head.parameters(), start, strict=True):
                     mine.copy_(value)
-        model = heads.Classifier(encoder.to(study["accelerator"]), head.to(study["accelerator"]))
-        per_epoch = -(-len(labelled) // settings["batch_size"])
-        n_steps = max(settings["steps"], settings["epochs"] * per_epoch)
+        model = heads.Classifier(encoder.to(study.accelerator), head.to(study.accelerator))
+        per_epoch = -(-len(labelled) // settings.batch_size)
+        n_steps = max(settings.steps, settings.epochs * per_epoch)
         checks = _Checks(model, validation, held_out, n_steps, settings)
         head_lr = run["lr"]
         if finetuned:
-            head_lr *= settings["head_lr"]
+            head_lr *= settings.head_lr
         history = training.fit(
             model,
             Subset(train, labelled),
             steps=n_steps,
-            batch_size=settings["batch_size"],
+            batch_size=settings.batch_size,
             parameters=[
                 {"params": list(encoder.parameters()), "lr": run["lr"]},
                 {"params": list(head.parameters()), "lr": head_lr},
             ],
             seed=run["seed"],
             keep="last",
-            log_every=settings["every"],
+            log_every=settings.every,
             watch=checks,
-            accelerator=study["accelerator"],
+            accelerator=study.accelerator,
             progress=False,
         )
         if history.reason == "interrupted":
@@ -143,8 +156,8 @@ def train(run: dict, start, study: dict) -> tuple[dict, dict, np.ndarray]:
         ended=PATIENCE if history.reason == "watch" else "finished",
         steps=float(step),
         jets=float(seen),
-        step=float(min(checks.best * settings["every"], step)),
-        steps_per_check=float(settings["every"]),
+        step=float(min(checks.best * settings.every, step)),
+        steps_per_check=float(settings.every),
         validation_loss=min(checks.losses),
         seconds=time.perf_counter() - started,
     )
@@ -159,27 +172,21 @@ class _Checks:
     """
 
     def __init__(
-        self, model: nn.Module, validation, held_out: np.ndarray, n_steps: int, settings: dict
+        self, model: nn.Module, validation, held_out: np.ndarray, n_steps: int, settings: Settings
     ):
-        self.model, self.validation, self.n_steps, self.settings = (
-            model,
-            validation,
-            n_steps,
-            settings,
-        )
-        self.rows = np.arange(len(validation)) if settings["watch_all"] else held_out
-        self.held_out = torch.from_numpy(
-            np.searchsorted(self.rows, held_out)
-            if settings["watch_all"]
-            else np.arange(len(held_out))
-        )
+        self.model, self.validation = model, validation
+        self.n_steps, self.settings = n_steps, settings
+        if settings.watch_all:
+            self.rows, self.held_out = np.arange(len(validation)), torch.from_numpy(held_out)
+        else:
+            self.rows, self.held_out = held_out, torch.arange(len(held_out))
         self.truth = torch.from_numpy(validation.targets[0][self.rows])
         self.losses, self.accuracies, self.best, self.kept = [], [], 0, None
         self({"step": 0})
 
     def __call__(self, record: dict) -> bool:
         """Whether the training shall end, by patience."""
-        if record["step"] % self.settings["every"] and record["step"] < self.n_steps:
+        if record["step"] % self.settings.every and record["step"] < self.n_steps:
             return False  # the end of an epoch
         self.model.eval()
         with torch.no_grad():
@@ -190,12 +197,12 @@ class _Checks:
         self.accuracies.append(float((logits.argmax(1) == self.truth).double().mean()))
         if self.kept is None or self.losses[-1] < self.losses[self.best]:
             self.best, self.kept = len(self.losses) - 1, checkpoints.copies(self.model.state_dict())
-        patience = self.settings["patience"]
+        patience = self.settings.patience
         return patience is not None and len(self.losses) - 1 - self.best >= patience
 
 
-def _record(study: dict, probabilities: np.ndarray, **more) -> dict:
-    labels, signal = study["data"][2].targets[0], study["settings"]["signal"]
+def _record(study: Study, probabilities: np.ndarray, **more) -> dict:
+    labels, signal = study.data[2].targets[0], study.settings.signal
     found = {
         "accuracy": float(metrics.accuracy(labels, probabilities.argmax(1)).value),
         "auc": metrics.auc(labels == signal, probabilities[:, signal]).value,
@@ -224,6 +231,17 @@ def build(make_encoder: Callable, seed: int, weights) -> nn.Module:
     if weights is not None:
         checkpoints.fill(encoder, weights, "pretrained")
     return encoder
+
+
+def weights(make_encoder: Callable, pretrained) -> dict[str, torch.Tensor]:
+    """The state dict of what is pretrained."""
+    if isinstance(pretrained, nn.Module):
+        pretrained = pretrained.state_dict()
+    if not isinstance(pretrained, Mapping):
+        encoder = build(make_encoder, 0, None)
+        checkpoints.load(pretrained, encoder, part="encoder")
+        pretrained = encoder.state_dict()
+    return {name: value.detach().cpu().clone() for name, value in pretrained.items()}
 
 
 @contextlib.contextmanager

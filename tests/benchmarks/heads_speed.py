@@ -1,13 +1,14 @@
 """Heads on frozen embeddings, all seeds and settings at once against one after another: process CPU
 and wall seconds.
 
-    python tests/benchmarks/heads_speed.py [--budgets 100 300 1000 3000] [--seeds 5] [--rounds 3] [--dim 64]
+    python tests/benchmarks/heads_speed.py [--budgets 100 300 1000 3000] [--seeds 5] [--rounds 3]
+        [--dim 64] [--classes 2]
 
-Embeddings are simulated and correlated, 2 classes. MLP heads (64 hidden units, 3 learning rates):
-the same steps, batches and validation checks in a plain torch loop, with the default and with the
-fused AdamW; a Lightning Trainer is timed on two heads and multiplied. Linear heads, 7 penalties:
-scikit-learn at its default tolerance, one at a time, which stops earlier than ours. One thread; all
-take their turns within each round; the first round is not counted.
+Embeddings are simulated and correlated. MLP heads (64 hidden units, 3 learning rates): the same
+steps, batches and validation checks in a plain torch loop, with the default and with the fused
+AdamW; a Lightning Trainer is timed on two heads and multiplied. Linear heads, 7 penalties: as we
+fit them, and with either solver alone. One thread; all take their turns within each round; the
+first round is not counted.
 """
 
 from __future__ import annotations
@@ -27,27 +28,29 @@ from torch.nn import functional as F
 from jetnb.finetuning import stacked
 
 
-def make(n_seeds, n, dim):
+def make(n_seeds, n, dim, n_classes):
     g = torch.Generator().manual_seed(n)
     mix = torch.randn(dim, dim, generator=g) * torch.logspace(0, -1.5, dim)
     z = torch.randn(n_seeds, n + max(100, n // 4), dim, generator=g) @ mix
     y = (
-        z @ torch.randn(dim, 2, generator=g) / 4 + torch.randn(*z.shape[:2], 2, generator=g) * 3
+        z @ torch.randn(dim, n_classes, generator=g) / 4
+        + torch.randn(*z.shape[:2], n_classes, generator=g) * 3
     ).argmax(2)
     z = (z - z.mean((0, 1))) / z.std((0, 1))
     return z[:, :n], y[:, :n], (z[:, n:], y[:, n:])
 
 
-def network(dim, seed):
+def network(dim, n_classes, seed):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(dim, stacked.HIDDEN), nn.ReLU(), nn.Linear(stacked.HIDDEN, 2))
+    layers = nn.Linear(dim, stacked.HIDDEN), nn.ReLU(), nn.Linear(stacked.HIDDEN, n_classes)
+    return nn.Sequential(*layers)
 
 
-def loop(values, steps, *, fused):
+def loop(values, n_classes, steps, *, fused):
     z, y, (zv, yv) = values
     for s in range(len(z)):
         for lr in stacked.LEARNING_RATES:
-            net, n = network(z.shape[2], s), z.shape[1]
+            net, n = network(z.shape[2], n_classes, s), z.shape[1]
             optimizer = torch.optim.AdamW(net.parameters(), lr=lr, fused=fused)
             size, order, lowest = (
                 min(stacked.BATCH_SIZE, n),
@@ -71,7 +74,7 @@ def loop(values, steps, *, fused):
     return best
 
 
-def lightning(values, steps):
+def lightning(values, n_classes, steps):
     from lightning.pytorch import LightningModule, Trainer
 
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
@@ -81,7 +84,7 @@ def lightning(values, steps):
     class Head(LightningModule):
         def __init__(self):
             super().__init__()
-            self.net = network(values[0].shape[2], 0)
+            self.net = network(values[0].shape[2], n_classes, 0)
 
         def training_step(self, batch, _):
             return F.cross_entropy(self.net(batch[0]), batch[1])
@@ -112,35 +115,40 @@ def lightning(values, steps):
         ).fit(Head(), *loaders)
 
 
-def scikit(values):
+def scikit(values, solver):
     z, y, (zv, yv) = values
     for s in range(len(z)):
         for penalty in stacked.PENALTIES:
-            LogisticRegression(C=1 / penalty, max_iter=1000).fit(z[s], y[s]).predict_proba(zv[s])
+            model = LogisticRegression(C=1 / penalty, solver=solver, tol=1e-8, max_iter=10_000)
+            model.fit(z[s].double(), y[s]).predict_proba(zv[s].double())
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--budgets", type=int, nargs="+", default=[100, 300, 1000, 3000])
-    for name, value in (("seeds", 5), ("rounds", 3), ("dim", 64), ("steps", 200)):
+    for name, value in (("seeds", 5), ("rounds", 3), ("dim", 64), ("steps", 200), ("classes", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     a = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    values = {n: make(a.seeds, n, a.dim) for n in a.budgets}
+    values = {n: make(a.seeds, n, a.dim, a.classes) for n in a.budgets}
     n_mlp = a.seeds * len(stacked.LEARNING_RATES)
     ways = {
         "mlp stacked": (
             lambda v: stacked.fit_mlp(
-                *v, n_classes=2, seeds=range(a.seeds), steps=a.steps, patience=10**9
+                *v, n_classes=a.classes, seeds=range(a.seeds), steps=a.steps, patience=10**9
             ),
             1,
         ),
-        "mlp plain loop": (lambda v: loop(v, a.steps, fused=False), 1),
-        "mlp plain loop, fused": (lambda v: loop(v, a.steps, fused=True), 1),
-        "mlp Lightning (2 heads, multiplied)": (lambda v: lightning(v, a.steps), n_mlp / 2),
-        "linear stacked": (lambda v: stacked.fit_linear(*v, n_classes=2), 1),
-        "linear scikit-learn": (scikit, 1),
+        "mlp plain loop": (lambda v: loop(v, a.classes, a.steps, fused=False), 1),
+        "mlp plain loop, fused": (lambda v: loop(v, a.classes, a.steps, fused=True), 1),
+        "mlp Lightning (2 heads, multiplied)": (
+            lambda v: lightning(v, a.classes, a.steps),
+            n_mlp / 2,
+        ),
+        "linear": (lambda v: stacked.fit_linear(*v, n_classes=a.classes), 1),
+        "linear, lbfgs": (lambda v: scikit(v, "lbfgs"), 1),
+        "linear, newton-cholesky": (lambda v: scikit(v, "newton-cholesky"), 1),
     }
     seconds = {name: np.zeros((a.rounds + 1, len(values), 2)) for name in ways}
     with threadpool_limits(1):
@@ -158,7 +166,7 @@ def main():
         "; CPU s per budget | CPU s, wall s of all | CPU ratio (median of rounds)"
     )
     for name, all_ in seconds.items():
-        best, own = "mlp stacked" if name.startswith("mlp") else "linear stacked", all_[1:]
+        best, own = "mlp stacked" if name.startswith("mlp") else "linear", all_[1:]
         ratios = np.median(own[..., 0] / seconds[best][1:, :, 0], axis=0)
         ratio = np.median(own[..., 0].sum(1) / seconds[best][1:, :, 0].sum(1))
         cpu, wall = np.median(own.sum(1), axis=0)
