@@ -292,9 +292,8 @@ def _check(args) -> int:
     good = True
     for i, path in enumerate(args.files):
         report = check(path)
-        print(
-            "\n" if i else "", report, sep="", flush=True
-        )  # as it is made: reading the next may take minutes
+        # As it is made: reading the next may take minutes.
+        print("\n" if i else "", report, sep="", flush=True)
         good = good and report.ok
     return int(not good)
 

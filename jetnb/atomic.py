@@ -217,9 +217,8 @@ def _exchange(a: Path, b: Path) -> None:
     here, exchange = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
     if renameat2 and renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0:
         return
-    aside = a.with_suffix(
-        ".old"
-    )  # no exchange on this system: for an instant there is nothing at b
+    # No exchange on this system: for an instant there is nothing at b.
+    aside = a.with_suffix(".old")
     os.rename(b, aside)
     os.rename(a, b)
     os.rename(aside, a)

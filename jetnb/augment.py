@@ -20,9 +20,8 @@ from torch import Tensor
 from jetnb.hardware import send
 
 Batch = tuple[Tensor, Tensor]
-HARDEST = (
-    1 - 2**-20
-)  # the largest share of one half: the other keeps a pt above zero, so that its logarithm is finite
+# The largest share of one half: the other keeps a pt above zero, so that its logarithm is finite.
+HARDEST = 1 - 2**-20
 
 
 def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | None) -> Batch:
@@ -40,9 +39,8 @@ def rotate(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
     """
     n = _count(particles, offsets)
     angle = _rand(particles, len(n), generator=generator) * (2 * math.pi)
-    cos, sin = _spread(torch.stack([angle.cos(), angle.sin()], 1), n, particles).unbind(
-        1
-    )  # (T,) each
+    # (T,) each.
+    cos, sin = _spread(torch.stack([angle.cos(), angle.sin()], 1), n, particles).unbind(1)
     pt, deta, dphi = particles.unbind(1)
     return torch.stack([pt, cos * deta - sin * dphi, sin * deta + cos * dphi], 1), offsets
 
@@ -83,9 +81,8 @@ def translate(
     )  # (B, 2)
     shift = (high - low) * width * (2 * _rand(particles, len(n), 2, generator=generator) - 1)
     moved = particles.clone()
-    moved[:, 1:] += _spread(
-        shift, n, particles
-    )  # the shift of an empty jet is not a number, and goes nowhere
+    # The shift of an empty jet is not a number, and goes nowhere.
+    moved[:, 1:] += _spread(shift, n, particles)
     return moved, offsets
 
 
@@ -156,9 +153,10 @@ def split_collinear(
     chosen = key.argsort()[send(_first(n_split, offsets), jet.device)]
     copies = torch.ones_like(jet)
     copies.index_fill_(0, chosen, 2)  # copies[chosen] = 2 would send a number to a GPU, and wait
+    # (T', 3).
     split = particles.repeat_interleave(
         copies, dim=0, output_size=len(particles) + int(n_split.sum())
-    )  # (T', 3)
+    )
     # The harder half is drawn: the difference to a number less than twice as large is exact in
     # floating point.
     pt = particles[chosen, 0]

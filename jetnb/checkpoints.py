@@ -76,9 +76,8 @@ def save(
         for name, tensors in ((WEIGHTS, weights), (STATE, state)):
             if tensors is not None:
                 save_file(copies(tensors), folder / name)
-                (folder / name).chmod(
-                    mode
-                )  # as any other new file: safetensors makes them for their owner alone
+                # As any other new file: safetensors makes them for their owner alone.
+                (folder / name).chmod(mode)
         for file in folder.iterdir():
             atomic.sync(file)
 
@@ -218,9 +217,8 @@ def _build(build: Callable[..., nn.Module], settings: Mapping, size: int) -> nn.
         raise _TooLarge(
             f"there is a {first:,} in it, and the file of its weights has {size:,} numbers"
         )
-    if (
-        first * second > 2**26
-    ):  # of what has no memory first; not always, as its first use in a process takes seconds
+    # Of what has no memory first; not always, as its first use in a process takes seconds.
+    if first * second > 2**26:
         with torch.device("meta"), _at_most(size):
             build(settings, seed=0)
     with _at_most(size):

@@ -133,9 +133,8 @@ def _on_cluster(function: Callable, pieces: Iterable, client) -> Iterator:
 
     pieces, waiting = iter(pieces), deque()
     while True:
-        room = AHEAD * len(client.scheduler_info()["workers"]) - len(
-            waiting
-        )  # less than 0 just after a death
+        # Less than 0 just after a death.
+        room = AHEAD * len(client.scheduler_info()["workers"]) - len(waiting)
         for piece in itertools.islice(pieces, max(room, 0 if waiting else 1)):
             waiting.append((piece, client.submit(function, piece, pure=False, retries=DEATHS)))
         if not waiting:
@@ -155,9 +154,8 @@ class _Worker:
 
     def __init__(self, context, function):
         self.connection, theirs = context.Pipe()
-        lasting = (
-            threading.current_thread() is threading.main_thread()
-        )  # others may end before their process
+        # Others may end before their process.
+        lasting = threading.current_thread() is threading.main_thread()
         self.process = context.Process(target=_serve, args=(theirs, function, lasting), daemon=True)
         self.ticket, self.ready = None, False
         with _as_workers_start(spawned=context.get_start_method() == "spawn"):
@@ -171,9 +169,8 @@ class _Worker:
 
     def take(self) -> tuple | None:
         """What it has to say about its piece, None if nothing yet. Raises EOFError if it is dead."""
-        if (
-            not self.connection.poll()
-        ):  # dead, but something that it started holds the connection open
+        # Dead, but something that it started holds the connection open.
+        if not self.connection.poll():
             raise EOFError
         said = self.connection.recv_bytes()
         if not self.ready:
@@ -290,14 +287,12 @@ def _serve(connection, function, lasting: bool) -> None:
     started it.
     """
     _end_with_parent(by_kernel=lasting)
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # a handler that was inherited is not meant for a worker
+    # A handler that was inherited is not meant for a worker.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # forked, it has the number of its parent
-    with contextlib.suppress(
-        EOFError, OSError
-    ):  # the parent has just gone, and this process will too
+    # The parent has just gone, and this process will too.
+    with contextlib.suppress(EOFError, OSError):
         try:
             function = cloudpickle.loads(function) if isinstance(function, bytes) else function
         except BaseException as error:
@@ -333,9 +328,8 @@ def _end_with_parent(*, by_kernel: bool) -> None:
     it cannot.
     """
     parent = multiprocessing.parent_process()
-    if (
-        by_kernel and sys.platform == "linux"
-    ):  # which means the thread of the parent, and kills at once
+    # Which means the thread of the parent, and kills at once.
+    if by_kernel and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
 
@@ -355,9 +349,8 @@ def _is_worker() -> bool:
 
 
 def _fork_is_safe() -> bool:
-    torch = sys.modules.get(
-        "torch"
-    )  # its gradients are computed by threads where there is a GPU, used or not
+    # Its gradients are computed by threads where there is a GPU, used or not.
+    torch = sys.modules.get("torch")
     return sys.platform == "linux" and (torch is None or torch.cuda.device_count() == 0)
 
 
@@ -378,9 +371,8 @@ def _as_workers_start(*, spawned: bool) -> Iterator[None]:
     )
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # of threads: a forked worker uses none of those of this process
+        # Of threads: a forked worker uses none of those of this process.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:

@@ -95,9 +95,8 @@ def pretrain(
         "jets": len(jets),
         **(card or {}),
     }
-    if not any(
-        weights.requires_grad for weights in model.parameters()
-    ):  # `fit` has found all there is, as in k-means
+    # `fit` has found all there is, as in k-means.
+    if not any(weights.requires_grad for weights in model.parameters()):
         training.check_free(path, options.get("resume", False))
         checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
         return History(reason="finished")
@@ -137,9 +136,8 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
     notebook 08.
     """
     card = checkpoints.read_card(path)
-    if (
-        strategy is None and "settings" not in card
-    ):  # an encoder of ours, such as one trained with labels
+    # An encoder of ours, such as one trained with labels.
+    if strategy is None and "settings" not in card:
         return checkpoints.restore(path, build, name="encoder", part="encoder")
     name = card.get("pretrained_by")
     if strategy is None and name not in STRATEGIES:

@@ -143,9 +143,8 @@ class _Client(NotebookClient):
             signal.SIGINT,
             signal.SIGTERM,
         ):  # nbclient's own handlers only shut the kernel down
-            with contextlib.suppress(
-                RuntimeError, NotImplementedError
-            ):  # not the main thread; Windows
+            # Not the main thread; Windows.
+            with contextlib.suppress(RuntimeError, NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
         await super().async_start_new_kernel(**options)
 

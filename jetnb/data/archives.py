@@ -16,9 +16,8 @@ from pathlib import Path
 MEMBERS = 100_000  # files and folders in an archive
 DEPTH = 16  # folders within each other
 NAME = 200  # characters of a name, of a file or of a folder
-HEADER = (
-    1 << 13
-)  # bytes of a long name or of a block of extended fields, of which tarfile parses all
+# Bytes of a long name or of a block of extended fields, of which tarfile parses all.
+HEADER = 1 << 13
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
 # What Windows reads as a drive, a stream or a folder, and what a terminal obeys, besides.

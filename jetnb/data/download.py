@@ -248,9 +248,8 @@ class _Job:
             if not start:
                 if PAGE.match(chunk):
                     raise self.error(AS_PAGE)
-                self.part.write_bytes(
-                    b""
-                )  # before the tag is changed, which so never belongs to older bytes
+                # Before the tag is changed, which so never belongs to older bytes.
+                self.part.write_bytes(b"")
                 self.tag.write_text(answers.version(response))
             bar.reset(total)
             bar.initial = bar.n = start

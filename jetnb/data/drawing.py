@@ -54,9 +54,8 @@ def drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arra
     """
     rng, n_rows = np.random.default_rng(seed), sum(one.n_rows for one in sources)
     to_the_end = n_rows <= max(2 * SPARE * n_jets, FEW)
-    size = (
-        n_rows if to_the_end else min(-(-SPARE * n_jets // PIECES), 10_000)
-    )  # rows to read at a time
+    # Rows to read at a time.
+    size = n_rows if to_the_end else min(-(-SPARE * n_jets // PIECES), 10_000)
     stride = max(size, n_rows // 100_000, 1)
     pieces = [
         (one, first, min(first + stride, one.n_rows))
@@ -68,13 +67,11 @@ def drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Arra
     for one, first, stop in pieces:
         if seen >= SPARE * n_jets and not to_the_end:
             break
-        want = (
-            -(-size * n_read // seen) if seen > n_read else size
-        )  # fewer where rows are events of several jets
+        # Fewer where rows are events of several jets.
+        want = -(-size * n_read // seen) if seen > n_read else size
         if stop - first > want and not to_the_end:
-            pieces.append(
-                (one, first + want, stop)
-            )  # its turn comes when all others were not enough
+            # Its turn comes when all others were not enough.
+            pieces.append((one, first + want, stop))
             stop = first + want
         places, n_read = places + 1, n_read + stop - first
         for block in one.blocks(first, stop):

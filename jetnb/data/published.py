@@ -1,5 +1,5 @@
-"""The table of published datasets: titles, licences, whom to cite, and address, size and checksum of
-each file.
+"""The table of published datasets: titles, licences, whom to cite, and address, size and checksum
+of each file.
 
 Sizes and checksums are those that the publishers give; where none was found, `n_bytes` is None and
 `checksum` is "".
@@ -225,189 +225,109 @@ def _coffea(name: str, commit: str, *known) -> RemoteFile:
     return RemoteFile(name, address, *known)
 
 
-DATASETS = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset(
-            "aoj",
-            "Aspen Open Jets",
-            "aspen",
-            "178 million jets that CMS recorded in 2016: R=0.8, pt > 300 GeV, |eta| < 2.5, up to 150 constituents with "
-            "tracks and PUPPI weights. Real data, nearly all of it QCD, without labels. About 2.2 million jets a file.",
-            "CC-BY-4.0",
-            "arXiv:2412.10504, doi:10.1088/2632-2153/ade58f; data doi:10.25592/uhhfdm.16505",
-            "https://www.fdr.uni-hamburg.de/record/16505",
-            tuple(_aspen()),
-        ),
-        Dataset(
-            "jetclass",
-            "JetClass",
-            "jetclass",
-            "125 million simulated jets of ten classes (Pythia 8 and Delphes with a CMS-like card): R=0.8, pt 500 to "
-            "1000 GeV, |eta| < 2, tracks with errors. No pile-up and no event number. Begin with the example of 100 000 "
-            "jets; the tar archives have about 15 GB (each part of train), 8 GB (val) and 30 GB (test).",
-            "MIT, as Hugging Face says",
-            "arXiv:2202.03772; data doi:10.5281/zenodo.6619768",
-            "https://zenodo.org/records/6619768",
-            tuple(_jetclass()),
-            "The same archives are at https://hqu.web.cern.ch/datasets/JetClass/.",
-        ),
-        Dataset(
-            "jetclass2",
-            "JetClass-II",
-            "jetclass",
-            "201 million simulated jets of 188 classes: resonances of many masses that decay to 2, 3 or 4 prongs, and "
-            "QCD; R=0.8, pile-up of 50 removed by PUPPI. No event number. 100 000 jets a file. For training: Res2P "
-            "0000 to 0199, Res34P 0000 to 0859, QCD 0000 to 0279; then for validation 50, 215, 70; the rest for testing.",
-            "MIT",
-            "arXiv:2405.12972",
-            "https://huggingface.co/datasets/jet-universe/jetclass2",
-            tuple(_jetclass2()),
-            "The list of files is https://huggingface.co/datasets/jet-universe/jetclass2/resolve/main/filelist.txt.",
-        ),
-        Dataset(
-            "toptagging",
-            "Top Quark Tagging Reference",
-            "toptagging",
-            "2 million simulated jets, half of them top quarks, half QCD: R=0.8, pt 550 to 650 GeV, |eta| < 2, up to 200 "
-            "constituents. Only four-momenta: no charges, no particle types, no tracks, no pile-up.",
-            "CC-BY-4.0",
-            "arXiv:1902.09914, arXiv:1707.08966; data doi:10.5281/zenodo.2603256",
-            "https://zenodo.org/records/2603256",
-            tuple(
-                _zenodo(
-                    2603256,
-                    ("train.h5", 1_038_496_555, "md5:45663819f47c13724f67eb0fd80bfa5c"),
-                    ("val.h5", 347_378_076, "md5:dca4b7248027618f041f9baa86d360fc"),
-                    ("test.h5", 347_849_376, "md5:13163479dee30a5fe546e4536cc3d04d"),
-                )
-            ),
-        ),
-        *_quark_gluon(),
-        Dataset(
-            "higgstobb",
-            "CMS H to bb and QCD jets",
-            "higgstobb",
-            "Simulated CMS jets from H to bb decays and from QCD, with full detector simulation and pile-up: R=0.8, "
-            "constituents, tracks and secondary vertices. HDF5 keeps 100 constituents, 60 tracks and 5 vertices of a jet, "
-            "ROOT all of them. Numbers 0 to 8 are for testing; about 1.35 GB a file.",
-            "CC0-1.0",
-            "doi:10.7483/OPENDATA.CMS.JGJX.MS7Q",
-            "https://opendata.cern.ch/record/12102",
-            tuple(_higgstobb()),
-            f"When opendata.cern.ch is slow or fails, copy by XRootD: `xrdcp root://eospublic.cern.ch/{_HIGGS}/"
-            "train/ntuple_merged_10.root .`; numbers 0 to 8 are in test/.",
-        ),
-        Dataset(
-            "hh4b",
-            "X to HH to 4b, joint analysis",
-            "hh4b",
-            "The simulated CMS jets of higgstobb, put together by event: X to HH to 4b for many masses of X, and QCD; up "
-            "to 5 jets an event, 100 constituents a jet.",
-            "not stated; made of CC0-1.0 data",
-            "arXiv:2401.13536; data doi:10.7483/OPENDATA.CMS.JGJX.MS7Q",
-            "https://cernbox.cern.ch/s/EDo8Z9FY1ZOewZT",
-            by_hand="A browser is needed: open the record, and choose files there (Data_train_*.h5 and so on).",
-        ),
-        Dataset(
-            "pfnano",
-            "CMS PFNano",
-            "pfnano",
-            "CMS open data of 2016 with all particle-flow candidates of each event: what Aspen Open Jets is made of. The "
-            "public records lack the table that links candidates and jets, so jets are clustered again. The example, 10 "
-            "simulated events, has that table.",
-            "CC0-1.0; of the example BSD-3-Clause",
-            "CMS collaboration, CERN Open Data Portal, record 31308 for JetHT",
-            "https://opendata.cern.ch/record/31308",
-            (_coffea("pfnano.root", "3c38ab09090044830368fd7ea9b1d857cb13a993"),),
-            "The records are 31300 to 31316; 31308 is JetHT, 842 files. `pip install cernopendata-client`, then "
-            "`cernopendata-client download-files --recid 31308 --filter-range 1-1` fetches the first file.",
-        ),
-        Dataset(
-            "physlite",
-            "ATLAS PHYSLITE",
-            "physlite",
-            "ATLAS open data and simulation, with pile-up: R=0.4 jets, sums over tracks for each vertex, hard-scatter and "
-            "pile-up labels in simulation. Most tracks of a jet are not stored. The example has 100 simulated events.",
-            "CC0-1.0; of the example BSD-3-Clause",
-            "doi:10.7483/OPENDATA.ATLAS.9HK7.P5SI",
-            "https://opendata.cern.ch/record/80020",
-            (
-                _coffea(
-                    "PHYSLITE_example.root",
-                    "9c9697ed8134daea73800c826466bdce57c6b427",
-                    1_641_551,
-                    "sha256:6ebbafb5a1f72ca0b6fa47de73c28906101997e6f8a58d97536e4c040a15aa0b",
-                ),
-            ),
-            "Records 80000 and 80001 are data, 80010 to 80018 simulation; 80014 is QCD jets, 2097 files. `pip install "
-            "cernopendata-client`, then `cernopendata-client download-files --recid 80014 --filter-range 1-1` fetches "
-            "the first file.",
-        ),
-        Dataset(
-            "jetset",
-            "ATLAS JetSet",
-            "dumper",
-            "200 million simulated ATLAS jets of top-quark pairs, 13.6 TeV, with pile-up: R=0.4, up to 40 tracks, label of "
-            "hard scatter and pile-up. The files share no event: small has 5.6 million jets, medium 25.6, large 168.",
-            "CC0-1.0",
-            "arXiv:2505.19689; data doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P",
-            "https://opendata.cern.ch/record/93940",
-            tuple(
-                RemoteFile(
-                    f"mc-flavtag-ttbar-{size}.h5",
-                    f"https://opendata.cern.ch{_FTAG}/mc-flavtag-ttbar-{size}.h5",
-                    n,
-                )
-                for size, n in (
-                    ("small", 3_055_139_850),
-                    ("medium", 13_935_881_976),
-                    ("large", 90_797_951_148),
-                )
-            ),
-            "When opendata.cern.ch is slow or fails, copy by XRootD: `xrdcp root://eospublic.cern.ch/"
-            f"{_FTAG}/mc-flavtag-ttbar-small.h5 .`.",
-        ),
-        Dataset(
-            "jetnet",
-            "JetNet",
-            "jetnet",
-            "880 000 simulated jets of gluons, light quarks, tops, W and Z bosons, a file each, of about 1 TeV: the 30 "
-            "constituents of largest pt, relative to the jet. No particle types, no tracks, no phi of the jet, no pile-up.",
-            "CC-BY-4.0",
-            "arXiv:2106.11535; data doi:10.5281/zenodo.6975118",
-            "https://zenodo.org/records/6975118",
-            tuple(
-                _zenodo(
-                    6975118,
-                    ("g.hdf5", 87_919_040, "md5:4f537329da897a22a59762c9fd8b74da"),
-                    ("q.hdf5", 84_658_832, "md5:0ede789774bb74d4795c5d19d7ef66c6"),
-                    ("t.hdf5", 88_262_768, "md5:6c9d0663b352c85f74fcd2553e6872bf"),
-                    ("w.hdf5", 87_879_360, "md5:16cc265cb039f76bba43bab408916e3e"),
-                    ("z.hdf5", 87_770_240, "md5:90ffacd034dc87c802bc43385af9fea3"),
-                )
-            ),
-        ),
-        Dataset(
-            "jetnet150",
-            "JetNet150",
-            "jetnet",
-            "The jets of JetNet with up to 150 constituents each.",
-            "CC-BY-4.0",
-            "arXiv:2106.11535; data doi:10.5281/zenodo.6975117",
-            "https://zenodo.org/records/6975117",
-            tuple(_zenodo(6975117, *((f"{kind}150.hdf5", None, "") for kind in "gqtwz"))),
-        ),
-        Dataset(
-            "omnilearn",
-            "Files prepared for OmniLearn",
-            "omnilearn",
-            "Top tagging, quarks and gluons, JetNet, JetClass and others, each as OmniLearn is trained with it: up to 150 "
-            "constituents relative to their jet, no phi of the jet, no tracks: to compare with OmniLearn on the same jets.",
-            "that of the data set it was made from",
-            "arXiv:2404.16091, and the data set it was made from",
-            "https://github.com/ViniciusMikuni/OmniLearn",
-            by_hand="The scripts in the folder preprocessing of the record make such files from the published ones.",
-        ),
-    )
-}
+# fmt: off
+DATASETS = {dataset.name: dataset for dataset in (
+    Dataset(
+        "aoj", "Aspen Open Jets", "aspen",
+        "178 million jets that CMS recorded in 2016: R=0.8, pt > 300 GeV, |eta| < 2.5, up to 150 constituents with "
+        "tracks and PUPPI weights. Real data, nearly all of it QCD, without labels. About 2.2 million jets a file.",
+        "CC-BY-4.0", "arXiv:2412.10504, doi:10.1088/2632-2153/ade58f; data doi:10.25592/uhhfdm.16505",
+        "https://www.fdr.uni-hamburg.de/record/16505", tuple(_aspen())),
+    Dataset(
+        "jetclass", "JetClass", "jetclass",
+        "125 million simulated jets of ten classes (Pythia 8 and Delphes with a CMS-like card): R=0.8, pt 500 to "
+        "1000 GeV, |eta| < 2, tracks with errors. No pile-up and no event number. Begin with the example of 100 000 "
+        "jets; the tar archives have about 15 GB (each part of train), 8 GB (val) and 30 GB (test).",
+        "MIT, as Hugging Face says", "arXiv:2202.03772; data doi:10.5281/zenodo.6619768",
+        "https://zenodo.org/records/6619768", tuple(_jetclass()),
+        "The same archives are at https://hqu.web.cern.ch/datasets/JetClass/."),
+    Dataset(
+        "jetclass2", "JetClass-II", "jetclass",
+        "201 million simulated jets of 188 classes: resonances of many masses that decay to 2, 3 or 4 prongs, and "
+        "QCD; R=0.8, pile-up of 50 removed by PUPPI. No event number. 100 000 jets a file. For training: Res2P "
+        "0000 to 0199, Res34P 0000 to 0859, QCD 0000 to 0279; then for validation 50, 215, 70; the rest for testing.",
+        "MIT", "arXiv:2405.12972", "https://huggingface.co/datasets/jet-universe/jetclass2", tuple(_jetclass2()),
+        "The list of files is https://huggingface.co/datasets/jet-universe/jetclass2/resolve/main/filelist.txt."),
+    Dataset(
+        "toptagging", "Top Quark Tagging Reference", "toptagging",
+        "2 million simulated jets, half of them top quarks, half QCD: R=0.8, pt 550 to 650 GeV, |eta| < 2, up to 200 "
+        "constituents. Only four-momenta: no charges, no particle types, no tracks, no pile-up.",
+        "CC-BY-4.0", "arXiv:1902.09914, arXiv:1707.08966; data doi:10.5281/zenodo.2603256",
+        "https://zenodo.org/records/2603256", tuple(_zenodo(
+            2603256,
+            ("train.h5", 1_038_496_555, "md5:45663819f47c13724f67eb0fd80bfa5c"),
+            ("val.h5", 347_378_076, "md5:dca4b7248027618f041f9baa86d360fc"),
+            ("test.h5", 347_849_376, "md5:13163479dee30a5fe546e4536cc3d04d")))),
+    *_quark_gluon(),
+    Dataset(
+        "higgstobb", "CMS H to bb and QCD jets", "higgstobb",
+        "Simulated CMS jets from H to bb decays and from QCD, with full detector simulation and pile-up: R=0.8, "
+        "constituents, tracks and secondary vertices. HDF5 keeps 100 constituents, 60 tracks and 5 vertices of a jet, "
+        "ROOT all of them. Numbers 0 to 8 are for testing; about 1.35 GB a file.",
+        "CC0-1.0", "doi:10.7483/OPENDATA.CMS.JGJX.MS7Q", "https://opendata.cern.ch/record/12102",
+        tuple(_higgstobb()),
+        f"When opendata.cern.ch is slow or fails, copy by XRootD: `xrdcp root://eospublic.cern.ch/{_HIGGS}/"
+        "train/ntuple_merged_10.root .`; numbers 0 to 8 are in test/."),
+    Dataset(
+        "hh4b", "X to HH to 4b, joint analysis", "hh4b",
+        "The simulated CMS jets of higgstobb, put together by event: X to HH to 4b for many masses of X, and QCD; up "
+        "to 5 jets an event, 100 constituents a jet.",
+        "not stated; made of CC0-1.0 data", "arXiv:2401.13536; data doi:10.7483/OPENDATA.CMS.JGJX.MS7Q",
+        "https://cernbox.cern.ch/s/EDo8Z9FY1ZOewZT",
+        by_hand="A browser is needed: open the record, and choose files there (Data_train_*.h5 and so on)."),
+    Dataset(
+        "pfnano", "CMS PFNano", "pfnano",
+        "CMS open data of 2016 with all particle-flow candidates of each event: what Aspen Open Jets is made of. The "
+        "public records lack the table that links candidates and jets, so jets are clustered again. The example, 10 "
+        "simulated events, has that table.",
+        "CC0-1.0; of the example BSD-3-Clause", "CMS collaboration, CERN Open Data Portal, record 31308 for JetHT",
+        "https://opendata.cern.ch/record/31308",
+        (_coffea("pfnano.root", "3c38ab09090044830368fd7ea9b1d857cb13a993"),),
+        "The records are 31300 to 31316; 31308 is JetHT, 842 files. `pip install cernopendata-client`, then "
+        "`cernopendata-client download-files --recid 31308 --filter-range 1-1` fetches the first file."),
+    Dataset(
+        "physlite", "ATLAS PHYSLITE", "physlite",
+        "ATLAS open data and simulation, with pile-up: R=0.4 jets, sums over tracks for each vertex, hard-scatter and "
+        "pile-up labels in simulation. Most tracks of a jet are not stored. The example has 100 simulated events.",
+        "CC0-1.0; of the example BSD-3-Clause", "doi:10.7483/OPENDATA.ATLAS.9HK7.P5SI",
+        "https://opendata.cern.ch/record/80020",
+        (_coffea("PHYSLITE_example.root", "9c9697ed8134daea73800c826466bdce57c6b427", 1_641_551,
+                 "sha256:6ebbafb5a1f72ca0b6fa47de73c28906101997e6f8a58d97536e4c040a15aa0b"),),
+        "Records 80000 and 80001 are data, 80010 to 80018 simulation; 80014 is QCD jets, 2097 files. `pip install "
+        "cernopendata-client`, then `cernopendata-client download-files --recid 80014 --filter-range 1-1` fetches "
+        "the first file."),
+    Dataset(
+        "jetset", "ATLAS JetSet", "dumper",
+        "200 million simulated ATLAS jets of top-quark pairs, 13.6 TeV, with pile-up: R=0.4, up to 40 tracks, label of "
+        "hard scatter and pile-up. The files share no event: small has 5.6 million jets, medium 25.6, large 168.",
+        "CC0-1.0", "arXiv:2505.19689; data doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P",
+        "https://opendata.cern.ch/record/93940", tuple(
+            RemoteFile(f"mc-flavtag-ttbar-{size}.h5", f"https://opendata.cern.ch{_FTAG}/mc-flavtag-ttbar-{size}.h5", n)
+            for size, n in (("small", 3_055_139_850), ("medium", 13_935_881_976), ("large", 90_797_951_148))),
+        "When opendata.cern.ch is slow or fails, copy by XRootD: `xrdcp root://eospublic.cern.ch/"
+        f"{_FTAG}/mc-flavtag-ttbar-small.h5 .`."),
+    Dataset(
+        "jetnet", "JetNet", "jetnet",
+        "880 000 simulated jets of gluons, light quarks, tops, W and Z bosons, a file each, of about 1 TeV: the 30 "
+        "constituents of largest pt, relative to the jet. No particle types, no tracks, no phi of the jet, no pile-up.",
+        "CC-BY-4.0", "arXiv:2106.11535; data doi:10.5281/zenodo.6975118", "https://zenodo.org/records/6975118",
+        tuple(_zenodo(6975118,
+                      ("g.hdf5", 87_919_040, "md5:4f537329da897a22a59762c9fd8b74da"),
+                      ("q.hdf5", 84_658_832, "md5:0ede789774bb74d4795c5d19d7ef66c6"),
+                      ("t.hdf5", 88_262_768, "md5:6c9d0663b352c85f74fcd2553e6872bf"),
+                      ("w.hdf5", 87_879_360, "md5:16cc265cb039f76bba43bab408916e3e"),
+                      ("z.hdf5", 87_770_240, "md5:90ffacd034dc87c802bc43385af9fea3")))),
+    Dataset(
+        "jetnet150", "JetNet150", "jetnet",
+        "The jets of JetNet with up to 150 constituents each.",
+        "CC-BY-4.0", "arXiv:2106.11535; data doi:10.5281/zenodo.6975117", "https://zenodo.org/records/6975117",
+        tuple(_zenodo(6975117, *((f"{kind}150.hdf5", None, "") for kind in "gqtwz")))),
+    Dataset(
+        "omnilearn", "Files prepared for OmniLearn", "omnilearn",
+        "Top tagging, quarks and gluons, JetNet, JetClass and others, each as OmniLearn is trained with it: up to 150 "
+        "constituents relative to their jet, no phi of the jet, no tracks: to compare with OmniLearn on the same jets.",
+        "that of the data set it was made from", "arXiv:2404.16091, and the data set it was made from",
+        "https://github.com/ViniciusMikuni/OmniLearn",
+        by_hand="The scripts in the folder preprocessing of the record make such files from the published ones."),
+)}
+# fmt: on

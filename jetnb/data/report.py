@@ -176,9 +176,8 @@ class _Totals:
             self.keys.append(np.stack([columns[name] for name in ("pt", "eta", "phi")], axis=1))
         if (counts > 0).any():
             pt, some = inside["pt"] * inside.get("puppi_weight", np.float32(1)), counts > 0
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # absurd directions are for the findings
+            # Absurd directions are for the findings.
+            with np.errstate(over="ignore", invalid="ignore"):
                 momentum = kinematics.to_cartesian(pt, inside["eta"], inside["phi"])
                 total = _padded.total(*momentum, pt, counts)
             self.ratios.append((total["pt"][some] / columns["pt"][some]).astype(np.float32))

@@ -36,7 +36,6 @@ class Source(NamedTuple):
             )
             return
         stop = self.n_rows if stop is None else min(stop, self.n_rows)
-        for first in range(
-            start, stop, block_size
-        ):  # opened for each block, so that earlier ones leave the memory
+        # Opened for each block, so that earlier ones leave the memory.
+        for first in range(start, stop, block_size):
             yield store.open(self.path).jets[first : min(first + block_size, stop)]

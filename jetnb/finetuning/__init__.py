@@ -1,9 +1,9 @@
 """What is pretraining worth: encoders frozen, finetuned and from scratch, over label budgets and
 seeds, in one table.
 
-study: plan the runs, tune, run them. settings: what all runs share. trials: one run. stacked: linear
-and small heads for many seeds. ledger: results in a file, so that nothing is done twice. tables:
-curves of the results.
+study: plan the runs, tune, run them. settings: what all runs share. trials: one run. stacked:
+linear and small heads for many seeds. ledger: results in a file, so that nothing is done twice.
+tables: curves of the results.
 """
 
 from jetnb.finetuning.settings import GRIDS, MODES

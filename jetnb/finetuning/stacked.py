@@ -133,9 +133,8 @@ def fit_mlp(
         raise ValueError(f"seeds: {len(seeds)} for {n_heads} heads, each needs its own")
     batch_size, shape = min(batch_size, n_jets), (dim, hidden, n_classes)
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    start = torch.stack([_draw(shape, generator) for generator in generators]).to(
-        z
-    )  # (S, parameters)
+    # (S, parameters).
+    start = torch.stack([_draw(shape, generator) for generator in generators]).to(z)
     head = torch.arange(n_heads).repeat_interleave(len(lrs))  # (K,) runs: which head, in order
     rate = torch.tensor(lrs, dtype=z.dtype).repeat(n_heads)[:, None]
     weights, best = start[head], start[head]
@@ -234,9 +233,8 @@ def _gradient(weights: Tensor, x: Tensor, y: Tensor, shape: tuple[int, int, int]
     """
     w1, w2, b2 = _parts(weights, shape)
     h = torch.bmm(x, w1).relu_()  # (K, b, H)
-    d = (
-        torch.bmm(w2.mT, h.mT).add_(b2[..., None]).softmax(1)
-    )  # (K, C, b): along jets, where a row is long
+    # (K, C, b): along jets, where a row is long.
+    d = torch.bmm(w2.mT, h.mT).add_(b2[..., None]).softmax(1)
     d.scatter_add_(1, y[:, None], d.new_full((), -1).expand(len(y), 1, y.shape[1])).div_(x.shape[1])
     g2, gb2 = torch.bmm(d, h).mT, d.sum(2)
     d = torch.ops.aten.threshold_backward(torch.bmm(d.mT, w2.mT), h, 0)  # (K, b, H)

@@ -72,9 +72,8 @@ def describe(jets: ak.Array) -> str:
         f"constituent fields: {', '.join(jets.constituents.fields)}",
     ]
     for key, value in about.items():
-        if isinstance(
-            value, Mapping
-        ):  # what is nested further, or said above, is left to jets.attrs
+        # What is nested further, or said above, is left to jets.attrs.
+        if isinstance(value, Mapping):
             value = ", ".join(
                 f"{k} {v}" for k, v in value.items() if "{" not in str(v) and v != about.get(k)
             )

@@ -112,9 +112,8 @@ def auc(
             f"labels: {len(one)} signal and {len(other)} background jets, an interval needs two of each"
         )
     ranks = stats.rankdata(scores)
-    above = (ranks[signal] - stats.rankdata(one)) / len(
-        other
-    )  # for each signal jet: background below it
+    # For each signal jet: background below it.
+    above = (ranks[signal] - stats.rankdata(one)) / len(other)
     below = 1 - (ranks[~signal] - stats.rankdata(other)) / len(one)
     area = float(above.mean())
     if area in (0.0, 1.0):
@@ -179,9 +178,8 @@ def rejection(
     total = curve.n_background
 
     def count_passing(at):
-        right = np.searchsorted(curve.signal_efficiency, at).clip(
-            1
-        )  # first point with at least this efficiency
+        # First point with at least this efficiency.
+        right = np.searchsorted(curve.signal_efficiency, at).clip(1)
         (x0, x1), (y0, y1) = ((values[right - 1], values[right]) for values in curve[:2])
         return np.round((y0 + (y1 - y0) * (at - x0) / (x1 - x0)) * total, 6)
 

@@ -24,9 +24,8 @@ class Sideband(NamedTuple):
     expected: float
     error: float
     curve: np.ndarray | None = None  # (K,) expected in each bin
-    deviance: float = (
-        np.nan
-    )  # of the bins that were fitted; about n_fitted - degree - 1 where the shape is right
+    # Of the bins that were fitted; about n_fitted - degree - 1 where the shape is right.
+    deviance: float = np.nan
     n_fitted: int = 0
 
     @property

@@ -187,9 +187,8 @@ def attend(
         return kernel(q, k, v, plan.bounds, plan.longest, causal).flatten(1)
     dtype = qkv.dtype
     if qkv.device.type == "cpu":
-        qkv = _packed.wide(
-            qkv
-        )  # backward of bf16 attention on a CPU is an order of magnitude slower than of fp32
+        # Backward of bf16 attention on a CPU is an order of magnitude slower than of fp32.
+        qkv = _packed.wide(qkv)
     out = []
     with torch.autocast("cpu", enabled=False):
         # split, not slices: the backward of a slice writes zeros for all that is not in it
@@ -199,9 +198,8 @@ def attend(
             plan.masks if biases is None else biases,
             strict=True,
         ):
-            q, k, v = part.view(n, width, 3, n_heads, -1).permute(
-                2, 0, 3, 1, 4
-            )  # (n, heads, L, D / heads) each
+            # (n, heads, L, D / heads) each.
+            q, k, v = part.view(n, width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
             if biases is None or qkv.device.type != "cpu":
                 part = F.scaled_dot_product_attention(
                     q, k, v, attn_mask=None if causal else bias, dropout_p=dropout, is_causal=causal

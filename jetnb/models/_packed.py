@@ -63,8 +63,8 @@ def pad(x: Tensor, offsets: Tensor, *, value: float = 0.0) -> tuple[Tensor, Tens
 
 
 def spread(offsets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (B,), and for each of T constituents its place in the rows of a padded batch (B, P) that
-    is flattened.
+    """Lengths (B,), and for each of T constituents its place in the rows of a padded batch (B, P)
+    that is flattened.
     """
     lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
     return lengths, packed.rows(np.arange(len(lengths)) * lengths.max(initial=0), lengths)
@@ -123,8 +123,8 @@ def weigh(score: Tensor, value: Tensor, jet: Tensor, n_jets: int) -> Tensor:
 
 
 class LengthBuckets(NamedTuple):
-    """Jets sorted by length, those of (nearly) equal length in one bucket (n jets, L slots): S slots
-    in all.
+    """Jets sorted by length, those of (nearly) equal length in one bucket (n jets, L slots): S
+    slots in all.
 
     What is worked on stays in this order through all layers, so no layer gathers anything.
     """
@@ -133,9 +133,8 @@ class LengthBuckets(NamedTuple):
     back: Tensor  # (T,) the slot of each row, with tokens (T + B,)
     shapes: list[tuple[int, int]]
     masks: list[Tensor | None]  # (n, 1, 1, L) True where not padding; None where nothing is
-    jets: (
-        np.ndarray
-    )  # (3, jets) of each in their new order its first row, how many rows it has, and its width
+    # (3, jets) of each in their new order its first row, how many rows it has, and its width.
+    jets: np.ndarray
 
 
 def length_buckets(

@@ -134,13 +134,11 @@ def pairs(plan: _packed.LengthBuckets) -> Pairs:
         torch.stack([counts, counts.cumsum(0) - counts, start, width, sizes.cumsum(0) - sizes]),
         device,
     )
-    own, row, width, place = about[1:].repeat_interleave(
-        about[0], 1, output_size=n_pairs
-    )  # (P,) each
+    # (P,) each.
+    own, row, width, place = about[1:].repeat_interleave(about[0], 1, output_size=n_pairs)
     numbers, longest = torch.arange(n_pairs, device=device), int(length.max()) if len(length) else 0
-    i, j = torch.tril_indices(longest, longest, device=device).index_select(
-        1, numbers - own
-    )  # i is the later one
+    # I is the later one.
+    i, j = torch.tril_indices(longest, longest, device=device).index_select(1, numbers - own)
     lower, upper = place + i * width + j, place + j * width + i
     pair = torch.zeros(n_places, dtype=torch.int64, device=device)
     pair[lower] = numbers

@@ -124,9 +124,8 @@ class Transformer(nn.Module):
         """Each head's mean of values (T, D), weighted by the softmax over the jet of its query
         times keys: (B, D).
         """
-        key, value = (
-            self.key_value(h).unflatten(1, (2, self.n_heads, -1)).unbind(1)
-        )  # (T, heads, D / heads)
+        # (T, heads, D / heads).
+        key, value = self.key_value(h).unflatten(1, (2, self.n_heads, -1)).unbind(1)
         score = (_packed.wide(key) * self.query).sum(-1) / key.shape[-1] ** 0.5  # (T, heads)
         return _packed.weigh(score, value, jet, n_jets)
 

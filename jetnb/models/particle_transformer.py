@@ -200,9 +200,8 @@ class ParticleTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for block in (*self.blocks, *self.cls_blocks):
-            for part in block.attn.in_proj.weight.data.chunk(
-                3
-            ):  # query, key and value are three matrices in one
+            # Query, key and value are three matrices in one.
+            for part in block.attn.in_proj.weight.data.chunk(3):
                 nn.init.xavier_uniform_(part)
         for depth, block in enumerate(self.blocks, start=1):
             for layer in (block.attn.out_proj, block.fc2):
@@ -283,9 +282,8 @@ class _Block(Regions):
 
     def _finish(self, h: Tensor, attended: Tensor) -> Tensor:
         scale, out = self.c_attn.repeat_interleave(h.shape[1] // self.n_heads), self.attn.out_proj
-        attended = linear(
-            attended, out.weight * scale[:, None], out.bias * scale
-        )  # as scaling the result
+        # As scaling the result.
+        attended = linear(attended, out.weight * scale[:, None], out.bias * scale)
         h = h + self._drop(self.post_attn_norm(attended))
         hidden = self._drop(F.gelu(self.fc1(self.pre_fc_norm(h))))
         return torch.addcmul(self._drop(self.fc2(self.post_fc_norm(hidden))), h, self.w_resid)

@@ -45,9 +45,8 @@ def nearest(z: Tensor, codes: Tensor, *, memory: int | None = None) -> Tensor:
     )
     z, codes = z.detach().to(dtype), codes.detach().to(dtype)
     if on_cpu and z.shape[1] <= TREE[0] and len(codes) >= TREE[1]:
-        tree = cKDTree(
-            codes.numpy(), balanced_tree=False, compact_nodes=False
-        )  # quicker to build, and as exact
+        # Quicker to build, and as exact.
+        tree = cKDTree(codes.numpy(), balanced_tree=False, compact_nodes=False)
         found = [
             tree.query(part.nan_to_num().numpy())[1]
             for part in z.split((memory or 2**21) // 64 + 1)

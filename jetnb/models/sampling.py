@@ -167,7 +167,8 @@ def _fill(uniform: Tensor, model: Generator, label: Tensor, features, share, bar
     """Tokens (B, L + 1), drawn one column after the other, stop and all after it as n_codes.
 
     uniform (B, L + 1), label (B,). The last column is only to see whether a jet stops. Jets that go
-    on are kept in the first rows of the cache: those behind move into the rows of jets that stopped.
+    on are kept in the first rows of the cache: those behind move into the rows of jets that
+    stopped.
     """
     encoder, (n_jets, n_steps) = model.encoder, uniform.shape
     tokens = torch.full((n_jets, n_steps), encoder.n_codes, device=uniform.device)

@@ -15,9 +15,8 @@ from jetnb import names
 from jetnb.plots.looks import LINES, legend, look, panels, stamp
 
 LEVEL = 0.6827  # of an error bar
-NONE_SEEN = (
-    stats.chi2.isf((1 - LEVEL) / 2, 2) / 2
-)  # upper end of the central interval of a count of zero: 1.84
+# Upper end of the central interval of a count of zero: 1.84.
+NONE_SEEN = stats.chi2.isf((1 - LEVEL) / 2, 2) / 2
 
 
 def by_class(jets, field: str, *, constituents: bool = False) -> dict[str, np.ndarray]:

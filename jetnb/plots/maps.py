@@ -70,9 +70,8 @@ def eta_phi_map(
     ticks = {"ticks": MaxNLocator(6, integer=high > 2)} if not log else {}
     if log and high < 200 * low:  # too short for powers of ten alone to label it
         ticks = {"format": FormatStrFormatter("%g"), "ticks": LogLocator(subs=(1, 2, 5))}
-    bar = ax.figure.colorbar(
-        drawn, cax=ax.inset_axes((1.02, 0, 0.04, 1)), **ticks
-    )  # as high as the map, always
+    # As high as the map, always.
+    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.02, 0, 0.04, 1)), **ticks)
     bar.ax.minorticks_off()
     bar.set_label((label or filled.label or "entries / cell") + (" (log scale)" if log else ""))
     if not content.count():

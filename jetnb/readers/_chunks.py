@@ -113,9 +113,8 @@ class Rows:
         """The bytes of a chunk, as many as it should have; of a chunk of blosc nothing but this is
         known.
         """
-        if (
-            self.room is None
-        ):  # what is longer, h5py refuses: no filter makes a chunk much longer than it was
+        # What is longer, h5py refuses: no filter makes a chunk much longer than it was.
+        if self.room is None:
             self.room = np.empty(self.n_bytes + self.n_bytes // 16 + 4096, np.uint8)
         try:
             skipped, packed = self.data.id.read_direct_chunk(corner, out=self.room)

@@ -19,9 +19,8 @@ import numpy as np
 
 TALLY = ("rows", "jets", "constituents", "tracks", "unsorted")
 AGAIN = "download it again and compare its checksum"
-CACHE = (
-    64 << 20
-)  # bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once
+# Bytes of decompressed chunks kept, so that a chunk across two blocks is decompressed once.
+CACHE = 64 << 20
 OBJECTS = 10_000  # in an HDF5 file; the published ones have at most a few hundred
 BLOCK = 1 << 30  # bytes of one column that are in memory at a time
 SLOTS = 10_000  # constituents of one jet; published files have at most a few hundred

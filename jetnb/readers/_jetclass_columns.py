@@ -114,9 +114,8 @@ def _header_parquet(path: Path) -> tuple[dict[str, str], int]:
         return str(pa.list_(of.value_type) if pa.types.is_fixed_size_list(of) else of)
 
     with explained(path):
-        _parquet_footer.groups(
-            path
-        )  # first, as Arrow ends the process at some footers that are damaged
+        # First, as Arrow ends the process at some footers that are damaged.
+        _parquet_footer.groups(path)
     with explained(path), pq.ParquetFile(path) as file:
         return {field.name: kind(field.type) for field in file.schema_arrow}, file.metadata.num_rows
 

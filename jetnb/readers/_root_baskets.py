@@ -28,12 +28,10 @@ import uproot
 from jetnb import _compiled, packed
 from jetnb.readers._root_unpack import LIMIT, Budget, unpack
 
-KEY = struct.Struct(
-    ">ihiIhh"
-)  # TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle
-BASKET = struct.Struct(
-    ">HiiiiB"
-)  # end of the key: version, buffer, size of an offset, rows, end of values, flag
+# TKey: bytes with the key, version, bytes uncompressed, date, bytes of the key, cycle.
+KEY = struct.Struct(">ihiIhh")
+# End of the key: version, buffer, size of an offset, rows, end of values, flag.
+BASKET = struct.Struct(">HiiiiB")
 
 
 class Unexpected(Exception):
@@ -197,9 +195,8 @@ class Columns:
             return values.view(dtype.newbyteorder("=")), counts
         if (len(data) - end) % 4:
             raise Unexpected
-        offsets = (
-            data[end:].view(">i4")[1:].astype(np.int64) - n_key
-        )  # a number of offsets comes before them
+        # A number of offsets comes before them.
+        offsets = data[end:].view(">i4")[1:].astype(np.int64) - n_key
         if len(offsets) != rows + 1:
             raise Unexpected
         offsets[-1] = end

@@ -65,9 +65,8 @@ class Fields:
         for i, record in enumerate(self._records):
             if record.parent_field_id == i:
                 self.names[record.field_name] = (i,)
-        for name, (i,) in list(
-            self.names.items()
-        ):  # a list of structs is what a TTree has as branches `list_member`
+        # A list of structs is what a TTree has as branches `list_member`.
+        for name, (i,) in list(self.names.items()):
             if (
                 self._records[i].struct_role == COLLECTION
                 and self._records[inner := self._children[i][0]].struct_role == RECORD

@@ -105,9 +105,8 @@ def no_path(path) -> str:
     text = str(path)
     if Path(path).exists():
         return ""
-    if address := re.match(
-        r"([a-zA-Z][a-zA-Z0-9+.-]+):/", text
-    ):  # Path makes one slash of two; C:/ is a disk
+    # Path makes one slash of two; C:/ is a disk.
+    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", text):
         how = (
             "copy it with `xrdcp`"
             if address[1].lower() in ("root", "roots", "xroot", "davs")

@@ -157,9 +157,8 @@ def _complete(block: Mapping) -> tuple[dict, np.ndarray]:
 def _momentum(v: Mapping) -> tuple[np.ndarray, ...]:
     px, py, pz = (v[name].astype(float) for name in PART[:3])
     pt = np.sqrt(px * px + py * py)
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # constituents with pt = 0 are left out later
+    # Constituents with pt = 0 are left out later.
+    with np.errstate(divide="ignore", invalid="ignore"):
         return pt, pz, np.arcsinh(pz / pt).astype(np.float32), np.arctan2(py, px).astype(np.float32)
 
 

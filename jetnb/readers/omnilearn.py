@@ -215,9 +215,8 @@ def _decode(
     on.
     """
     jet_pt, jet_eta, mass, number = jet.T.astype(float)
-    real = (data[:, :, 2:6] != 0).any(
-        axis=2
-    )  # a distance of 0 is possible, all logarithms 0 are not
+    # A distance of 0 is possible, all logarithms 0 are not.
+    real = (data[:, :, 2:6] != 0).any(axis=2)
     stored = np.count_nonzero(real, axis=1)
     wrong = np.minimum(number, data.shape[1]) != stored
     at = int(np.argmax(wrong))  # a block has at least one row

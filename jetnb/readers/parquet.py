@@ -169,9 +169,8 @@ def _about(path) -> tuple[pq.ParquetFile, bytes]:
     if start_of(path, 4) != b"PAR1":
         raise ValueError(f"{path} is not Parquet, by its start: {AGAIN}")
     with explained(path):
-        _parquet_footer.groups(
-            path
-        )  # first, as Arrow ends the process at some footers that are damaged
+        # First, as Arrow ends the process at some footers that are damaged.
+        _parquet_footer.groups(path)
         file = pq.ParquetFile(path, page_checksum_verification=True)
         schema, text = file.schema_arrow, (file.schema_arrow.metadata or {}).get(b"jetnb", b"{}")
     if b'"format"' not in text:
@@ -262,9 +261,8 @@ def _encode(jets: ak.Array) -> pa.Table:
         elif name in codes:
             values = _angle_code(name, values, GRID) - np.repeat(codes[name] >> FINE, counts)
             values = _wrap(values, 1 << (GRID + 2)) if name == "phi" else values
-            values = (values << 1) ^ (
-                values >> 31
-            )  # zigzag: small numbers of either sign have small codes
+            # zigzag: small numbers of either sign have small codes.
+            values = (values << 1) ^ (values >> 31)
         elif name == "energy":
             momentum = inside["pt"].astype(float) * np.cosh(inside["eta"].astype(float))
             as_pion, as_pdg = _energy(momentum, PION_MASS), _energy(momentum, _masses(index))

@@ -96,9 +96,8 @@ COLUMNS = {
     **dict.fromkeys(("runNumber", "eventNumber"), (EVENT, 0, True)),
     "eventTypeBitmask": (EVENT, 0, False),
 }
-PREFIX = re.compile(
-    "^(track|electron|truth)_"
-)  # of columns whose name in the file is that of another container, too
+# Of columns whose name in the file is that of another container, too.
+PREFIX = re.compile("^(track|electron|truth)_")
 FIRST = {
     JETS: "pt",
     TRACKS: "d0",
@@ -257,9 +256,8 @@ def _decode(block: dict, first: int, tally: MutableMapping[str, int]) -> ak.Arra
     for name, column in (("nn_jvt_pass", "NNJvtPass"), ("label", "isJvtHS")):
         if column in v:
             _root.refuse(~np.isin(v[column], (0, 1)), first, f"{column} other than 0 and 1", at)
-            columns[name] = v[column].astype(
-                np.int64
-            )  # -1 does not fit into all types of isJvtHS: 255 as uint8
+            # -1 does not fit into all types of isJvtHS: 255 as uint8.
+            columns[name] = v[column].astype(np.int64)
     columns.setdefault("label", np.full(len(at), -1))
     columns["label"] = np.where(
         near_electron(v, n_jets, numbers.get(ELECTRONS), numbers.get(TRUTH)), -1, columns["label"]
@@ -287,9 +285,8 @@ def _hard_scatter(
     starts = packed.starts(number)
     event, where = packed.jet_of(number), np.flatnonzero(kind == 1)[::-1]
     rank, found = np.zeros(len(number), int), np.full(len(number), np.nan)
-    rank[event[where]] = (
-        where - starts[event[where]]
-    )  # reversed: of several the first is written last, and stays
+    # reversed: of several the first is written last, and stays.
+    rank[event[where]] = where - starts[event[where]]
     found[event[where]] = z[where]
     return rank, found
 
@@ -303,9 +300,8 @@ def _track_sums(block: dict, rank, stored, kind, at, first: int) -> dict[str, np
     lengths = ak.to_numpy(ak.num(ak.flatten(block["NumTrkPt500"])))
     _root.refuse(lengths < stored, first, "NumTrkPt500 of fewer vertices than are stored", at)
     starts, jet = packed.starts(lengths)[:-1], packed.jet_of(lengths)
-    rank = np.where(
-        lengths == stored, rank, 0
-    )  # where vertices were left out, the hard scatter was the first
+    # Where vertices were left out, the hard scatter was the first.
+    rank = np.where(lengths == stored, rank, 0)
     sums = {}
     for name, (column, otherwise) in PER_VERTEX.items():
         _root.refuse(

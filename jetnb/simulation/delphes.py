@@ -162,9 +162,8 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
     keys, first, inverse = np.unique(cell, return_index=True, return_inverse=True)
 
     def total(values):
-        return np.bincount(inverse, values, len(keys)).astype(
-            float
-        )  # of nothing it would be of integers
+        # Of nothing it would be of integers.
+        return np.bincount(inverse, values, len(keys)).astype(float)
 
     low, high = towers.edges[ring[first]], towers.edges[ring[first] + 1]
     middle, share = 0.5 * (low + high), part["share"]

@@ -172,9 +172,8 @@ def impact_parameters(
     d0 = charge * (
         np.hypot(x + charge * curl * np.sin(phi[i]), y - charge * curl * np.cos(phi[i])) - curl
     )
-    back = x * np.cos(phi[i]) + y * np.sin(
-        phi[i]
-    )  # transverse path from the point of closest approach
+    # Transverse path from the point of closest approach.
+    back = x * np.cos(phi[i]) + y * np.sin(phi[i])
     return d0, vertex_z[i] + p["z"][i] - back * np.sinh(eta[i])
 
 

@@ -141,9 +141,8 @@ def edges(files: list[Path], quota: int, n_blocks: int) -> list[int]:
     for file in files:
         with np.load(file) as part:
             events.append(part["jet_event"] if "jet_event" in part.files else np.zeros(0, int))
-    starts = np.flatnonzero(
-        np.diff(np.concatenate([[-1], *events, [-1]]))
-    )  # the end counts as a start
+    # The end counts as a start.
+    starts = np.flatnonzero(np.diff(np.concatenate([[-1], *events, [-1]])))
     return [
         int(starts[np.searchsorted(starts, b * quota // n_blocks)]) for b in range(n_blocks + 1)
     ]

@@ -239,9 +239,8 @@ def make_chunk(
         )
         c["weight"] = pileup.puppi(c, hard=hard, n_vertices=n_vertices, near=near)
     if recipe.four_vectors_only:
-        c["mass"] = np.zeros(
-            len(c["pt"])
-        )  # before clustering, so that jets are the sum of what is stored
+        # Before clustering, so that jets are the sum of what is stored.
+        c["mass"] = np.zeros(len(c["pt"]))
     p = clustering.four_momentum(c, c["weight"])
     kept = np.flatnonzero(c["weight"] > 0)
     found = clustering.cluster(

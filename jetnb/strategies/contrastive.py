@@ -82,9 +82,8 @@ def uniformity(z: Tensor, *, t: float = 2.0) -> Tensor:
         raise ValueError(f"z has shape {tuple(z.shape)}, but must be (B, D) with two jets or more")
     with torch.autocast(z.device.type, enabled=False):
         z = _unit(z)
-        pairs = (2 * t * (z @ z.T - 1)).fill_diagonal_(
-            -math.inf
-        )  # of unit vectors: distance squared is 2 - 2 cos
+        # Of unit vectors: distance squared is 2 - 2 cos.
+        pairs = (2 * t * (z @ z.T - 1)).fill_diagonal_(-math.inf)
         return pairs.flatten().logsumexp(0) - math.log(n * (n - 1))
 
 

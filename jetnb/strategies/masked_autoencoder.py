@@ -65,9 +65,8 @@ def draw_mask(
     # are shuffled.
     jet = packed.jet_of(lengths)
     order = np.argsort(jet + torch.rand(len(jet), generator=generator, dtype=torch.float64).numpy())
-    place = (
-        np.arange(len(jet)) - (np.cumsum(lengths) - lengths)[jet]
-    )  # in its jet; same jets in the same places
+    # In its jet; same jets in the same places.
+    place = np.arange(len(jet)) - (np.cumsum(lengths) - lengths)[jet]
     mask = np.empty(len(jet), bool)
     mask[order] = place < hidden[jet]
     return send(torch.from_numpy(mask), torch.device(device))
@@ -263,9 +262,8 @@ class MaskedAutoencoder(nn.Module):
         # An encoder of particles scales their features itself; what is to be found are scaled
         # features, too.
         scaled = self.encoder.scaled(x, offsets) if isinstance(self.encoder, FromParticles) else x
-        columns = torch.stack(
-            [scaled[:, column] for column in self.targets], 1
-        )  # a list as index waits for a GPU
+        # A list as index waits for a GPU.
+        columns = torch.stack([scaled[:, column] for column in self.targets], 1)
         target, start = select(columns, offsets, mask)
         self._last = found.detach(), target, jets.detach()
         return self.loss_of(found, target, start)

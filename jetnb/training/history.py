@@ -74,9 +74,8 @@ def read(path) -> History:
     Empty where there is none. Raises `ValueError` naming the line that is no record.
     """
     history, file = History(), file_of(path)
-    whole, newline, _ = (file.read_bytes() if file.exists() else b"").rpartition(
-        b"\n"
-    )  # the rest is half a line
+    # The rest is half a line.
+    whole, newline, _ = (file.read_bytes() if file.exists() else b"").rpartition(b"\n")
     for number, line in enumerate((whole + newline).splitlines()):
         about = dict(
             source=f"{file}, line {number + 1},",

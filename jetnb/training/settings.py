@@ -1,4 +1,6 @@
-"""What `fit` is told: the settings that a checkpoint's card records, the options, and what is refused."""
+"""What `fit` is told: the settings that a checkpoint's card records, the options, and what is
+refused.
+"""
 
 from __future__ import annotations
 

@@ -14,13 +14,11 @@ from jetnb.widgets.explorers import (
     draw,
     draw_jet,
     explore,
-    message,
-    panel,
-    to_png,
 )
 from jetnb.widgets.files import own_file, propose
 from jetnb.widgets.latents import draw_selection, latent_explorer
 from jetnb.widgets.monitor import LossPlot, draw_losses, loss_plot
+from jetnb.widgets.panels import message, panel, to_png
 from jetnb.widgets.rewinding import draw_rewound, rewind
 from jetnb.widgets.selections import cuts, draw_cuts
 

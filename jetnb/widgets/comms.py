@@ -24,9 +24,8 @@ def handle_pending(comm) -> None:
         return
     import zmq
 
-    if shell := getattr(
-        kernel, "shell_channel_thread", None
-    ):  # ipykernel 7: what came on from that thread
+    # Ipykernel 7: what came on from that thread.
+    if shell := getattr(kernel, "shell_channel_thread", None):
         stream = shell.manager.get_shell_channel_to_subshell_pair(None).to_stream
     else:
         stream = kernel.shell_stream

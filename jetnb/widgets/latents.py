@@ -23,7 +23,8 @@ from scipy import sparse
 
 from jetnb import kinematics, names, plots, substructure
 from jetnb.plots.latents import classes, quantity
-from jetnb.widgets.explorers import draw_jet, to_png
+from jetnb.widgets.explorers import draw_jet
+from jetnb.widgets.panels import to_png
 
 SHOWN = ("pt", "mass", "softdrop_mass", "tau21", "tau32", "n_constituents")
 SIZE = (10.3, 4.8)  # inches of the picture of a selection
@@ -173,9 +174,8 @@ def _draw_images(parts, bar_ax, ready: Prepared) -> None:
         ax.tick_params(labelsize=9, length=3, color="white", labelbottom=i == 1)
         if not mask.any():
             ax.text(0, 0, "no jets", color="white", ha="center", va="center")
-    ax.set_xlabel(
-        names.CONSTITUENT_FIELDS["deta"].label, fontsize="small", labelpad=0
-    )  # of the lower one
+    # Of the lower one.
+    ax.set_xlabel(names.CONSTITUENT_FIELDS["deta"].label, fontsize="small", labelpad=0)
     bar = ax.figure.colorbar(drawn, cax=bar_ax, extend="min")
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=9, length=3)

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jetnb import names
 from jetnb.widgets import comms
-from jetnb.widgets.explorers import message, to_png
+from jetnb.widgets.panels import message, to_png
 
 SIZE = (9.0, 3.2)
 WAIT = 0.5  # seconds between two pictures, at least

@@ -7,7 +7,7 @@ import ipywidgets
 import numpy as np
 
 from jetnb import explore, names, plots, substructure
-from jetnb.widgets.explorers import panel
+from jetnb.widgets.panels import panel
 
 RADIUS = 0.8
 

@@ -8,7 +8,7 @@ import ipywidgets
 import numpy as np
 
 from jetnb import metrics, names, plots
-from jetnb.widgets.explorers import panel
+from jetnb.widgets.panels import panel
 
 EDGES = np.arange(60.0, 301.0, 10.0)  # GeV; the window begins and ends at some of them
 CURVES = {"smooth, cubic": 3, "smooth, quadratic": 2, "exponential": 1}

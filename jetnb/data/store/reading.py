@@ -127,9 +127,8 @@ def _kernel():
                 uint64(offsets[b]),
                 uint64(offsets[b + 1] - offsets[b]),
             )
-            for k in range(
-                start, start + n, uint64(16)
-            ):  # one value per cache line: the misses overlap
+            # One value per cache line: the misses overlap.
+            for k in range(start, start + n, uint64(16)):
                 for early in literal_unroll(columns):
                     touched += early[k]
             for k in range(n):
