@@ -65,7 +65,7 @@ def test_jets_can_be_leafed_through(jets):
 
 def test_an_empty_window_is_said_in_the_picture(jets, monkeypatch):
     said = []
-    monkeypatch.setattr(widgets.explorers, "message", lambda ax, text: said.append(text))
+    monkeypatch.setattr(widgets.panels, "message", lambda ax, text: said.append(text))
     panel = widgets.explore(jets)
     for name, value in (
         ("particle", "forward_hadronic"),
@@ -507,7 +507,7 @@ def test_every_slider_of_the_cuts_changes_the_picture(jets, name, value):
 
 def test_cuts_that_leave_too_little_say_so_in_the_picture(jets, monkeypatch):
     said = []
-    monkeypatch.setattr(widgets.explorers, "message", lambda ax, text: said.append(text))
+    monkeypatch.setattr(widgets.panels, "message", lambda ax, text: said.append(text))
     table, truth = _spectrum()
     panel = widgets.cuts({key: values[:30] for key, values in table.items()}, truth[:30], jets)
     panel.controls["tau32_below"].value = 0.3
