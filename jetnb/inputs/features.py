@@ -95,6 +95,7 @@ TABLE = {
     "theta": Feature(("eta",), (), lambda c, jet: 2 * np.arctan(np.exp(-c["eta"]))),
     "asinh_d0": Feature(("d0",), (), lambda c, jet: np.arcsinh(c["d0"] / RESOLUTION)),
     "asinh_dz": Feature(("dz",), (), lambda c, jet: np.arcsinh(c["dz"] / RESOLUTION)),
+    "abs_dz": Feature(("dz",), (), lambda c, jet: abs(c["dz"])),
     "asinh_abs_dz": Feature(("dz",), (), lambda c, jet: np.arcsinh(abs(c["dz"]) / RESOLUTION)),
 }
 KINEMATIC = ("deta", "dphi", "log_pt", "log_energy", "log_pt_rel", "log_energy_rel", "delta_r")
@@ -164,9 +165,9 @@ def compute(jets: ak.Array, features: Iterable[str] = KINEMATIC) -> Batch:
     mm; d0_error, dz_error in mm, clipped to [0, 1]; d0_significance, dz_significance: arcsinh of
     the value over its uncertainty, linear for small and logarithmic for large ones; all six are 0
     where the constituent has no track, the last two also where the uncertainty is 0; asinh_d0,
-    asinh_dz: arcsinh of the value over 0.1 mm, asinh_abs_dz of its absolute value; pt [GeV], eta,
-    phi [rad], d0, z0, dz [mm] as they are; theta [rad]: the polar angle; jet_ and the name of a jet
-    field: that number of the jet, for each of its constituents.
+    asinh_dz: arcsinh of the value over 0.1 mm, asinh_abs_dz of its absolute value; abs_dz [mm]:
+    that value; pt [GeV], eta, phi [rad], d0, z0, dz [mm] as they are; theta [rad]: the polar angle;
+    jet_ and the name of a jet field: that number of the jet, for each of its constituents.
 
     Returns `Batch(x (T, F) float32, offsets (N+1,) int64)`, not scaled. Raises `ValueError` for an
     unknown feature, a field that the jets do not have, and a result that is not finite.
