@@ -70,7 +70,7 @@ def fit_linear(
     scikit-learn. Two classes share one logit, as there.
 
     Returns S heads, in the type of z. Raises ValueError for shapes that do not fit, labels outside,
-    a class without jets, and penalties that are not positive. Taught in notebook 08.
+    a class without jets, and penalties that are not positive.
     """
     _check(z, labels, validation, n_classes, penalties)
     for y in labels:
@@ -125,7 +125,7 @@ def fit_mlp(
     rates it keeps the one with the lowest loss.
 
     Returns S heads. Raises ValueError as `fit_linear` does, for seeds of another number, and for a
-    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101. Taught in notebook 08.
+    loss that is not finite at any learning rate. AdamW: arXiv:1711.05101.
     """
     _check(z, labels, validation, n_classes, lrs)
     n_heads, n_jets, dim = z.shape
