@@ -18,7 +18,8 @@ from jetnb.store import Batch
 TRACK = ("pt", "eta", "phi", "d0", "z0", "theta", "dz")
 SHAPED = ("log_pt_rel", "deta", "dphi", "asinh_d0", "asinh_dz")
 NEEDS = {**{name: (name,) for name in TRACK}, "theta": ("eta",), "log_pt": ("pt",), "log_pt_rel": ("pt",),
-         "deta": ("eta",), "dphi": ("phi",), "asinh_d0": ("d0",), "asinh_dz": ("dz",), "asinh_abs_dz": ("dz",)}
+         "deta": ("eta",), "dphi": ("phi",), "asinh_d0": ("d0",), "asinh_dz": ("dz",), "abs_dz": ("dz",),
+         "asinh_abs_dz": ("dz",)}
 FEATURES = tuple(NEEDS)
 JET_NEEDS = {"log_pt_rel": ("pt",), "deta": ("eta",), "dphi": ("phi",)}
 COPY = "jet_"  # jet_pt and so on: the jet's own number, the same for all of its tracks
@@ -34,8 +35,8 @@ def compute(jets: ak.Array, features: Iterable[str] = TRACK, *, n_tracks: int = 
     features: F names. pt [GeV], eta, phi [rad], d0, z0, dz [mm] are fields of the tracks; theta [rad] is the polar
     angle; log_pt and log_pt_rel are natural logarithms of the pt in GeV and of its share in the jet's; deta, dphi are
     track minus jet axis, dphi folded into [-pi, pi]; asinh_d0, asinh_dz are of the value over 0.1 mm, linear below and
-    logarithmic above, asinh_abs_dz of its absolute value; "jet_" and the name of a jet field copies that number of the
-    jet onto each of its tracks.
+    logarithmic above; abs_dz and asinh_abs_dz have no sign; "jet_" and the name of a jet field copies that number of
+    the jet onto each of its tracks.
     n_tracks: as many tracks of each jet are kept, those of highest pt. pt_max [GeV]: harder tracks are left out first.
 
     Returns `Batch(x (T, F) float32, offsets (N+1,) int64)`, not scaled. Raises `ValueError` for an unknown feature, a
@@ -120,9 +121,9 @@ def _feature(name: str, found: ak.Array, jets: ak.Array, jet: np.ndarray) -> np.
     if name == "dphi":
         turn = value - of_jet("phi")
         return turn - 2 * np.pi * np.rint(turn / (2 * np.pi))
-    if name.startswith("asinh"):
-        return np.arcsinh((abs(value) if "abs" in name else value) / RESOLUTION)
-    return value
+    if "abs" in name:
+        value = abs(value)
+    return np.arcsinh(value / RESOLUTION) if name.startswith("asinh") else value
 
 
 def _known(jets: ak.Array, features: Iterable[str]) -> tuple[str, ...]:

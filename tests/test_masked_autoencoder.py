@@ -243,7 +243,7 @@ def jets():
 
 def test_track_features_are_those_of_a_loop(jets):
     names = ("pt", "eta", "phi", "d0", "z0", "theta", "dz", "log_pt", "log_pt_rel", "deta", "dphi", "asinh_d0",
-             "asinh_dz", "asinh_abs_dz", "jet_rpt", "jet_n_vertices")
+             "asinh_dz", "abs_dz", "asinh_abs_dz", "jet_rpt", "jet_n_vertices")
     x, offsets = tracks.compute(jets, names, n_tracks=10, pt_max=8.0)
     rows = []
     for jet, n in zip(jets.to_list(), np.diff(offsets), strict=True):
@@ -253,8 +253,8 @@ def test_track_features_are_those_of_a_loop(jets):
             dphi = (t["phi"] - jet["phi"] + np.pi) % (2 * np.pi) - np.pi
             rows.append([t["pt"], t["eta"], t["phi"], t["d0"], t["z0"], 2 * np.arctan(np.exp(-t["eta"])), t["dz"],
                          np.log(t["pt"]), np.log(t["pt"] / jet["pt"]), t["eta"] - jet["eta"], dphi,
-                         np.arcsinh(10 * t["d0"]), np.arcsinh(10 * t["dz"]), np.arcsinh(10 * abs(t["dz"])),
-                         jet["rpt"], jet["n_vertices"]])
+                         np.arcsinh(10 * t["d0"]), np.arcsinh(10 * t["dz"]), abs(t["dz"]),
+                         np.arcsinh(10 * abs(t["dz"])), jet["rpt"], jet["n_vertices"]])
     np.testing.assert_allclose(x, rows, rtol=1e-5, atol=2e-5)
 
 
