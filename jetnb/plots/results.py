@@ -19,8 +19,7 @@ def learning_curve(
 
     curves: {name of the start, e.g. "pretrained": (sizes (K,), values (K,) or (S, K) of S seeds)};
     the band holds the central 68 % of the seeds. noise_floor: a value, or the two ends of a band,
-    below which nothing can be told apart. log: logarithmic y axis too. Returns `ax`. Taught in
-    notebook 10.
+    below which nothing can be told apart. log: logarithmic y axis too. Returns `ax`.
     """
     for index, (name, (sizes, values)) in enumerate(curves.items()):
         values = np.atleast_2d(np.asarray(values, float))
