@@ -76,9 +76,8 @@ def translate(
     _at_least_zero(width=width)
     inside = particles[:, 1:].contiguous()
     edges = send(offsets, particles.device)
-    low, high = (
-        torch.segment_reduce(inside, edge, offsets=edges) for edge in ("min", "max")
-    )  # (B, 2)
+    # (B, 2)
+    low, high = (torch.segment_reduce(inside, edge, offsets=edges) for edge in ("min", "max"))
     shift = (high - low) * width * (2 * _rand(particles, len(n), 2, generator=generator) - 1)
     moved = particles.clone()
     # The shift of an empty jet is not a number, and goes nowhere.

@@ -30,13 +30,14 @@ from jetnb import _json, atomic
 
 AGAIN = "copy the checkpoint again, or train again"
 WEIGHTS, CARD, STATE = "model.safetensors", "card.json", "state.safetensors"
+# What may differ between two checkpoints of one run.
 RESULTS = (
     "date",
     "versions",
     "metrics",
     "trained",
     "checksum",
-)  # what may differ between two checkpoints of one run
+)
 
 
 def save(
@@ -242,11 +243,12 @@ def _at_most(size: int) -> Iterator[None]:
     """Raise `_TooLarge` in this thread as soon as modules that are built have far more numbers than
     `size`.
     """
+    # Some are made twice: tied ones, for instance.
     limit, thread, seen = (
         4 * size + 2**20,
         threading.get_ident(),
         0,
-    )  # some are made twice: tied ones, for instance
+    )
 
     def count(module, name, value):
         nonlocal seen

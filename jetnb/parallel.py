@@ -194,12 +194,13 @@ def _in_workers(
     function = function if fork else cloudpickle.dumps(function)
     tickets = enumerate(pieces)  # number of a piece, piece
     workers: list[_Worker] = []
+    # In done: number -> ticket and what the worker said.
     again, deaths, done, turn = (
         deque(),
         Counter(),
         {},
         0,
-    )  # done: number -> ticket and what the worker said
+    )
     try:
         while True:
             free = [worker for worker in workers if worker.ticket is None]

@@ -139,20 +139,22 @@ class _Client(NotebookClient):
 
     async def async_start_new_kernel(self, **options):
         self._execution = asyncio.current_task()
+        # The own handlers of nbclient only shut the kernel down.
         for number in (
             signal.SIGINT,
             signal.SIGTERM,
-        ):  # nbclient's own handlers only shut the kernel down
+        ):
             # Not the main thread; Windows.
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
         await super().async_start_new_kernel(**options)
 
     def _stop(self, number):
+        # A busy kernel would not hear a request.
         self.stopped, self.shutdown_kernel = (
             number,
             "immediate",
-        )  # a busy kernel would not hear a request
+        )
         (getattr(self, "task_poll_for_reply", None) or self._execution).cancel()
 
     def end(self):

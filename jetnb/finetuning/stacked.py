@@ -143,9 +143,8 @@ def fit_mlp(
     picked, history = torch.zeros(len(head), dtype=torch.int64), [[] for _ in head]
     run = torch.arange(len(head))  # the ones that still train
     order = torch.empty(n_heads, 0, dtype=torch.int64)
-    z, zv = (
-        F.pad(values, (0, 1), value=1) for values in (z, validation[0])
-    )  # the ones multiply the bias
+    # The ones multiply the bias.
+    z, zv = (F.pad(values, (0, 1), value=1) for values in (z, validation[0]))
     x, y = (z[head], labels[head]) if batch_size == n_jets else (None, None)
     zv, yv = zv[head], validation[1][head]
     for step in range(1, steps + 1):

@@ -57,9 +57,8 @@ def check(jets: ak.Array) -> None:
         )
 
     def refuse_outside(name, values, low, high, remedy):
-        if len(values) and not (
-            values.min() >= low and values.max() <= high
-        ):  # a mask is made only where it is needed
+        # A mask is made only where it is needed.
+        if len(values) and not (values.min() >= low and values.max() <= high):
             refuse(name, (values < low) | (values > high), remedy)
 
     for fields, where in ((columns, ""), (inside, INSIDE)):

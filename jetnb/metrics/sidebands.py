@@ -8,11 +8,12 @@ import numpy as np
 
 from jetnb.metrics.estimates import Estimate
 
+# Of Newton's method; the logarithm of a mean stays within LOWEST.
 STEPS, ACCURACY, LOWEST = (
     100,
     1e-8,
     40.0,
-)  # of Newton's method; the logarithm of a mean stays within LOWEST
+)
 
 
 class Sideband(NamedTuple):

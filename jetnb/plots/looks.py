@@ -209,9 +209,8 @@ def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (2.65, 2
 
 def with_ratio():
     """Make a figure with a main and a ratio axes; returns (figure, main, ratio)."""
-    width, height = mpl.rcParams[
-        "figure.figsize"
-    ]  # taller, so that the label of the main axes stays within it
+    # Taller, so that the label of the main axes stays within it.
+    width, height = mpl.rcParams["figure.figsize"]
     figure, (main, ratio) = plt.subplots(
         2, 1, sharex=True, figsize=(width, 1.2 * height), height_ratios=(3, 1)
     )

@@ -23,11 +23,12 @@ MARKERS = {
 }
 
 
+# |eta|, and what begins there.
 BORDERS = (
     (1.479, "end cap"),
     (2.5, "no tracker"),
     (3.0, "forward calorimeter"),
-)  # |eta|, and what begins there
+)
 
 
 def eta_phi_map(
@@ -46,12 +47,13 @@ def eta_phi_map(
     high = content.max() if content.count() else 1.0
     norm = LogNorm(low, max(high, 2 * low)) if log else Normalize(0, high)
     (x0, x1), (y0, y1) = ((axis.edges[0], axis.edges[-1]) for axis in filled.axes)
+    # Of the last cell, if it is cut.
     right, top = (
         low + (high - low) * n * factor / axis.size
         for (low, high), n, factor, axis in zip(
             ((x0, x1), (y0, y1)), summed.shape, factors, filled.axes, strict=True
         )
-    )  # of the last cell, if it is cut
+    )
     drawn = ax.imshow(
         content,
         origin="lower",

@@ -13,14 +13,9 @@ from zlib_ng import zlib_ng
 
 from jetnb.readers._common import BLOCK, explained, shown
 
-SHUFFLE, FLETCHER32, GZIP, LZF, BLOSC, ZSTD = (
-    2,
-    3,
-    1,
-    32000,
-    32001,
-    32015,
-)  # in the registry of filters of HDF5
+# In the registry of filters of HDF5.
+SHUFFLE, FLETCHER32, GZIP = 2, 3, 1
+LZF, BLOSC, ZSTD = 32000, 32001, 32015
 FILTERS = {
     SHUFFLE: "shuffle",
     FLETCHER32: "fletcher32",

@@ -30,16 +30,18 @@ LABELS = {
     "label_QCD_others": "QCD_others",
     "label_H_bb": "HToBB",
 }
+# Times the charge, if any.
 FLAGS = {
     "isChargedHad": 211,
     "isNeutralHad": 130,
     "isGamma": 22,
     "isEl": -11,
     "isMu": -13,
-}  # times the charge, if any
+}
 PART = ("ptrel", "erel", "etarel", "phirel", "dxy", "dxysig", "dz", "dzsig", "charge", *FLAGS)
 PREFIX = "pfcand_"
 AXIS = {"fj_pt": "pt", "fj_eta": "eta", "fj_phi": "phi", "fj_mass": "mass"}
+# Taken where there are any.
 MORE = {
     "fj_sdmass": "softdrop_mass",
     "fj_tau1": "tau1",
@@ -48,7 +50,7 @@ MORE = {
     "fj_doubleb": "double_b",
     "npv": "n_vertices",
     "n_sv": "n_secondary_vertices",
-}  # taken where there are any
+}
 NUMBER = r"(bool|u?int\d+|float\d+)"
 
 

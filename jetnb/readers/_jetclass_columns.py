@@ -29,13 +29,14 @@ LABELS = {
     "label_Tbqq": "TTBar",
     "label_Tbl": "TTBarLep",
 }
+# Times the charge, if there is one.
 FLAGS = {
     "part_isChargedHadron": 211,
     "part_isNeutralHadron": 130,
     "part_isPhoton": 22,
     "part_isElectron": -11,
     "part_isMuon": -13,
-}  # times the charge, if there is one
+}
 TRACK = dict(
     zip(
         jetnb.jets.TRACK_FIELDS,

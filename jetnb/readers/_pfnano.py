@@ -37,11 +37,12 @@ WEIGHTED = {
     if name.endswith(("pt", "eta", "phi", "mass", "pdgId"))
 } | dict(zip(INDICES, ("FatJetPFCand_jetIdx", "FatJetPFCand_pfCandIdx"), strict=True))
 LISTS = {JETS, CANDS, LINKS, "PFCand", "FatJetPFCand"}
+# Charge of a particle with this PDG id, to be multiplied with the sign of the id.
 CHARGE = {
     211: 1,
     11: -1,
     13: -1,
-}  # of a particle with this PDG id; the sign of the id is to be multiplied
+}
 
 
 def layout(path, tree) -> dict[str, str]:

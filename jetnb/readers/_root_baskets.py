@@ -230,11 +230,12 @@ def _without_headers(data, counts, values):
     data: bytes. values: of 1 or 4 bytes each, turned from big-endian into the order of this
     machine.
     """
+    # Unsigned indices: five times as fast.
     at, to, four = (
         numba.uint64(0),
         numba.uint64(0),
         values.itemsize == 4,
-    )  # unsigned indices: five times as fast
+    )
     for row in range(len(counts)):
         if at + 10 > len(data):
             return False

@@ -98,24 +98,27 @@ COLUMNS = {
 }
 # Of columns whose name in the file is that of another container, too.
 PREFIX = re.compile("^(track|electron|truth)_")
+# The column of each container that gives its length.
 FIRST = {
     JETS: "pt",
     TRACKS: "d0",
     VERTICES: "z",
     ELECTRONS: "electron_pt",
     TRUTH: "truth_px",
-}  # gives the length
+}
 NUMBER, INTEGER = r"(bool|u?int\d+|float\d+)", r"u?int\d+"
 LINK = rf"(struct\[)?\{{m_persKey: {INTEGER}, m_persIndex: {INTEGER}\}}.*"
+# Of InDetTrackParticles, the same in all files; of a link to nothing.
 KEY, NULL = (
     490_246_363,
     2**32 - 1,
-)  # of InDetTrackParticles, the same in all files; of a link to nothing
+)
+# The column with a number per vertex, and the value for a jet without any.
 PER_VERTEX = {
     "n_tracks": ("NumTrkPt500", 0),
     "sum_track_pt": ("SumPtTrkPt500", 0),
     "track_width": ("TrackWidthPt1000", -1),
-}  # and the value for a jet without any vertex
+}
 PION = PARTICLES["charged_hadron"].mass
 GEV = 1e-3
 HINTS = {"ROOT": ("CollectionTree/AnalysisJetsAux*", "EventData/AnalysisJetsAux*")}

@@ -191,12 +191,13 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
         neutral = np.maximum(energy - tracks, 0)
         calorimetric = np.divide(1, sigma**2, out=np.zeros_like(sigma), where=sigma > 0)
         tracked = np.divide(1, spread, out=np.zeros_like(sigma), where=spread > 0)
+        # Tracks without an error have no weight.
         best = np.divide(
             tracked * tracks + calorimetric * energy,
             tracked + calorimetric,
             out=np.copy(tracks),
             where=tracked + calorimetric > 0,
-        )  # tracks without an error have no weight
+        )
         sigma = np.sqrt(sigma**2 + spread)
         excess = (neutral > calorimeter.minimum) & (neutral > calorimeter.significance * sigma)
         ratio = np.divide(best, tracks, out=np.ones_like(best), where=(tracks > 0) & ~excess)

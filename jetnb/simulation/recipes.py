@@ -82,6 +82,7 @@ def _xhh(mass: int) -> Component:
     )
 
 
+# MiniAOD keeps track parameters above 0.5 GeV only, those below 0.95 GeV less precisely.
 _AOJ = Recipe(
     "aoj",
     "anti-kT 0.8 multijets at 13 TeV with pile-up and PUPPI weights; 0.07 % of them tops",
@@ -99,7 +100,7 @@ _AOJ = Recipe(
     d0_sign=-1,
     jets_per_event=0.25,
     track_pt_min=0.5,
-)  # MiniAOD keeps track parameters above 0.5 GeV only, those below 0.95 GeV less precisely
+)
 
 _AOJ_ALL = _AOJ._replace(
     name="aoj_all",

@@ -247,9 +247,8 @@ def _blocks(jets: ak.Array, weights: str | None, charge: bool) -> list[tuple]:
         (weights, -TINY, "at least 0"),
     ):
         values = columns.get(name, counts[:0])
-        if len(values) and not (
-            values.min() > low and values.max() < np.inf
-        ):  # NaN is in neither range
+        # NaN is in neither range.
+        if len(values) and not (values.min() > low and values.max() < np.inf):
             at = int(np.argmin((values > low) & (values < np.inf)))
             jet = int(np.searchsorted(offsets, at, side="right")) - 1
             raise ValueError(

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+# Blocks of so many jets, evenly over the data: all of them where there are not more.
 BLOCKS, JETS = (
     8,
     512,
-)  # blocks of so many jets, evenly over the data: all of them where there are not more
+)
 TOLERANCE = 1e-6  # of a sum: features that another processor has computed differ in their last bits
 
 
