@@ -31,13 +31,7 @@ from jetnb import _json, atomic
 AGAIN = "copy the checkpoint again, or train again"
 WEIGHTS, CARD, STATE = "model.safetensors", "card.json", "state.safetensors"
 # What may differ between two checkpoints of one run.
-RESULTS = (
-    "date",
-    "versions",
-    "metrics",
-    "trained",
-    "checksum",
-)
+RESULTS = ("date", "versions", "metrics", "trained", "checksum")
 
 
 def save(
@@ -244,11 +238,7 @@ def _at_most(size: int) -> Iterator[None]:
     `size`.
     """
     # Some are made twice: tied ones, for instance.
-    limit, thread, seen = (
-        4 * size + 2**20,
-        threading.get_ident(),
-        0,
-    )
+    limit, thread, seen = (4 * size + 2**20, threading.get_ident(), 0)
 
     def count(module, name, value):
         nonlocal seen

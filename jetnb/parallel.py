@@ -195,12 +195,7 @@ def _in_workers(
     tickets = enumerate(pieces)  # number of a piece, piece
     workers: list[_Worker] = []
     # In done: number -> ticket and what the worker said.
-    again, deaths, done, turn = (
-        deque(),
-        Counter(),
-        {},
-        0,
-    )
+    again, deaths, done, turn = (deque(), Counter(), {}, 0)
     try:
         while True:
             free = [worker for worker in workers if worker.ticket is None]

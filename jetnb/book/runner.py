@@ -140,10 +140,7 @@ class _Client(NotebookClient):
     async def async_start_new_kernel(self, **options):
         self._execution = asyncio.current_task()
         # The own handlers of nbclient only shut the kernel down.
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):
+        for number in (signal.SIGINT, signal.SIGTERM):
             # Not the main thread; Windows.
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
@@ -151,10 +148,7 @@ class _Client(NotebookClient):
 
     def _stop(self, number):
         # A busy kernel would not hear a request.
-        self.stopped, self.shutdown_kernel = (
-            number,
-            "immediate",
-        )
+        self.stopped, self.shutdown_kernel = (number, "immediate")
         (getattr(self, "task_poll_for_reply", None) or self._execution).cancel()
 
     def end(self):

@@ -19,12 +19,7 @@ from jetnb.readers.identify import readers
 
 OK, NOTE, PROBLEM, UNREAD = "ok", "note", "PROBLEM", "NOT READ"
 # What readers raise at a file, or at what this place lacks.
-EXPECTED = (
-    ValueError,
-    OSError,
-    ImportError,
-    MemoryError,
-)
+EXPECTED = (ValueError, OSError, ImportError, MemoryError)
 BEAM = 6500.0  # GeV: no jet of the LHC so far has more
 EDGE = 1e-3  # relative: a cut at 500 GeV lets 499.9 pass, as it was made with other digits
 SLOTS = (30, 100, 128, 150, 200)  # at which formats cut off the constituents of a jet

@@ -67,10 +67,7 @@ def check_data(labels: Sequence[np.ndarray], budgets: list[int], settings: Setti
     if not budgets or budgets[0] < n_classes:
         refuse("budgets", budgets, f"give at least one, of {n_classes} jets or more")
     held_out = n_validation(budgets[-1], settings.validation_share, settings.validation_least)
-    for name, one, most in (
-        ("train", labels[0], budgets[-1]),
-        ("validation", labels[1], held_out),
-    ):
+    for name, one, most in (("train", labels[0], budgets[-1]), ("validation", labels[1], held_out)):
         least, each = int(np.bincount(one).min()), -(-most // n_classes)
         if least < each:
             remedy = (

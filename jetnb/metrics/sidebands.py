@@ -9,11 +9,7 @@ import numpy as np
 from jetnb.metrics.estimates import Estimate
 
 # Of Newton's method; the logarithm of a mean stays within LOWEST.
-STEPS, ACCURACY, LOWEST = (
-    100,
-    1e-8,
-    40.0,
-)
+STEPS, ACCURACY, LOWEST = (100, 1e-8, 40.0)
 
 
 class Sideband(NamedTuple):

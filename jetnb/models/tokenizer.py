@@ -30,13 +30,7 @@ CONTEXTS = ("jet", "causal", "none", "features")
 MEAN, WIDTH = (1.8, 0.0, 0.0), (1.0, 1 / 3, 1 / 3)
 LAPTOP = {"n_codes": 2048, "dim": 64, "n_layers": 2, "n_heads": 4, "context": "causal"}
 # arXiv:2403.05618.
-PUBLISHED = {
-    "n_codes": 8192,
-    "dim": 128,
-    "n_layers": 4,
-    "n_heads": 8,
-    "update": "gradient",
-}
+PUBLISHED = {"n_codes": 8192, "dim": 128, "n_layers": 4, "n_heads": 8, "update": "gradient"}
 
 
 class Tokenizer(nn.Module):

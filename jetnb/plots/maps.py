@@ -24,11 +24,7 @@ MARKERS = {
 
 
 # |eta|, and what begins there.
-BORDERS = (
-    (1.479, "end cap"),
-    (2.5, "no tracker"),
-    (3.0, "forward calorimeter"),
-)
+BORDERS = ((1.479, "end cap"), (2.5, "no tracker"), (3.0, "forward calorimeter"))
 
 
 def eta_phi_map(

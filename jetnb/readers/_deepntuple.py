@@ -31,13 +31,7 @@ LABELS = {
     "label_H_bb": "HToBB",
 }
 # Times the charge, if any.
-FLAGS = {
-    "isChargedHad": 211,
-    "isNeutralHad": 130,
-    "isGamma": 22,
-    "isEl": -11,
-    "isMu": -13,
-}
+FLAGS = {"isChargedHad": 211, "isNeutralHad": 130, "isGamma": 22, "isEl": -11, "isMu": -13}
 PART = ("ptrel", "erel", "etarel", "phirel", "dxy", "dxysig", "dz", "dzsig", "charge", *FLAGS)
 PREFIX = "pfcand_"
 AXIS = {"fj_pt": "pt", "fj_eta": "eta", "fj_phi": "phi", "fj_mass": "mass"}

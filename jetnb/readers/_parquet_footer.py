@@ -19,10 +19,7 @@ LONGEST = 64 << 20  # bytes of a footer
 HEADER = 1 << 14  # bytes in which the header of a page must fit
 DICTIONARY = 2  # type of a page
 # Of a column in a row group at most: so many, or so many for each row if that is more.
-VALUES, MEAN = (
-    8_000_000,
-    256,
-)
+VALUES, MEAN = (8_000_000, 256)
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
 

@@ -38,11 +38,7 @@ WEIGHTED = {
 } | dict(zip(INDICES, ("FatJetPFCand_jetIdx", "FatJetPFCand_pfCandIdx"), strict=True))
 LISTS = {JETS, CANDS, LINKS, "PFCand", "FatJetPFCand"}
 # Charge of a particle with this PDG id, to be multiplied with the sign of the id.
-CHARGE = {
-    211: 1,
-    11: -1,
-    13: -1,
-}
+CHARGE = {211: 1, 11: -1, 13: -1}
 
 
 def layout(path, tree) -> dict[str, str]:

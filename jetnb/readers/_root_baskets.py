@@ -231,11 +231,7 @@ def _without_headers(data, counts, values):
     machine.
     """
     # Unsigned indices: five times as fast.
-    at, to, four = (
-        numba.uint64(0),
-        numba.uint64(0),
-        values.itemsize == 4,
-    )
+    at, to, four = (numba.uint64(0), numba.uint64(0), values.itemsize == 4)
     for row in range(len(counts)):
         if at + 10 > len(data):
             return False

@@ -99,20 +99,11 @@ COLUMNS = {
 # Of columns whose name in the file is that of another container, too.
 PREFIX = re.compile("^(track|electron|truth)_")
 # The column of each container that gives its length.
-FIRST = {
-    JETS: "pt",
-    TRACKS: "d0",
-    VERTICES: "z",
-    ELECTRONS: "electron_pt",
-    TRUTH: "truth_px",
-}
+FIRST = {JETS: "pt", TRACKS: "d0", VERTICES: "z", ELECTRONS: "electron_pt", TRUTH: "truth_px"}
 NUMBER, INTEGER = r"(bool|u?int\d+|float\d+)", r"u?int\d+"
 LINK = rf"(struct\[)?\{{m_persKey: {INTEGER}, m_persIndex: {INTEGER}\}}.*"
 # Of InDetTrackParticles, the same in all files; of a link to nothing.
-KEY, NULL = (
-    490_246_363,
-    2**32 - 1,
-)
+KEY, NULL = (490_246_363, 2**32 - 1)
 # The column with a number per vertex, and the value for a jet without any.
 PER_VERTEX = {
     "n_tracks": ("NumTrkPt500", 0),

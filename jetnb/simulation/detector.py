@@ -26,12 +26,7 @@ RESIDUAL_SIGNIFICANCE = 2.0
 # Ours, chosen to resemble published maps and tails, not taken from a paper:
 BLUR = 0.15  # spread of a soft cluster around the centre of its cell, in units of the cell
 # GeV: well below it a cluster lies at the centre of its cell.
-SOFT = {
-    22: 3.0,
-    130: 30.0,
-    1: 100.0,
-    2: 100.0,
-}
+SOFT = {22: 3.0, 130: 30.0, 1: 100.0, 2: 100.0}
 TAIL = (0.03, 3.0)  # share of tracks whose impact parameter is that much worse
 TRACKER_DEPTH = (
     500.0  # mm: the chance of a track falls to zero for particles born that far from the beam

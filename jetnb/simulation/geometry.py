@@ -16,10 +16,7 @@ import numpy as np
 CRYSTAL = np.pi / 180
 BARREL_END, FORWARD_START, FORWARD_END = 1.479, 3.0, 5.191
 # Cables and supports between barrel and endcap, EGM convention (arXiv:2012.06888)
-CMS_GAP = (
-    1.444,
-    1.566,
-)
+CMS_GAP = (1.444, 1.566)
 ENDCAP_Z, ENDCAP_PITCH = 3.154, 0.02862
 
 _TOWER_EDGES = np.array([*(0.087 * np.arange(21)), 1.83, 1.93, 2.043, 2.172, 2.322, 2.5, 2.65, 3.0])

@@ -355,11 +355,7 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
         return columns, constituents, counts
     tracks = (c["charge"][rows] != 0) & (c["pt"][rows] > recipe.track_pt_min)
     hard_z = vertices.z[vertices.start[c["event"][rows]]]
-    constituents |= {
-        "charge": c["charge"][rows],
-        "pdg_id": c["pdg_id"][rows],
-        "has_track": tracks,
-    }
+    constituents |= {"charge": c["charge"][rows], "pdg_id": c["pdg_id"][rows], "has_track": tracks}
     constituents |= {
         "d0": np.where(tracks, recipe.d0_sign * c["d0"][rows], 0),
         "dz": np.where(tracks, c["z0"][rows] - hard_z, 0),

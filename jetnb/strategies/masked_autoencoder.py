@@ -28,11 +28,7 @@ from jetnb.strategies.contrastive import embedding_rank
 TOKENS = ("one", "slot")
 READS = ("tracks", "jet")
 # Of the features of particles: deta, dphi and log_pt, of which the others are made.
-TARGETS = (
-    0,
-    1,
-    2,
-)
+TARGETS = (0, 1, 2)
 
 
 def draw_mask(

@@ -12,10 +12,7 @@ import numpy as np
 import torch
 
 # Blocks of so many jets, evenly over the data: all of them where there are not more.
-BLOCKS, JETS = (
-    8,
-    512,
-)
+BLOCKS, JETS = (8, 512)
 TOLERANCE = 1e-6  # of a sum: features that another processor has computed differ in their last bits
 
 

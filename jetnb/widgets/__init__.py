@@ -6,15 +6,7 @@ without a kernel.
 """
 
 from jetnb.widgets.brushing import brush, draw_brush
-from jetnb.widgets.explorers import (
-    BIN_WIDTHS,
-    PT_STEPS,
-    VIEWS,
-    browse,
-    draw,
-    draw_jet,
-    explore,
-)
+from jetnb.widgets.explorers import BIN_WIDTHS, PT_STEPS, VIEWS, browse, draw, draw_jet, explore
 from jetnb.widgets.files import own_file, propose
 from jetnb.widgets.latents import draw_selection, latent_explorer
 from jetnb.widgets.monitor import LossPlot, draw_losses, loss_plot

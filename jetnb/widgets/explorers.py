@@ -29,10 +29,7 @@ BIN_WIDTHS = {
     "forward tower, 0.17": 2 * counting.TOWER,
 }
 # Of the windows in eta; the narrowest that zooming makes.
-ETA_LIMIT, LEAST = (
-    5.2,
-    2 * counting.CRYSTAL,
-)
+ETA_LIMIT, LEAST = (5.2, 2 * counting.CRYSTAL)
 PT_STEPS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, np.inf)
 
 

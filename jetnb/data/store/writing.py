@@ -17,14 +17,7 @@ import numpy as np
 import jetnb.jets
 from jetnb import atomic
 from jetnb.data.store.reading import Store, open
-from jetnb.data.store.record import (
-    FORMAT,
-    HEADER,
-    VERSION,
-    StoreError,
-    StoreExistsError,
-    header_of,
-)
+from jetnb.data.store.record import FORMAT, HEADER, VERSION, StoreError, StoreExistsError, header_of
 
 PIECE = 65536  # jets looked at and written at a time, whatever the size of a block
 
