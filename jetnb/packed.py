@@ -59,8 +59,11 @@ def rows(first, counts) -> np.ndarray:
     return np.repeat(first, counts) + ranks(counts)
 
 
-def valid(indices, n_jets: int) -> np.ndarray:
-    """`indices` (B,) as int64. Raises `IndexError` for what is no integer from 0 to n_jets - 1."""
+def valid(indices, n_jets: int, what: str = "the jets there are") -> np.ndarray:
+    """`indices` (B,) as int64. Raises `IndexError` for what is no integer from 0 to n_jets - 1.
+
+    what: which jets they are, for the message.
+    """
     indices = np.asarray(indices)
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise IndexError(
@@ -70,6 +73,6 @@ def valid(indices, n_jets: int) -> np.ndarray:
     if indices.size and not 0 <= indices.min() <= indices.max() < n_jets:
         at = int(np.argmax((indices < 0) | (indices >= n_jets)))
         raise IndexError(
-            f"jet index {indices[at]} at position {at} is outside 0 to {n_jets - 1}, the jets there are"
+            f"jet index {indices[at]} at position {at} is outside 0 to {n_jets - 1}, {what}"
         )
     return indices.astype(np.int64)

@@ -11,7 +11,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.parametrize("words", [("format", "--check"), ("check",)], ids=" ".join)
 def test_ruff(words):
-    pytest.importorskip("ruff", reason="ruff comes with the packages of the tests")
     command = [sys.executable, "-m", "ruff", *words, "--no-cache", "jetnb", "tests", "start.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -54,23 +54,13 @@ from jetnb.readers._common import (
     open_hdf5,
     sort_by_pt,
 )
+from jetnb.readers._jetclass_columns import LABELS
 
 WHAT = "a file prepared for OmniLearn"
 SLOTS = 1_000  # the most particles of a jet; files have 30 to 150
 BLOCK = 64 << 20  # bytes of `data` at a time
 KINEMATIC, WITH_TYPES = 7, 13
-JETCLASS = [
-    "QCD",
-    "HToBB",
-    "HToCC",
-    "HToGG",
-    "HToWW4Q",
-    "HToWW2Q1L",
-    "ZToQQ",
-    "WToQQ",
-    "TTBar",
-    "TTBarLep",
-]
+JETCLASS = list(LABELS.values())
 JETNET = ["gluon", "light_quark", "TTBar", "WToQQ", "ZToQQ"]
 ONE_HOT = {len(names): names for names in (JETCLASS, JETNET)}
 BY_NAME = (

@@ -78,16 +78,8 @@ def lint(notebook, *, links=(), number=None):
     ]
 
 
-def imports_only(cell):
-    found = tree(cell)
-    return found is not None and all(
-        isinstance(one, (ast.Import, ast.ImportFrom)) for one in found.body
-    )
-
-
 def sizes(notebook, code):
-    # The cell of imports has as many lines as it needs: nobody has to follow it.
-    counts = sorted(len(lines(cell)) for cell in code if not imports_only(cell)) or [0]
+    counts = sorted(len(lines(cell)) for cell in code) or [0]
     if statistics.median(counts) > 5:
         yield f"the median code cell has {statistics.median(counts):g} lines, at most 5 are allowed"
     if sum(count <= 15 for count in counts) < 0.9 * len(counts):

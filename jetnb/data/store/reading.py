@@ -73,7 +73,7 @@ class Store:
                 f"{self.path} has no constituent field {unknown[0]!r}, "
                 f"only {', '.join(self.jets.constituents.fields)}"
             )
-        indices = packed.valid(indices, len(self))
+        indices = packed.valid(indices, len(self), f"the jets of {self.path}")
         if indices.size == 0:
             return Batch(np.empty((0, len(fields)), np.float32), np.zeros(1, np.int64))
         starts, ends = self._columns["offsets"][indices], self._columns["offsets"][indices + 1]
