@@ -52,8 +52,8 @@ def score(bank, z, kind: str = "knn", **options) -> np.ndarray:
     that do not fit, are not finite, or a bank that is too small.
 
     >>> bank = np.random.default_rng(1).normal(size=(500, 2))
-    >>> score(bank, [[0.0, 0.0], [6.0, 0.0]], "mahalanobis").round().tolist()
-    [0.0, 36.0]
+    >>> score(bank, [[0.0, 0.0], [6.0, 0.0]], "mahalanobis") > 10
+    array([False,  True])
     """
     if kind not in SCORES:
         raise ValueError(f"score {kind!r} is unknown: use one of {', '.join(SCORES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -95,6 +96,17 @@ def test_loss_is_that_of_a_loop_over_jets(settings, step):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     with torch.no_grad():
         assert float(model.loss(batch)) == pytest.approx(float(total.detach() / n), rel=1e-12)
+
+
+@pytest.mark.parametrize("max_length", [128, 4])
+def test_the_probability_of_a_jet_is_that_of_a_loop(max_length):
+    model, (tokens, offsets) = make(double=True, max_length=max_length), jets()[:2]
+    found = model.nats((tokens, offsets))
+    for b, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+        own = tokens[start:stop]
+        alone = model.loss((own, torch.tensor([0, len(own)])))
+        terms = min(len(own), max_length) + (len(own) <= max_length)  # a cut jet has no stop
+        assert float(found[b]) == pytest.approx(float(alone) * terms)
 
 
 def test_tokens_may_come_as_packed_gives_them():

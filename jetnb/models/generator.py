@@ -200,16 +200,30 @@ class Generator(nn.Module):
             x, tokens, lengths = x[keep], tokens[keep], np.minimum(lengths, encoder.max_length)
         h = encoder.run(x, lengths, label)  # (T + B, D)
         following, last = _following(lengths)
+        rows = np.arange(len(h))
         if cut.any():
-            rows = np.delete(np.arange(len(h)), last[cut])
+            rows = np.delete(rows, last[cut])
             h, following = h[send(torch.from_numpy(rows), x.device)], following[rows]
         target = F.pad(tokens, (0, 1), value=n_codes)[send(torch.from_numpy(following), x.device)]
         chunk = self.chunk or (256 if h.device.type == "cpu" else 4096)
         loss, nats = _CrossEntropy.apply(
             h, self.head.weight, self.head.bias, target, chunk, torch.is_grad_enabled()
         )
-        self._last = nats, target == n_codes
+        self._last, self._rows = (nats, target == n_codes), (rows, lengths)
         return loss
+
+    @torch.no_grad()
+    def nats(self, batch: Sequence[Tensor]) -> Tensor:
+        """Minus the log probability of each jet, (B,), in nats: of its tokens in their order, and of
+        the stop.
+
+        batch and errors: as for `loss`. A longer jet is less probable, whatever it is.
+        """
+        self.loss(batch)
+        rows, lengths = self._rows
+        jet = np.concatenate([packed.jet_of(lengths), np.arange(len(lengths))])[rows]
+        nats = self._last[0]
+        return _packed.total(nats, send(torch.from_numpy(jet), nats.device), len(lengths))
 
     def monitors(self) -> dict[str, float]:
         """About the last batch of `loss`: `perplexity` of codes and of where jets stop, i.e. exp of
