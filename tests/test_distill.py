@@ -63,7 +63,9 @@ def test_a_student_learns_from_two_teachers_and_comes_back_without_them(tmp_path
         **QUICK,
     )
     teachers = [str(SHIPPED), str(tmp_path / "teacher")]
-    before = {path: checkpoints._read(tmp_path.__class__(path) / "model.safetensors") for path in teachers}
+    before = {
+        path: checkpoints._read(tmp_path.__class__(path) / "model.safetensors") for path in teachers
+    }
     history = pretraining.pretrain(
         "distill",
         unlabelled,  # no label is needed
@@ -82,7 +84,10 @@ def test_a_student_learns_from_two_teachers_and_comes_back_without_them(tmp_path
     assert {name.partition(".")[0] for name in weights} == {"encoder", "head"}
     shutil.rmtree(tmp_path / "teacher")
     encoder, card = pretraining.load(tmp_path / "student")
-    assert encoder.dim == 16 and [one["data"]["sample"] for one in card["teachers"]] == ["jetclass"] * 2
+    assert (
+        encoder.dim == 16
+        and [one["data"]["sample"] for one in card["teachers"]] == ["jetclass"] * 2
+    )
     assert card["settings"]["teachers"] == [] and str(tmp_path) not in str(card)
     again = checkpoints._read(SHIPPED / "model.safetensors")
     assert all(torch.equal(before[str(SHIPPED)][name], value) for name, value in again.items())
@@ -96,7 +101,9 @@ def test_true_labels_can_have_a_share():
         data = pretraining.data_of(model, few(64))
         batch = data[np.arange(64)]
         losses[share] = float(model.fit(data, seed=1).loss(batch).detach())
-        own = float(torch.nn.functional.cross_entropy(model.head(model.encoder(*batch[:2])[1]), batch[2]))
+        own = float(
+            torch.nn.functional.cross_entropy(model.head(model.encoder(*batch[:2])[1]), batch[2])
+        )
     assert losses[0.5] == pytest.approx(0.5 * losses[0.0] + 0.5 * own, rel=1e-4)
 
 
@@ -120,9 +127,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
         ({"teachers": [str(tmp_path / "none")]}, "there is no checkpoint at"),
     ]
     for given, said in cases:
-        model = pretraining._make(
-            Distill, {**Distill.SETTINGS, "encoder": SMALL, **given}, seed=1
-        )
+        model = pretraining._make(Distill, {**Distill.SETTINGS, "encoder": SMALL, **given}, seed=1)
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             model.fit(data, seed=1)
     with pytest.raises(ValueError, match="use the strategy 'supervised'"):

@@ -98,7 +98,9 @@ def test_it_learns_classes_and_collapse_shows(ready):
     def apart():
         x, offsets, label = data[np.arange(400)]
         with torch.no_grad():
-            z = torch.nn.functional.normalize(model.encoder(x, offsets)[1] - model.encoder(x, offsets)[1].mean(0), dim=1)
+            z = torch.nn.functional.normalize(
+                model.encoder(x, offsets)[1] - model.encoder(x, offsets)[1].mean(0), dim=1
+            )
         same = label[:, None] == label
         return float((z @ z.T)[same].mean() - (z @ z.T)[~same].mean())
 

@@ -41,9 +41,7 @@ CLASSES = tuple(fine for name in JETCLASS for fine in FINER.get(name, (name,)))
 GLUON = 6  # where |PDG id| of quarks are 1 to 5; 0 is anything else, or no parton
 
 
-def refine(
-    jets: ak.Array, *, names: Sequence[str] = CLASSES
-) -> ak.Array:
+def refine(jets: ak.Array, *, names: Sequence[str] = CLASSES) -> ak.Array:
     """The same jets with one field more, `fine_label`: an index into `names`, -1 where unlabelled.
 
     jets: N simulated jets with the fields `NEEDS`. names: fine classes in the order that is wanted.

@@ -28,7 +28,9 @@ def noised(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - t) * x + t * noise, noise - x
 
 
-def follow(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, *, evaluations: int) -> Tensor:
+def follow(
+    velocity: Callable[[Tensor, float], Tensor], noise: Tensor, *, evaluations: int
+) -> Tensor:
     """Follow a velocity (x, t) -> (N, K) from noise (N, K) at time 1 to time 0, by midpoint steps.
 
     evaluations: how often the network is asked, a fixed number, two for each step. Raises

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb import inputs, packed
+from jetnb.inputs.features import TABLE
 from jetnb.models import _packed, flow, heads
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, HAS_TRACK, FromParticles, from_settings
 from jetnb.packed import Batch
 from jetnb.strategies.supervised import Labels, spread
 
@@ -107,6 +108,7 @@ class ClassifyAndGenerate(nn.Module):
     TITLE = "classification and generation, arXiv:2404.16091"
     SETTINGS = {
         "encoder": ENCODER,
+        "extras": [],
         "generator": {"dim": 64, "n_layers": 2, "n_heads": 4},
         "hardest": 40,
         "label": "label",
@@ -149,6 +151,7 @@ class ClassifyAndGenerate(nn.Module):
         cls,
         *,
         encoder: Mapping,
+        extras: Sequence[str],
         hardest: int | None,
         label: str,
         n_classes: int | None,
@@ -156,9 +159,8 @@ class ClassifyAndGenerate(nn.Module):
         **options,
     ) -> ClassifyAndGenerate:
         """For `pretraining.pretrain`: a transformer of particles."""
-        model = cls(
-            FromParticles(Transformer(**encoder)), Labels(label, n_classes, balance), **options
-        )
+        body = from_settings(encoder, extras=extras)
+        model = cls(body, Labels(label, n_classes, balance), **options)
         model.hardest = hardest
         return model
 
@@ -178,9 +180,7 @@ class ClassifyAndGenerate(nn.Module):
         self.coordinates.fit(x[:, :N_KINEMATIC], jets[:, 0][jet])
         return self
 
-    def loss(
-        self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Loss of a batch, a scalar: particles (T, 3 + E), offsets, and the targets that are named
         in `targets`.
 
@@ -193,13 +193,13 @@ class ClassifyAndGenerate(nn.Module):
         noisy = bool(self.weights["noised"] or self.weights["generate"])
         given, self._last = [], {}
         if clean:
-            given.append(self._without(x, offsets, generator))
+            given.append(self._dropped(x, offsets, generator))
         if noisy:
             jets, jet = kinematics_of(x, offsets)  # (B, 3), (T,)
             t = flow.uniform(jets[:, 0], generator)  # (B,)
             y = self.coordinates(x[:, :N_KINEMATIC], jets[:, 0][jet])
             y, target = flow.noised(y, flow.normal(y, generator), t[jet])
-            given.append(self._bare(self.coordinates.back(y, jets[:, 0][jet])))
+            given.append(self.bare(self.coordinates.back(y, jets[:, 0][jet])))
         many = torch.cat([offsets + i * offsets[-1] for i in range(len(given))])
         many = many[torch.arange(len(many)) % (n_jets + 1) > 0]  # ends of all jets
         h, z = self.encoder(torch.cat(given), torch.cat([many.new_zeros(1), many]))
@@ -266,9 +266,7 @@ class ClassifyAndGenerate(nn.Module):
         start = torch.randn(n_jets, len(flow.KINEMATICS), generator=numbers)
         self.eval()
         try:
-            jets = self.kinematics.draw(
-                label.to(device), start.to(device), evaluations=evaluations
-            )
+            jets = self.kinematics.draw(label.to(device), start.to(device), evaluations=evaluations)
             counts = jets[:, 2].long().cpu().numpy()
             offsets = packed.starts(counts)
             noise, made = torch.randn(int(offsets[-1]), N_KINEMATIC, generator=numbers), []
@@ -299,7 +297,7 @@ class ClassifyAndGenerate(nn.Module):
         normal = self.kinematics.to_normal(jets + torch.tensor([0, 0, 0.5], device=jets.device))
 
         def velocity(y, t):
-            h, _ = self.encoder(self._bare(self.coordinates.back(y, jet_pt)), offsets)
+            h, _ = self.encoder(self.bare(self.coordinates.back(y, jet_pt)), offsets)
             t = torch.full_like(normal[:, 0], t)
             return self.velocity(h, y, offsets, t, normal, label)
 
@@ -326,40 +324,43 @@ class ClassifyAndGenerate(nn.Module):
         self._last[name] = logits.detach()
         return self.labels.cross_entropy(logits, label.clamp(min=0)) * (label >= 0)
 
-    def _without(self, x: Tensor, offsets: Tensor, generator: torch.Generator | None) -> Tensor:
+    def bare(self, particles: Tensor) -> Tensor:
+        """Particles (T, 3 + E) of which the encoder is told nothing but the kinematics, from those or
+        from (T, 3).
+
+        The other features get their mean in training jets, those of tracks as if all had one: so it
+        shows that they are missing, and the network learned what to do then.
+        """
+        mean = self.encoder.mean
+        rest = [
+            torch.ones_like(mean[0])
+            if name == HAS_TRACK
+            else mean[self.encoder.features.index(name)]
+            for name in self.extras
+        ]
+        kept = particles[:, :N_KINEMATIC]
+        if not rest:
+            return kept
+        return torch.cat([kept, torch.stack(rest).to(kept.dtype).expand(len(kept), -1)], 1)
+
+    def _dropped(self, x: Tensor, offsets: Tensor, generator: torch.Generator | None) -> Tensor:
         """Particles (T, 3 + E), in training with groups of extra features dropped for some jets."""
         if not (self.extras and self.training and self.drop):
             return x
         jet = _packed.jet_of(np.diff(np.asarray(offsets.cpu())), x.device)
-        bare, columns = self._bare(x), [x[:, :N_KINEMATIC]]
-        gone = {name: None for name in map(group_of, self.extras)}
-        for name in gone:
-            gone[name] = flow.uniform(x[:1, 0].expand(len(offsets) - 1), generator) < self.drop
-        for i, name in enumerate(self.extras, N_KINEMATIC):
-            lost = gone[group_of(name)][jet]
-            columns.append(torch.where(lost, bare[:, i], x[:, i])[:, None])
-        return torch.cat(columns, 1)
-
-    def _bare(self, particles: Tensor) -> Tensor:
-        """Particles (T, 3 + E) of which nothing but the kinematics is known: extras at their mean,
-        and no tracks.
-        """
-        bare = [particles[:, :N_KINEMATIC]]
-        for i, name in enumerate(self.extras):
-            known = name != "has_track" and group_of(name) != "tracks"
-            value = self.encoder.mean[len(self.encoder.mean) + i - self._n_read] if known else 0.0
-            bare.append(torch.zeros_like(particles[:, :1]) + value)
-        return torch.cat(bare, 1)
-
-    @property
-    def _n_read(self) -> int:
-        """How many of the extras the encoder reads: all but "has_track"."""
-        return sum(name != "has_track" for name in self.extras)
+        groups = list(dict.fromkeys(map(group_of, self.extras)))
+        like = x.new_empty(len(offsets) - 1, len(groups))
+        gone = flow.uniform(like, generator) < self.drop  # (B, groups)
+        of = [groups.index(group_of(name)) for name in self.extras]
+        lost = F.pad(gone[:, of], (N_KINEMATIC, 0))[jet]  # (T, 3 + E)
+        return torch.where(lost, self.bare(x), x)
 
 
 def group_of(feature: str) -> str:
-    """The group that a feature of constituents is dropped with: "types" or "tracks"."""
-    return "types" if feature == "charge" or feature.startswith("is_") else "tracks"
+    """The group that a feature of constituents is dropped with: "types", "tracks" or "others"."""
+    if feature == "charge" or feature.startswith("is_"):
+        return "types"
+    return "tracks" if feature in TABLE and HAS_TRACK in TABLE[feature].needs else "others"
 
 
 def kinematics_of(x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

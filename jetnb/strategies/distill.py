@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from jetnb import checkpoints
 from jetnb.models import heads
 from jetnb.models._packed import wide
-from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, from_settings
 from jetnb.strategies.supervised import Labels, Supervised, spread
 
 
@@ -49,13 +48,14 @@ class Distill(nn.Module):
     teachers: folders of checkpoints of the strategy "supervised", one or several, which tell the
     same classes; they are read by `fit`, so a student comes back without them. temperature: see
     `distillation`. labels: how much of the loss is cross-entropy with true labels; 0 needs none, so
-    that jets may be data. Teachers see the same constituents as the student. arXiv:1503.02531.
+    that jets may be data. Teachers see the same constituents and features as the student. arXiv:1503.02531.
     """
 
     TITLE = "distillation, arXiv:1503.02531"
     SETTINGS = {
         "teachers": [],
         "encoder": {**ENCODER, "dim": 16, "n_layers": 1, "n_heads": 2},
+        "extras": [],
         "hardest": 40,
         "temperature": 4.0,
         "labels": 0.0,
@@ -81,6 +81,7 @@ class Distill(nn.Module):
             )
         self.encoder, self.head, self.labels, self.paths = encoder, head, labels, list(teachers)
         self.temperature, self.share = temperature, share
+        self.extras = tuple(getattr(encoder, "extras", ()))
         if share:
             self.targets = labels.targets
         # Not modules of this one: a checkpoint of the student is small.
@@ -94,6 +95,7 @@ class Distill(nn.Module):
         *,
         teachers: Sequence,
         encoder: Mapping,
+        extras: Sequence[str],
         hardest: int | None,
         temperature: float,
         labels: float,
@@ -101,7 +103,7 @@ class Distill(nn.Module):
         n_classes: int | None,
     ) -> Distill:
         """For `pretraining.pretrain`: a transformer of particles and a linear head."""
-        body, classes = FromParticles(Transformer(**encoder)), Labels(label, n_classes)
+        body, classes = from_settings(encoder, extras=extras), Labels(label, n_classes)
         model = cls(
             body,
             heads.linear(body.dim, classes.n_classes),
@@ -113,6 +115,7 @@ class Distill(nn.Module):
         model.hardest = hardest
         model.settings = {
             "encoder": dict(encoder),
+            "extras": list(extras),
             "hardest": hardest,
             "temperature": temperature,
             "labels": labels,
@@ -134,6 +137,11 @@ class Distill(nn.Module):
             )
         found = [load_teacher(path) for path in self.paths]
         for path, (teacher, _) in zip(self.paths, found, strict=True):
+            if teacher.extras != self.extras:
+                raise ValueError(
+                    f"teachers: {path} reads {list(teacher.extras)} besides kinematics, the student "
+                    f"{list(self.extras)}: set extras to those of the teachers"
+                )
             n_classes = teacher.head.out_features
             if n_classes != self.head.out_features:
                 raise ValueError(
@@ -157,9 +165,7 @@ class Distill(nn.Module):
             "teachers": [{key: one[key] for key in names if key in one} for one in self._cards],
         }
 
-    def loss(
-        self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean loss of a batch, a scalar: particles and offsets, with labels > 0 the targets that
         are named in `targets`.
 

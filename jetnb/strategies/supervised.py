@@ -19,9 +19,8 @@ from jetnb.inputs.batches import Packed
 from jetnb.jets import fine
 from jetnb.models import heads, particle_transformer
 from jetnb.models._packed import wide
-from jetnb.models.encoder import Transformer
 from jetnb.models.particle_transformer import ParticleTransformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, from_settings
 from jetnb.strategies.contrastive import embedding_rank
 
 FINE_GRAINED = "fine_grained"
@@ -107,13 +106,15 @@ class Labels(nn.Module):
 class Supervised(heads.Classifier):
     """An encoder of particles that learns to tell the classes of its sample.
 
-    label, n_classes, balance: see `Labels`. arXiv:2202.03772 (section 5.3), fine classes
+    extras: features that the encoder reads besides kinematics. label, n_classes, balance: see
+    `Labels`. arXiv:2202.03772 (section 5.3), fine classes
     arXiv:2405.12972, weights by frequency arXiv:2510.24066.
     """
 
     TITLE = "supervised, classes of the sample, arXiv:2202.03772"
     SETTINGS = {
         "encoder": ENCODER,
+        "extras": [],
         "hardest": 40,
         "label": "label",
         "n_classes": 10,
@@ -123,6 +124,7 @@ class Supervised(heads.Classifier):
     def __init__(self, encoder: nn.Module, head: nn.Module, labels: Labels):
         super().__init__(encoder, head)
         self.labels, self.targets = labels, labels.targets
+        self.extras = tuple(getattr(encoder, "extras", ()))
         self._last: tuple[Tensor, ...] | None = None
 
     @classmethod
@@ -130,13 +132,15 @@ class Supervised(heads.Classifier):
         cls,
         *,
         encoder: Mapping,
+        extras: Sequence[str] = (),
         hardest: int | None,
         n_classes: int | None = None,
         label: str = "label",
         balance: float = 0.0,
     ) -> Supervised:
         """For `pretraining.pretrain`: a transformer of particles and a linear head."""
-        body, labels = FromParticles(Transformer(**encoder)), Labels(label, n_classes, balance)
+        body = from_settings(encoder, extras=extras)
+        labels = Labels(label, n_classes, balance)
         model = cls(body, heads.linear(body.dim, labels.n_classes), labels)
         model.hardest = hardest
         return model
@@ -149,9 +153,7 @@ class Supervised(heads.Classifier):
         self.labels.fit(data)
         return self
 
-    def loss(
-        self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy in nats of a batch: particles, offsets, and the targets that are named
         in `targets`.
 
@@ -205,7 +207,9 @@ def load_public(source: str | Path | Mapping[str, Tensor]) -> tuple[ParticleTran
     n_classes = layers[-1].out_features if layers else None
     sophon = n_classes == SOPHON
     card = {
-        "strategy": "Sophon, arXiv:2405.12972" if sophon else "Particle Transformer, arXiv:2202.03772",
+        "strategy": "Sophon, arXiv:2405.12972"
+        if sophon
+        else "Particle Transformer, arXiv:2202.03772",
         "pretrained_by": "load_public",
         "features": list(INPUTS[encoder.n_features]),
         "jet_pt": SOPHON_PT if sophon else None,

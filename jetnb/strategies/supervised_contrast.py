@@ -14,8 +14,7 @@ from jetnb import augment
 from jetnb.augment import Batch
 from jetnb.models import heads
 from jetnb.models._packed import wide
-from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, from_settings
 from jetnb.strategies.contrastive import alignment, uniformity
 from jetnb.strategies.supervised import Labels, spread
 
@@ -105,7 +104,7 @@ class SupervisedContrast(nn.Module):
         `augment.views`.
         """
         model = cls(
-            FromParticles(Transformer(**encoder)),
+            from_settings(encoder),
             Labels(label, n_classes),
             temperature=temperature,
             views=partial(augment.views, **views),
@@ -118,9 +117,7 @@ class SupervisedContrast(nn.Module):
         self.encoder.fit(data.x, data.offsets)
         return self
 
-    def loss(
-        self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Contrastive loss of a batch, a scalar: particles (T, 3), offsets, and the targets that
         are named in `targets`.
 
