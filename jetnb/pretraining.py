@@ -12,6 +12,8 @@ and where the defaults do not do,
     make(**settings) class method that makes the module; without it the class is called with its settings
     hardest, extras  attributes: how many constituents of each jet it wants (None: all), and which `inputs.FEATURES`
                      after pt, deta and dphi
+    targets          attribute: the numbers of jets that follow in a batch, names of their fields; without it the
+                     label, where the jets have one
     data(jets)       makes the training data itself
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
     card()           what the checkpoint says of it in place of "settings"
@@ -39,10 +41,13 @@ from jetnb.training.history import History
 HARDEST = 40
 FITTED = 20_000  # jets of a store of which scalings and codebooks are made
 STRATEGIES = {
+    "classify_and_generate": "jetnb.strategies.classify_and_generate:ClassifyAndGenerate",
+    "distill": "jetnb.strategies.distill:Distill",
     "jetclr": "jetnb.strategies.contrastive:JetCLR",
     "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
     "omnijet": "jetnb.strategies.next_token:NextToken",
     "supervised": "jetnb.strategies.supervised:Supervised",
+    "supervised_contrast": "jetnb.strategies.supervised_contrast:SupervisedContrast",
     "tokens": "jetnb.strategies.tokens:Tokens",
 }
 
@@ -156,19 +161,21 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
     return model.encoder, card
 
 
-def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> batches.Packed:
+def particles(
+    jets: ak.Array, *, hardest: int | None = HARDEST, extras=(), targets=("label",)
+) -> batches.Packed:
     """Particles of N jets, the `hardest` of each, and their labels, as data for training and
     embedding.
 
-    extras: names of `inputs.FEATURES` that follow as columns. Returns
-    `Packed(particles (T, 3 + E): pt [GeV], deta, dphi [rad] and the extras; offsets; label (N,))`,
-    without the last for jets that have none. Taught in notebook 07.
+    extras: names of `inputs.FEATURES` that follow as columns. targets: names of fields of jets.
+    Returns `Packed(particles (T, 3 + E): pt [GeV], deta, dphi [rad] and the extras; offsets; label
+    (N,))`, in place of the last all targets that these jets have. Taught in notebook 07.
     """
     x, offsets = inputs.to_relative(jets)
     if extras:
         x = np.column_stack([x, inputs.compute(jets, extras).x])
     packed = torch.from_numpy(x), torch.from_numpy(offsets)
-    labels = [jets.label] if "label" in jets.fields else []  # data have none
+    labels = [jets[name] for name in targets if name in jets.fields]  # data have none
     return batches.Packed(
         *(packed if hardest is None else augment.keep_hardest(*packed, n_max=hardest)), *labels
     )
@@ -177,18 +184,26 @@ def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> ba
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
-    if isinstance(jets, batches.Rows):
-        labelled = all("label" in store.jets.fields for store in jets.stores)
+    targets = getattr(model, "targets", ("label",))
+    stored = isinstance(jets, batches.Rows)
+    have = [store.jets.fields for store in jets.stores] if stored else [jets.fields]
+    missing = [name for name in targets if not all(name in fields for fields in have)]
+    if missing and hasattr(model, "targets"):
+        raise ValueError(
+            f"these jets have no field {missing[0]!r}, which {type(model).__name__} learns from: use a "
+            "sample that has it, or another setting 'label'"
+        )
+    if stored:
         return batches.Stored(
             jets,
             ("pt", "deta", "dphi", *extras),
             hardest=hardest,
-            targets=("label",) if labelled else (),
+            targets=() if missing else tuple(targets),
         )
     return (
         model.data(jets)
         if hasattr(model, "data")
-        else particles(jets, hardest=hardest, extras=extras)
+        else particles(jets, hardest=hardest, extras=extras, targets=targets)
     )
 
 
