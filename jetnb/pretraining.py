@@ -42,7 +42,10 @@ FITTED = 20_000  # jets of a store of which scalings and codebooks are made
 STRATEGIES = {
     "jetclr": "jetnb.strategies.contrastive:JetCLR",
     "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
+    "masked_particles": "jetnb.strategies.masked_particles:MaskedParticles",
     "omnijet": "jetnb.strategies.next_token:NextToken",
+    "particle_type": "jetnb.strategies.particle_type:ParticleType",
+    "set_flow": "jetnb.strategies.set_flow:SetFlow",
     "supervised": "jetnb.strategies.supervised:Supervised",
     "tokens": "jetnb.strategies.tokens:Tokens",
 }
