@@ -89,6 +89,17 @@ def inverse(order: np.ndarray) -> np.ndarray:
     return place
 
 
+def falling(x: Tensor, offsets: Tensor) -> Tensor:
+    """The rows of particles x (T, 3 + C) in falling pt within each jet, (T,), whatever their order
+    was: equal pt are told apart by deta and dphi.
+    """
+    jet = jet_of(np.diff(np.asarray(torch.as_tensor(offsets).cpu())), x.device)
+    order = torch.arange(len(x), device=x.device)
+    for key in (x[:, 2], x[:, 1], -x[:, 0], jet):
+        order = order[key[order].argsort(stable=True)]
+    return order
+
+
 def jet_of(lengths: np.ndarray, device: torch.device) -> Tensor:
     """For each of T constituents the number of its jet, (T,)."""
     return send(torch.from_numpy(packed.jet_of(lengths)), device)
