@@ -56,6 +56,11 @@ def without_views(model):
     model.views = views
 
 
+def without_noise(model):
+    """Only what is not noised, which goes by the place of a particle."""
+    model.weights = {"clean": 1.0, "noised": 0.0, "generate": 0.0}
+
+
 def masked(*targets, reads="visible", **settings):
     settings = {"targets": list(targets), "reads": reads, "n_codes": 16, **settings}
     return Case(
@@ -89,6 +94,10 @@ CASES = {
     ),
     "omnijet": Case({"codes": str(TOKENIZER), "sizes": SMALL}, ordered=True),
     "supervised": Case({"encoder": SMALL}),
+    "supervised, fine classes": Case({"encoder": SMALL, "label": "fine_grained"}, "supervised"),
+    "supervised_contrast": Case({"encoder": SMALL}, still=without_views),
+    "classify_and_generate": Case({"encoder": SMALL, "generator": SMALL}, still=without_noise),
+    "distill": Case({"encoder": SMALL, "teachers": [str(DATA / "checkpoints" / "supervised")]}),
     "tokens": Case({"n_codes": 16, **SMALL, "context": "jet"}),
 }
 HIDING = [name for name, case in CASES.items() if case.sees]

@@ -19,6 +19,7 @@ from jetnb.models import heads
 
 KINEMATICS = ("pt", "mass", "n_constituents")  # of a jet, in GeV the first two
 FREQUENCIES = 8
+TIMES = 2 * FREQUENCIES  # numbers that a time becomes
 KNOTS = 128
 
 
@@ -50,7 +51,7 @@ def follow(
 
 
 def waves(t: Tensor) -> Tensor:
-    """Times (B,) as sines and cosines, so that a network can tell near ones apart: (B, 16)."""
+    """Times (B,) as sines and cosines, so that a network can tell near ones apart: (B, TIMES)."""
     phases = t[:, None] * math.pi * 2.0 ** torch.arange(FREQUENCIES, device=t.device)
     return torch.cat([phases.sin(), phases.cos()], 1)
 
@@ -100,7 +101,7 @@ class Kinematics(nn.Module):
         self.to_normal = ToNormal(len(KINEMATICS))
         self.kind = nn.Embedding(n_classes + 1, 16)
         self.velocity = heads.mlp(
-            len(KINEMATICS) + 2 * FREQUENCIES + 16, len(KINEMATICS), hidden=(dim,) * n_layers
+            len(KINEMATICS) + TIMES + 16, len(KINEMATICS), hidden=(dim,) * n_layers
         )
 
     def loss(

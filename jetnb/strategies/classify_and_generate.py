@@ -21,7 +21,8 @@ from jetnb.models import _packed, flow, heads
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import ENCODER, HAS_TRACK, FromParticles, from_settings
 from jetnb.packed import Batch
-from jetnb.strategies.supervised import Labels, spread
+from jetnb.strategies.contrastive import spread
+from jetnb.strategies.supervised import Labels
 
 CORE = 0.05  # rad: within it angles are as they are, beyond it as their logarithm
 N_KINEMATIC = 3  # columns of particles that are made and noised: pt, deta, dphi
@@ -136,7 +137,7 @@ class ClassifyAndGenerate(nn.Module):
             )
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}: it is a probability, from 0 to below 1")
-        self.encoder, self.labels, self.targets = encoder, labels, labels.targets
+        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.fields
         self.weights, self.drop, self.evaluations = dict(weights), drop, evaluations
         self.extras = tuple(getattr(encoder, "extras", ()))
         self.head = heads.linear(encoder.dim, labels.n_classes)
@@ -182,7 +183,7 @@ class ClassifyAndGenerate(nn.Module):
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Loss of a batch, a scalar: particles (T, 3 + E), offsets, and the targets that are named
-        in `targets`.
+        in `jet_fields`.
 
         generator draws times, noise, and which features are dropped; None is torch's global one.
         Raises `ValueError` for a malformed batch and labels that are no classes.

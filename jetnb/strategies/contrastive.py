@@ -103,6 +103,14 @@ def embedding_rank(z: Tensor) -> Tensor:
     return torch.special.entr(values / values.sum()).sum().exp()
 
 
+def spread(jets: Tensor) -> dict[str, float]:
+    """`rank` and `variance` of vectors of jets (B, D), by which a collapse is seen."""
+    return {
+        "rank": float(embedding_rank(jets)),
+        "variance": float(jets.double().var(0, correction=0).mean()),
+    }
+
+
 class JetCLR(nn.Module):
     """Contrastive pretraining of an encoder with the symmetries of jets.
 
@@ -199,8 +207,7 @@ class JetCLR(nn.Module):
         return {
             "alignment": float(alignment(z1, z2)),
             "uniformity": float(uniformity(z1)),
-            "rank": float(embedding_rank(jets)),
-            "variance": float(jets.double().var(0, correction=0).mean()),
+            **spread(jets),
         }
 
 

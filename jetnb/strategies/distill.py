@@ -12,7 +12,8 @@ from jetnb import checkpoints
 from jetnb.models import heads
 from jetnb.models._packed import wide
 from jetnb.models.particles import ENCODER, from_settings
-from jetnb.strategies.supervised import Labels, Supervised, spread
+from jetnb.strategies.contrastive import spread
+from jetnb.strategies.supervised import Labels, Supervised
 
 
 def distillation(
@@ -83,7 +84,7 @@ class Distill(nn.Module):
         self.temperature, self.share = temperature, share
         self.extras = tuple(getattr(encoder, "extras", ()))
         if share:
-            self.targets = labels.targets
+            self.jet_fields = labels.fields
         # Not modules of this one: a checkpoint of the student is small.
         self._teachers: list[nn.Module] = []
         self._cards: list[dict] = []
@@ -167,7 +168,7 @@ class Distill(nn.Module):
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean loss of a batch, a scalar: particles and offsets, with labels > 0 the targets that
-        are named in `targets`.
+        are named in `jet_fields`.
 
         generator: not used. Raises `RuntimeError` before `fit`.
         """
@@ -177,7 +178,7 @@ class Distill(nn.Module):
         _, jets = self.encoder(x, offsets)
         logits = self.head(jets)
         with torch.no_grad():
-            said = [teacher.to(x.device).eval()(x, offsets) for teacher in self._teachers]
+            said = [teacher.to(x).eval()(x, offsets) for teacher in self._teachers]
         loss = distillation(logits, said, temperature=self.temperature).mean()
         if self.share:
             own = self.labels.cross_entropy(logits, self.labels(targets)).mean()

@@ -23,7 +23,6 @@ from jetnb.models import _packed
 from jetnb.models._packed import pad, select, wide
 from jetnb.models.encoder import DeepSets, Transformer
 from jetnb.models.particles import FEATURES, FromParticles, from_settings
-from jetnb.strategies.contrastive import embedding_rank
 
 TOKENS = ("one", "slot")
 READS = ("tracks", "jet")
@@ -240,8 +239,7 @@ class MaskedAutoencoder(nn.Module):
         spread = (target - target.mean(0)).square().mean()
         return {
             "explained": float(1 - (found - target).square().mean() / spread.clamp(min=1e-12)),
-            "rank": float(embedding_rank(jets)),
-            "variance": float(jets.var(0, correction=0).mean()),
+            **spread(jets),
         }
 
 

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from jetnb import masks, packed
 from jetnb.hardware import send
 from jetnb.models import _packed, tokenizer
-from jetnb.models import particles as of_particles
 from jetnb.models._packed import select
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import FEATURES, FromParticles
+from jetnb.models.particles import FromParticles, from_settings
 from jetnb.models.tokenizer import Tokenizer
 from jetnb.strategies import targets as asked
-from jetnb.strategies.contrastive import embedding_rank
+from jetnb.strategies.contrastive import spread
 
 READS = ("visible", "tokens")
 N_RANKS = 64  # null tokens; hidden particles beyond share the last
@@ -125,7 +124,8 @@ class MaskedParticles(nn.Module):
         """
         if reads not in READS:
             raise ValueError(f"reads is {reads!r}: it is one of {', '.join(READS)}")
-        body, columns = reader(encoder, extras)
+        body = from_settings(encoder, extras=extras)
+        columns = body.extras
         if vqvae is not None:
             vqvae = Tokenizer(**vqvae) if isinstance(vqvae, Mapping) else tokenizer.load(vqvae)[0]
         model = cls(
@@ -237,11 +237,10 @@ class MaskedParticles(nn.Module):
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
-        jets = self._last["jets"].double()
+        jets = self._last["jets"]
         return {
             **{f"{name}_explained": float(self._last[name]) for name in self.targets},
-            "rank": float(embedding_rank(jets)),
-            "variance": float(jets.var(0, correction=0).mean()),
+            **spread(jets),
         }
 
     @torch.no_grad()
@@ -267,15 +266,6 @@ class MaskedParticles(nn.Module):
             code = torch.multinomial(numbers.softmax(1), 1, generator=generator)[:, 0]
             numbers = head.codes[code]
         return self.particles.particles(numbers)
-
-
-def reader(encoder: Mapping, extras: Sequence[str]) -> tuple[FromParticles, tuple[str, ...]]:
-    """A transformer of particles with these extras, and the columns that it wants after pt, deta,
-    dphi. encoder: its settings, without n_features.
-    """
-    columns = tuple(of_particles.columns(extras)) if extras else ()
-    body = Transformer(**{**encoder, "n_features": len(FEATURES) + len(extras)})
-    return FromParticles(body, **({"extras": tuple(extras)} if extras else {})), columns
 
 
 def checked(mask: Mapping) -> dict:

@@ -18,15 +18,14 @@ from torch.nn import functional as F
 
 from jetnb import packed
 from jetnb.hardware import send
-from jetnb.models import _packed
+from jetnb.models import _packed, flow
 from jetnb.models._attention import check_heads
 from jetnb.models._fast import Linear
 from jetnb.models._packed import select, wide
-from jetnb.models.particles import FromParticles
+from jetnb.models.particles import FromParticles, from_settings
 from jetnb.strategies import targets as asked
-from jetnb.strategies.contrastive import embedding_rank
-from jetnb.strategies.masked_particles import SIZES, checked, hide, reader
-from jetnb.strategies.targets import TIMES, fourier, integrate, normal
+from jetnb.strategies.contrastive import spread
+from jetnb.strategies.masked_particles import SIZES, checked, hide
 
 
 class Block(nn.Module):
@@ -107,7 +106,7 @@ class SetFlow(nn.Module):
         self.particles = asked.Particles(columns)
         self.width = len(self.particles.names) + len(self.particles.kinds)
         self.enter, self.reads = Linear(self.width, dim), Linear(encoder.dim, dim)
-        self.time = nn.Sequential(nn.Linear(TIMES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time = nn.Sequential(nn.Linear(flow.TIMES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.blocks = nn.ModuleList(Block(dim, n_heads) for _ in range(n_layers))
         self.norm, self.out = nn.LayerNorm(dim), Linear(dim, self.width)
         self._last: dict[str, Tensor] | None = None
@@ -123,9 +122,9 @@ class SetFlow(nn.Module):
         mask: Mapping,
     ) -> SetFlow:
         """For `pretraining.pretrain`: a transformer of particles."""
-        body, columns = reader(encoder, extras)
-        model = cls(body, columns=columns, mask=mask, **decoder)
-        model.hardest, model.extras = hardest, columns
+        body = from_settings(encoder, extras=extras)
+        model = cls(body, columns=body.extras, mask=mask, **decoder)
+        model.hardest, model.extras = hardest, body.extras
         return model
 
     def fit(self, data, *, seed: int) -> SetFlow:
@@ -150,11 +149,10 @@ class SetFlow(nn.Module):
         data, known = self._data(gone)
         visible, jets = self.encoder(seen, shown)
         jet = _packed.jet_of(np.diff(hidden.numpy()), x.device)
-        t = normal(x.new_empty(len(offsets) - 1, 1), generator=generator)
-        t, noise = t.sigmoid()[jet], normal(data, generator=generator)
-        found = self._towards(data * (1 - t) + noise * t, t, hidden, visible, shown)
-        off = (wide(found) - noise + data).square() * known
-        size = (noise - data).square() * known
+        t = flow.normal(x.new_empty(len(offsets) - 1), generator).sigmoid()[jet]
+        at, direction = flow.noised(data, flow.normal(data, generator), t)
+        found = self._towards(at, t, hidden, visible, shown)
+        off, size = (wide(found) - direction).square() * known, direction.square() * known
         self._last = {"jets": jets.detach(), "explained": (1 - off.sum() / size.sum()).detach()}
         return off.sum() / known.sum()
 
@@ -165,31 +163,30 @@ class SetFlow(nn.Module):
         """
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
-        jets = self._last["jets"].double()
+        jets = self._last["jets"]
         return {
             "explained": float(self._last["explained"]),
-            "rank": float(embedding_rank(jets)),
-            "variance": float(jets.var(0, correction=0).mean()),
+            **spread(jets),
         }
 
     @torch.no_grad()
     def draw(
-        self, x: Tensor, offsets: Tensor, n_hidden, *, generator=None, steps: int = 20
+        self, x: Tensor, offsets: Tensor, n_hidden, *, generator=None, evaluations: int = 40
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Particles to add to those that are seen.
 
         x (T, 3 + C), offsets (B + 1,): the visible. n_hidden (B,): how many to draw for each jet.
-        steps: of the midpoint rule from noise to data. Returns the particles pt [GeV], deta, dphi
+        evaluations: as for `flow.follow`. Returns the particles pt [GeV], deta, dphi
         [rad] (M, 3), their offsets (B + 1,), and their types (M,), places in `particles.kinds`, or
         None without types. Taught in notebook 11.
         """
         hidden = torch.from_numpy(packed.starts(np.asarray(n_hidden, np.int64)))
         visible, _ = self.encoder(x, offsets)
-        start = normal(x.new_empty(int(hidden[-1]), self.width), generator=generator)
-        found = integrate(
-            lambda now, t: self._towards(now, t.expand(len(now), 1), hidden, visible, offsets),
+        start = flow.normal(x.new_empty(int(hidden[-1]), self.width), generator)
+        found = flow.follow(
+            lambda at, t: self._towards(at, torch.full_like(at[:, 0], t), hidden, visible, offsets),
             start,
-            steps,
+            evaluations=evaluations,
         )
         n = len(self.particles.names)
         kinds = found[:, n:].argmax(1) if self.particles.kinds else None
@@ -207,7 +204,7 @@ class SetFlow(nn.Module):
         )
 
     def _towards(self, now: Tensor, t: Tensor, hidden, visible: Tensor, shown) -> Tensor:
-        h, time, visible = self.enter(now), self.time(fourier(t)), self.reads(visible)
+        h, time, visible = self.enter(now), self.time(flow.waves(t)), self.reads(visible)
         for block in self.blocks:
             h = block(h, hidden, visible, shown, time)
         return self.out(self.norm(h))

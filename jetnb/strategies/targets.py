@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb import inputs
-from jetnb.models import heads
+from jetnb.models import flow, heads
 from jetnb.models._packed import wide
 from jetnb.models.quantise import VectorQuantiser, nearest
 from jetnb.models.tokenizer import Tokenizer
@@ -219,58 +218,34 @@ class Codes(Classes):
 class Flow(nn.Module):
     """How the numbers are distributed: flow matching for each particle, by an MLP that sees h.
 
-    At time t the numbers are x (1 - t) + noise t, and the MLP finds noise - x, the direction in
-    which they move; t is the sigmoid of a normal number. `draw` goes the way back. A number that a
+    See `models.flow`; the time t is the sigmoid of a normal number. `draw` goes the way back. A number that a
     particle lacks is not scored. arXiv:2409.12589; flow matching arXiv:2210.02747.
     """
 
     def __init__(self, dim: int, particles: Particles, *, hidden: int = 128):
         super().__init__()
         n = len(particles.names)
-        self.out = heads.mlp(dim + n + TIMES, n, hidden=(hidden,) * 3)
+        self.out = heads.mlp(dim + n + flow.TIMES, n, hidden=(hidden,) * 3)
 
     def loss(self, h: Tensor, wanted: Wanted, *, generator=None) -> tuple[Tensor, Tensor]:
         """Loss, and what is lost where the direction is guessed to be 0, of h (M, D)."""
         x, known = wanted.numbers, wanted.known
-        noise, t = normal(x, generator=generator), normal(x[:, :1], generator=generator).sigmoid()
-        found = wide(self._towards(h, x * (1 - t) + noise * t, t))
-        off, size = ((found - noise + x).square() * known), ((noise - x).square() * known)
-        return off.sum() / known.sum(), size.sum() / known.sum()
+        noise, t = flow.normal(x, generator), flow.normal(x[:, 0], generator).sigmoid()
+        at, direction = flow.noised(x, noise, t)
+        off = (wide(self._towards(h, at, t)) - direction).square() * known
+        return off.sum() / known.sum(), (direction.square() * known).sum() / known.sum()
 
-    def draw(self, h: Tensor, *, generator=None, steps: int = 20) -> Tensor:
-        """Numbers drawn for h (M, D), scaled, (M, K): midpoint rule in `steps` from noise to data."""
-        n = self.out[-1].out_features
-        return integrate(
-            lambda x, t: self._towards(h, x, t.expand(len(x), 1)),
-            normal(h.new_empty(len(h), n), generator=generator),
-            steps,
+    def draw(self, h: Tensor, *, generator=None, evaluations: int = 40) -> Tensor:
+        """Numbers drawn for h (M, D), scaled, (M, K); evaluations: as for `flow.follow`."""
+        noise = flow.normal(h.new_empty(len(h), self.out[-1].out_features), generator)
+        return flow.follow(
+            lambda x, t: self._towards(h, x, torch.full_like(x[:, 0], t)),
+            noise,
+            evaluations=evaluations,
         )
 
     def _towards(self, h: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return self.out(torch.cat([h, x, fourier(t)], 1))
-
-
-TIMES = 16
-
-
-def fourier(t: Tensor) -> Tensor:
-    """Time t (M, 1) from 0 to 1 as cosines and sines, (M, 16)."""
-    angle = t * torch.pi * torch.arange(1, TIMES // 2 + 1, device=t.device)
-    return torch.cat([angle.cos(), angle.sin()], 1)
-
-
-def integrate(towards, x: Tensor, steps: int) -> Tensor:
-    """x at time 0 of x (M, K) at time 1, where `towards(x, t)` is its direction: midpoint rule."""
-    with torch.no_grad():
-        for t in torch.arange(steps, 0, -1, device=x.device) / steps:
-            half = x - towards(x, t) / (2 * steps)
-            x = x - towards(half, t - 0.5 / steps) / steps
-    return x
-
-
-def normal(like: Tensor, *, generator: torch.Generator | None) -> Tensor:
-    """Normal numbers of the shape, type and device of `like`."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+        return self.out(torch.cat([h, x, flow.waves(t)], 1))
 
 
 def make(
@@ -304,10 +279,3 @@ def make(
 
 def _head(dim: int, n_out: int) -> nn.Sequential:
     return heads.mlp(dim, n_out, hidden=(dim,))
-
-
-def some(x, n: int, seed: int) -> np.ndarray:
-    """Rows of n particles of x (T, ...) at random, for scalings and centres; all where there are
-    fewer.
-    """
-    return np.random.default_rng(seed).permutation(len(x))[:n]
