@@ -12,7 +12,7 @@ and where the defaults do not do,
     make(**settings) class method that makes the module; without it the class is called with its settings
     hardest, extras  attributes: how many constituents of each jet it wants (None: all), and which `inputs.FEATURES`
                      after pt, deta and dphi
-    targets          attribute: the numbers of jets that follow in a batch, names of their fields; without it the
+    jet_fields       attribute: the numbers of jets that follow in a batch, names of their fields; without it the
                      label, where the jets have one
     data(jets)       makes the training data itself
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
@@ -143,6 +143,22 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
     # An encoder of ours, such as one trained with labels.
     if strategy is None and "settings" not in card:
         return checkpoints.restore(path, build, name="encoder", part="encoder")
+    model, card = restore(path, strategy)
+    if not isinstance(getattr(model, "encoder", None), nn.Module):
+        raise ValueError(
+            f"{path} was pretrained by {type(model).__name__}, which has no attribute 'encoder', an "
+            "nn.Module: give it one"
+        )
+    return model.encoder, card
+
+
+def restore(path, strategy=None) -> tuple[nn.Module, dict]:
+    """All that was trained in the checkpoint at `path`, with its heads, in evaluation mode, and the
+    card of the checkpoint.
+
+    strategy: as for `load`, and so are the errors.
+    """
+    card = checkpoints.read_card(path)
     name = card.get("pretrained_by")
     if strategy is None and name not in STRATEGIES:
         raise ValueError(
@@ -150,15 +166,9 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
             "as strategy=..."
         )
     _, made = find(name if strategy is None else strategy)
-    model, card = checkpoints.restore(
+    return checkpoints.restore(
         path, lambda settings, seed: _make(made, settings, seed=seed), name="settings"
     )
-    if not isinstance(getattr(model, "encoder", None), nn.Module):
-        raise ValueError(
-            f"{path} was pretrained by {made.__name__}, which has no attribute 'encoder', an nn.Module: "
-            "give it one"
-        )
-    return model.encoder, card
 
 
 def particles(
@@ -184,11 +194,11 @@ def particles(
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
-    targets = getattr(model, "targets", ("label",))
+    targets = getattr(model, "jet_fields", ("label",))
     stored = isinstance(jets, batches.Rows)
     have = [store.jets.fields for store in jets.stores] if stored else [jets.fields]
     missing = [name for name in targets if not all(name in fields for fields in have)]
-    if missing and hasattr(model, "targets"):
+    if missing and hasattr(model, "jet_fields"):
         raise ValueError(
             f"these jets have no field {missing[0]!r}, which {type(model).__name__} learns from: use a "
             "sample that has it, or another setting 'label'"

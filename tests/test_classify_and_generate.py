@@ -237,11 +237,7 @@ def test_a_checkpoint_draws_the_same_jets(tmp_path):
     )
     encoder, card = pretraining.load(tmp_path / "ck")
     assert encoder.dim == 16 and card["settings"]["evaluations"] == 8
-    model, _ = jetnb.checkpoints.restore(
-        tmp_path / "ck",
-        lambda settings, seed: ClassifyAndGenerate.make(**settings),
-        name="settings",
-    )
+    model, _ = pretraining.restore(tmp_path / "ck")
     provenance = jetnb.jets.provenance(few())
     one, two = (model.draw(4, seed=3, provenance=provenance) for _ in range(2))
     assert ak.to_list(one.constituents.pt) == ak.to_list(two.constituents.pt)

@@ -136,7 +136,7 @@ class ClassifyAndGenerate(nn.Module):
             )
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}: it is a probability, from 0 to below 1")
-        self.encoder, self.labels, self.targets = encoder, labels, labels.targets
+        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.jet_fields
         self.weights, self.drop, self.evaluations = dict(weights), drop, evaluations
         self.extras = tuple(getattr(encoder, "extras", ()))
         self.head = heads.linear(encoder.dim, labels.n_classes)
@@ -182,7 +182,7 @@ class ClassifyAndGenerate(nn.Module):
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Loss of a batch, a scalar: particles (T, 3 + E), offsets, and the targets that are named
-        in `targets`.
+        in `jet_fields`.
 
         generator draws times, noise, and which features are dropped; None is torch's global one.
         Raises `ValueError` for a malformed batch and labels that are no classes.

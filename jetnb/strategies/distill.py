@@ -83,7 +83,7 @@ class Distill(nn.Module):
         self.temperature, self.share = temperature, share
         self.extras = tuple(getattr(encoder, "extras", ()))
         if share:
-            self.targets = labels.targets
+            self.jet_fields = labels.jet_fields
         # Not modules of this one: a checkpoint of the student is small.
         self._teachers: list[nn.Module] = []
         self._cards: list[dict] = []
@@ -167,7 +167,7 @@ class Distill(nn.Module):
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Mean loss of a batch, a scalar: particles and offsets, with labels > 0 the targets that
-        are named in `targets`.
+        are named in `jet_fields`.
 
         generator: not used. Raises `RuntimeError` before `fit`.
         """

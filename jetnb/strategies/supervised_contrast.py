@@ -84,7 +84,7 @@ class SupervisedContrast(nn.Module):
         views: Callable[..., tuple[Batch, Batch]] = augment.views,
     ):
         super().__init__()
-        self.encoder, self.labels, self.targets = encoder, labels, labels.targets
+        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.jet_fields
         self.views, self.temperature = views, temperature
         self.head = heads.projection(encoder.dim, hidden, output)
         self._last: tuple[Tensor, ...] | None = None
@@ -119,7 +119,7 @@ class SupervisedContrast(nn.Module):
 
     def loss(self, batch: Sequence[Tensor], *, generator: torch.Generator | None = None) -> Tensor:
         """Contrastive loss of a batch, a scalar: particles (T, 3), offsets, and the targets that
-        are named in `targets`.
+        are named in `jet_fields`.
 
         generator draws the views; None is torch's global one. Raises ValueError for one jet, which
         has nothing to be told from, and as `sup_con`.
