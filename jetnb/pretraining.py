@@ -146,6 +146,22 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
     # An encoder of ours, such as one trained with labels.
     if strategy is None and "settings" not in card:
         return checkpoints.restore(path, build, name="encoder", part="encoder")
+    model, card = restore(path, strategy)
+    if not isinstance(getattr(model, "encoder", None), nn.Module):
+        raise ValueError(
+            f"{path} was pretrained by {type(model).__name__}, which has no attribute 'encoder', an "
+            "nn.Module: give it one"
+        )
+    return model.encoder, card
+
+
+def restore(path, strategy=None) -> tuple[nn.Module, dict]:
+    """All that was trained in the checkpoint at `path`, with its heads, in evaluation mode, and the
+    card of the checkpoint.
+
+    strategy: as for `load`, and so are the errors.
+    """
+    card = checkpoints.read_card(path)
     name = card.get("pretrained_by")
     if strategy is None and name not in STRATEGIES:
         raise ValueError(
@@ -153,15 +169,9 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
             "as strategy=..."
         )
     _, made = find(name if strategy is None else strategy)
-    model, card = checkpoints.restore(
+    return checkpoints.restore(
         path, lambda settings, seed: _make(made, settings, seed=seed), name="settings"
     )
-    if not isinstance(getattr(model, "encoder", None), nn.Module):
-        raise ValueError(
-            f"{path} was pretrained by {made.__name__}, which has no attribute 'encoder', an nn.Module: "
-            "give it one"
-        )
-    return model.encoder, card
 
 
 def particles(

@@ -46,7 +46,7 @@ def test_fine_labels_are_those_of_the_rules(sample):
 
 def test_a_fine_class_belongs_to_one_class(sample):
     found = fine.refine(sample)
-    pairs = {(one.fine_label, one.label) for one in found[["fine_label", "label"]].to_list()}
+    pairs = set(zip(found.fine_label.to_list(), found.label.to_list(), strict=True))
     assert len(pairs) == len(fine.CLASSES) == 22
     assert found.fine_label.to_numpy().dtype == np.int16 and jetnb.jets.provenance(found)
 

@@ -160,7 +160,7 @@ def test_a_public_file_is_a_start_as_a_checkpoint_of_ours(
         lrs={"finetuned": (1e-4,)},
         progress=False,
     )
-    assert len(table) == 3 and np.isfinite(table.auc).all()
+    assert len(table) == 3 and np.isfinite(table.auc.to_numpy()).all()
 
 
 def test_a_public_layout_with_other_inputs_is_refused():

@@ -137,7 +137,7 @@ class ClassifyAndGenerate(nn.Module):
             )
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}: it is a probability, from 0 to below 1")
-        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.fields
+        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.jet_fields
         self.weights, self.drop, self.evaluations = dict(weights), drop, evaluations
         self.extras = tuple(getattr(encoder, "extras", ()))
         self.head = heads.linear(encoder.dim, labels.n_classes)

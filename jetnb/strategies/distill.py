@@ -84,7 +84,7 @@ class Distill(nn.Module):
         self.temperature, self.share = temperature, share
         self.extras = tuple(getattr(encoder, "extras", ()))
         if share:
-            self.jet_fields = labels.fields
+            self.jet_fields = labels.jet_fields
         # Not modules of this one: a checkpoint of the student is small.
         self._teachers: list[nn.Module] = []
         self._cards: list[dict] = []

@@ -56,7 +56,7 @@ class Labels(nn.Module):
         if not 0 <= balance <= 1:
             raise ValueError(f"balance is {balance}: it must be from 0, all jets the same, to 1")
         self.label, self.n_classes, self.balance = label, n_classes, balance
-        self.fields = fine.NEEDS if label == FINE_GRAINED else (label,)
+        self.jet_fields = fine.NEEDS if label == FINE_GRAINED else (label,)
         if label == FINE_GRAINED:
             table = torch.from_numpy(fine.table(fine.JETCLASS))
             self.register_buffer("table", table, persistent=False)
@@ -66,14 +66,14 @@ class Labels(nn.Module):
         """Class (B,) of each jet, from the targets of a batch. Raises `ValueError` where there are
         too few of them.
         """
-        if len(targets) < len(self.fields):
+        if len(targets) < len(self.jet_fields):
             raise ValueError(
-                f"a batch has {len(targets)} targets, but {self.label!r} needs {', '.join(self.fields)}: "
+                f"a batch has {len(targets)} targets, but {self.label!r} needs {', '.join(self.jet_fields)}: "
                 "make the data by pretraining.data_of"
             )
         if self.label != FINE_GRAINED:
             return targets[0]
-        return self.table[fine.index(*targets[: len(self.fields)])]
+        return self.table[fine.index(*targets[: len(self.jet_fields)])]
 
     def fit(self, data) -> None:
         """Set the weight of each class by how often training jets have it: 1 in the mean of jets."""
@@ -123,7 +123,7 @@ class Supervised(heads.Classifier):
 
     def __init__(self, encoder: nn.Module, head: nn.Module, labels: Labels):
         super().__init__(encoder, head)
-        self.labels, self.jet_fields = labels, labels.fields
+        self.labels, self.jet_fields = labels, labels.jet_fields
         self.extras = tuple(getattr(encoder, "extras", ()))
         self._last: tuple[Tensor, ...] | None = None
 

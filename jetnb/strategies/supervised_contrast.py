@@ -84,7 +84,7 @@ class SupervisedContrast(nn.Module):
         views: Callable[..., tuple[Batch, Batch]] = augment.views,
     ):
         super().__init__()
-        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.fields
+        self.encoder, self.labels, self.jet_fields = encoder, labels, labels.jet_fields
         self.views, self.temperature = views, temperature
         self.head = heads.projection(encoder.dim, hidden, output)
         self._last: tuple[Tensor, ...] | None = None
