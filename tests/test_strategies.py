@@ -88,6 +88,7 @@ CASES = {
         {"encoder": SMALL, "decoder": SMALL, "mask": MASK, "hides": "particle"},
         strategy="particle_type",
         sees="encoder",
+        hides=(0, 1, 2, 3, 4),
     ),
     "set_flow": Case(
         {"encoder": SMALL, "decoder": {**SMALL, "dim": 32}, "mask": MASK}, sees="encoder"
