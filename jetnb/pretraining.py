@@ -15,6 +15,8 @@ and where the defaults do not do,
     data(jets)       makes the training data itself
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
     card()           what the checkpoint says of it in place of "settings"
+    after_step(done, total)  called after each step of the optimiser, for what follows the weights, such as a
+                     teacher; what it changes is in buffers, or in parameters that have no gradient
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ HARDEST = 40
 FITTED = 20_000  # jets of a store of which scalings and codebooks are made
 STRATEGIES = {
     "jetclr": "jetnb.strategies.contrastive:JetCLR",
+    "joint_embedding": "jetnb.strategies.joint_embedding:JointEmbedding",
     "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
     "omnijet": "jetnb.strategies.next_token:NextToken",
+    "self_distillation": "jetnb.strategies.self_distillation:SelfDistillation",
     "supervised": "jetnb.strategies.supervised:Supervised",
     "tokens": "jetnb.strategies.tokens:Tokens",
 }
