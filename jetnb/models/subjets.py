@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,22 +12,22 @@ from jetnb import packed, substructure
 from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import FromParticles
+from jetnb.models.particles import from_settings
 
 
 class FromSubjets(nn.Module):
-    """Particles to subjets, subjets to the jet: `(T, 3), (B + 1,)` -> constituents (T, D), jets
+    """Particles to subjets, subjets to the jet: `(T, 3 + E), (B + 1,)` -> constituents (T, D), jets
     (B, D).
 
     encoder: a `Transformer` of D features and width D, to which each subjet is one constituent.
     radius: of the subjets, which are those of Cambridge/Aachen. One layer of attention within a
     subjet makes its vector of its own particles alone, so what is left of a jet without some
     subjets enters with the same vectors as before. A constituent gets the vector of its subjet. Particles are those of
-    `FromParticles`. arXiv:2412.05333, where subjets are the tokens too. Raises `ValueError` for an
+    `FromParticles`, with `extras`. arXiv:2412.05333, where subjets are the tokens too. Raises `ValueError` for an
     encoder of other features.
     """
 
-    def __init__(self, encoder: Transformer, *, radius: float = 0.1):
+    def __init__(self, encoder: Transformer, *, radius: float = 0.1, extras: Iterable[str] = ()):
         super().__init__()
         if encoder.n_features != encoder.dim:
             raise ValueError(
@@ -35,11 +37,12 @@ class FromSubjets(nn.Module):
         if not radius > 0:
             raise ValueError(f"radius is {radius}: it must be positive, e.g. 0.1")
         self.encoder, self.radius, self.dim = encoder, radius, encoder.dim
-        inside = Transformer(5, dim=encoder.dim, n_layers=1, n_heads=encoder.n_heads, pool="pt")
-        self.particles = FromParticles(inside)
+        sizes = {"dim": encoder.dim, "n_layers": 1, "n_heads": encoder.n_heads, "pool": "pt"}
+        self.particles = from_settings(sizes, extras=extras)
+        self.extras = self.particles.extras
 
     def fit(self, particles, offsets) -> FromSubjets:
-        """Set the scaling of the inputs to these training particles (T, 3), offsets (B + 1,);
+        """Set the scaling of the inputs to these training particles (T, 3 + E), offsets (B + 1,);
         returns self.
         """
         x, offsets = (torch.as_tensor(np.asarray(one)) for one in (particles, offsets))
@@ -47,11 +50,11 @@ class FromSubjets(nn.Module):
         return self
 
     def group(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The subjets of particles (T, 3): pt, deta and dphi of each (S, 3), their offsets (B + 1,),
+        """The subjets of particles (T, 3 + E): pt, deta and dphi of each (S, 3), their offsets (B + 1,),
         and for each particle the number of its subjet in the batch (T,), the latter two on the CPU.
         """
         found = substructure.subjets(
-            x.detach().cpu().numpy(), offsets.cpu().numpy(), algorithm="ca", radius=self.radius
+            x[:, :3].detach().cpu(), offsets, algorithm="ca", radius=self.radius
         )
         lengths = np.diff(offsets.cpu().numpy())
         jet = packed.jet_of(lengths)
@@ -75,7 +78,7 @@ class FromSubjets(nn.Module):
         return self.particles(*self._sorted(x, of))[1], torch.from_numpy(start)
 
     def forward(self, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """particles (T, 3), offsets (B + 1,) int64 -> constituents (T, D), jets (B, D)."""
+        """particles (T, 3 + E), offsets (B + 1,) int64 -> constituents (T, D), jets (B, D)."""
         of = self.group(x, offsets)[2]
         subjets, jets = self.encoder(*self.embed(x, offsets, of))
         return subjets.index_select(0, send(of, x.device)), jets

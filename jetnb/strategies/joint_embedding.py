@@ -22,7 +22,7 @@ from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._packed import select, wide
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FEATURES, FromParticles
+from jetnb.models.particles import ENCODER, FEATURES, from_settings
 from jetnb.models.subjets import FromSubjets
 from jetnb.strategies.contrastive import embedding_rank
 
@@ -46,7 +46,7 @@ class JointEmbedding(nn.Module):
     student sees, the "visible" tokens, or the whole "jet", of which only the visible outputs are
     used: attention has carried the hidden ones into these.
 
-    Raises `ValueError` for settings that do not fit. Taught in notebook 12.
+    Raises `ValueError` for settings that do not fit.
     """
 
     TITLE = "joint-embedding prediction, arXiv:2412.05333"
@@ -54,6 +54,7 @@ class JointEmbedding(nn.Module):
         "encoder": ENCODER,
         "predictor": {"dim": 32, "n_layers": 2, "n_heads": 4},
         "hardest": 40,
+        "extras": [],
         "tokens": "particles",
         "radius": 0.1,
         "mask": "random",
@@ -97,20 +98,26 @@ class JointEmbedding(nn.Module):
 
     @classmethod
     def make(
-        cls, *, encoder: Mapping, hardest: int | None, tokens: str, radius: float, **options
+        cls,
+        *,
+        encoder: Mapping,
+        hardest: int | None,
+        extras: Sequence[str],
+        tokens: str,
+        radius: float,
+        **options,
     ) -> JointEmbedding:
-        """For `pretraining.pretrain`: a transformer of particles, or of `tokens` "subjets" of this
+        """For `pretraining.pretrain`: a transformer of particles with these `extras`, or of `tokens` "subjets" of this
         radius.
         """
         one_of("tokens", tokens, TOKENS)
         if tokens == "particles":
-            made = FromParticles(Transformer(**encoder))
+            made = from_settings(encoder, extras=extras)
         else:
-            made = FromSubjets(
-                Transformer(**{**encoder, "n_features": encoder["dim"]}), radius=radius
-            )
+            body = Transformer(**{**encoder, "n_features": encoder["dim"]})
+            made = FromSubjets(body, radius=radius, extras=extras)
         model = cls(made, **options)
-        model.hardest = hardest
+        model.hardest, model.extras = hardest, made.extras
         return model
 
     def fit(self, data, *, seed: int) -> JointEmbedding:
@@ -268,7 +275,7 @@ def teacher_momentum(done: int, total: int, *, memory: float = 0.05) -> float:
 
     memory: over which share of all steps it averages at the start; then m rises to 1 on a cosine.
     So ten times as many steps have a teacher ten times as slow: a constant .996, good for 2 400
-    steps, was seen to diverge with ten times as many. Taught in notebook 12.
+    steps, was seen to diverge with ten times as many.
 
     >>> [round(teacher_momentum(done, 1000), 4) for done in (0, 500, 1000)]
     [0.98, 0.99, 1.0]

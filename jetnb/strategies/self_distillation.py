@@ -21,8 +21,7 @@ from jetnb.augment import Batch
 from jetnb.hardware import send
 from jetnb.models import _packed, heads
 from jetnb.models._packed import select, wide
-from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, from_settings
 from jetnb.strategies.joint_embedding import (
     Predictor,
     follow,
@@ -51,7 +50,7 @@ class SelfDistillation(nn.Module):
     prototypes. temperatures: of the student and of the teacher, which is the sharper. balance:
     "sinkhorn", so that a batch uses all prototypes equally; "centre", which takes a running mean
     off; "none" lets it collapse. koleo: weight of a term that keeps jets of a batch apart. memory:
-    see `teacher_momentum`. Raises `ValueError` for settings that do not fit. Taught in notebook 12.
+    see `teacher_momentum`. Raises `ValueError` for settings that do not fit.
     """
 
     TITLE = "self-distillation, arXiv:2104.14294 (DINO), on jets arXiv:2509.07486"
@@ -127,7 +126,7 @@ class SelfDistillation(nn.Module):
     @classmethod
     def make(cls, *, encoder: Mapping, hardest: int | None, **options) -> SelfDistillation:
         """For `pretraining.pretrain`: a transformer of particles."""
-        model = cls(FromParticles(Transformer(**encoder)), **options)
+        model = cls(from_settings(encoder), **options)
         model.hardest = hardest
         return model
 
@@ -289,9 +288,7 @@ def as_subjets(x: Tensor, offsets: Tensor, n: int) -> Batch:
 
     x: particles (T, 3), offsets (B + 1,). Returns (subjets (S, 3), offsets (B + 1,)). arXiv:2509.07486.
     """
-    found = substructure.subjets(
-        x.detach().cpu().numpy(), offsets.cpu().numpy(), algorithm="kt", n=n
-    )
+    found = substructure.subjets(x.detach().cpu(), offsets, algorithm="kt", n=n)
     lengths = np.diff(offsets.cpu().numpy())
     start = packed.starts(np.minimum(lengths, n))
     where = send(torch.from_numpy(start[packed.jet_of(lengths)] + found), x.device)
