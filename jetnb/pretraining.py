@@ -17,6 +17,8 @@ and where the defaults do not do,
     data(jets)       makes the training data itself
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
     card()           what the checkpoint says of it in place of "settings"
+    after_step(done, total)  called after each step of the optimiser, for what follows the weights, such as a
+                     teacher; what it changes is in buffers, or in parameters that have no gradient
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ STRATEGIES = {
     "classify_and_generate": "jetnb.strategies.classify_and_generate:ClassifyAndGenerate",
     "distill": "jetnb.strategies.distill:Distill",
     "jetclr": "jetnb.strategies.contrastive:JetCLR",
+    "joint_embedding": "jetnb.strategies.joint_embedding:JointEmbedding",
     "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
     "masked_particles": "jetnb.strategies.masked_particles:MaskedParticles",
     "omnijet": "jetnb.strategies.next_token:NextToken",
     "particle_type": "jetnb.strategies.particle_type:ParticleType",
     "set_flow": "jetnb.strategies.set_flow:SetFlow",
+    "self_distillation": "jetnb.strategies.self_distillation:SelfDistillation",
     "supervised": "jetnb.strategies.supervised:Supervised",
     "supervised_contrast": "jetnb.strategies.supervised_contrast:SupervisedContrast",
     "tokens": "jetnb.strategies.tokens:Tokens",

@@ -61,7 +61,9 @@ def fit(
     on its device.
 
     model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()`
-    -> dict of numbers about the last batch, which are recorded every epoch. data: see
+    -> dict of numbers about the last batch, which are recorded every epoch, and `after_step(done,
+    total)`, called after each step of the optimiser, for what follows the weights, as a teacher
+    does; what it changes must be in the `state_dict`, to be there after a break. data: see
     `jetnb.inputs.batches`; its batches reach the model as tuples of tensors, the offsets on the CPU
     and all else on the device. epochs or steps: one of them. batch_size: jets per step, over all
     devices.

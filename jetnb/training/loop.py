@@ -164,6 +164,8 @@ class Training:
             self.raw.step()
         self.raw.zero_grad()
         self.step += 1
+        if hasattr(self.module, "after_step"):  # what follows the weights, such as a teacher
+            self.module.after_step(self.step, self.pace.n_steps)
         self.pending.append((loss.detach() if share == 1 else share * loss.detach(), norm))
 
     def draw_from(self, *what) -> None:
