@@ -43,6 +43,7 @@ STRATEGIES = {
     "jetclr": "jetnb.strategies.contrastive:JetCLR",
     "masked_autoencoder": "jetnb.strategies.masked_autoencoder:MaskedAutoencoder",
     "omnijet": "jetnb.strategies.next_token:NextToken",
+    "resimulation": "jetnb.strategies.resimulation:Resimulation",
     "supervised": "jetnb.strategies.supervised:Supervised",
     "tokens": "jetnb.strategies.tokens:Tokens",
 }
@@ -178,6 +179,8 @@ def particles(jets: ak.Array, *, hardest: int | None = HARDEST, extras=()) -> ba
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
+    if isinstance(jets, batches.Rows) and hasattr(model, "data"):
+        jets = ak.concatenate([some.jets[rows] for some, rows in jets.by_store()])
     if isinstance(jets, batches.Rows):
         labelled = all("label" in store.jets.fields for store in jets.stores)
         return batches.Stored(
