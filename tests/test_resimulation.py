@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 
-import awkward as ak
 import numpy as np
 import pytest
 
@@ -14,7 +13,7 @@ pytest.importorskip("pythia8mc", reason="simulation extra not installed: pip ins
 pytest.importorskip("fastjet", reason="simulation extra not installed: pip install 'jetnb[sim]'")
 
 from jetnb import jets, kinematics
-from jetnb.simulation import hard, parts, processes, resimulation
+from jetnb.simulation import hard, processes, resimulation
 from jetnb.simulation.resimulation import RECIPE, VARIATIONS
 
 HIGH = ("PhaseSpace:pTHatMin=400",)
