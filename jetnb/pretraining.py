@@ -33,8 +33,7 @@ from torch import nn
 import jetnb.jets
 from jetnb import augment, checkpoints, inputs, training
 from jetnb.inputs import batches
-from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, FromParticles, from_settings
 from jetnb.training.history import History
 
 HARDEST = 40
@@ -214,7 +213,7 @@ def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FromParticles(Transformer(**settings))
+        return from_settings(settings)
 
 
 def _make(made: type, settings: Mapping, *, seed: int) -> nn.Module:

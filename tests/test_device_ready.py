@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from jetnb import augment, hardware, training
+from jetnb import augment, hardware, masks, training
 from jetnb.data import store
 from jetnb.inputs import Scaler, batches
 from jetnb.models import _attention, heads, sampling
@@ -33,7 +33,7 @@ from jetnb.models.particle_transformer import ParticleTransformer
 from jetnb.models.particles import FromParticles
 from jetnb.models.tokenizer import Tokenizer
 from jetnb.strategies.contrastive import JetCLR
-from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss, draw_mask
+from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss
 from jetnb.strategies.next_token import NextToken
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -650,10 +650,12 @@ def test_what_decides_lengths_is_drawn_on_the_cpu_from_a_generator_of_a_gpu(monk
     )
     offsets = torch.tensor([0, 40, 80])
     one, other, third = Elsewhere(1), Elsewhere(1), Elsewhere(2)
-    masks = [draw_mask(offsets, generator=generator) for generator in (one, other, one, third)]
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[3])
-    assert masks[0].device.type == "cpu"
+    drawn = [
+        masks.random(None, offsets, generator=generator) for generator in (one, other, one, third)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[3])
+    assert drawn[0].device.type == "cpu"
 
 
 @pytest.mark.parametrize(

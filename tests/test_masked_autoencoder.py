@@ -12,13 +12,12 @@ from scipy.optimize import linear_sum_assignment
 
 import jetnb
 import jetnb.jets
-from jetnb import inputs, training
+from jetnb import inputs, masks, training
 from jetnb.inputs import tracks
 from jetnb.models.encoder import DeepSets, Transformer, pack, pad, select
 from jetnb.strategies.masked_autoencoder import (
     MaskedAutoencoder,
     chamfer_loss,
-    draw_mask,
     hungarian_loss,
     slot_loss,
 )
@@ -54,7 +53,7 @@ def per_jet(values, offsets):
 def test_mask_has_the_right_share_and_is_fair(ratio):
     lengths = np.array([0, 1, 2, 3, 7, 12] * 4000)
     offsets = torch.from_numpy(np.append(0, np.cumsum(lengths)))
-    mask = draw_mask(offsets, ratio, generator=generator())
+    mask = masks.random(None, offsets, ratio, generator=generator())
     hidden = np.array([int(part.sum()) for part in np.split(mask.numpy(), offsets[1:-1].numpy())])
     exact = ratio * lengths
     most = np.maximum(lengths - 1, 0)
@@ -74,7 +73,7 @@ def test_mask_has_the_right_share_and_is_fair(ratio):
 
 
 def test_masks_of_different_jets_are_independent():
-    mask = draw_mask(torch.arange(0, 20001, 2), 0.5, generator=generator()).view(-1, 2)
+    mask = masks.random(None, torch.arange(0, 20001, 2), 0.5, generator=generator()).view(-1, 2)
     assert (mask.sum(1) == 1).all()
     first = mask[:, 0].double()
     assert abs(float(first.mean()) - 0.5) < 0.02
@@ -83,12 +82,17 @@ def test_masks_of_different_jets_are_independent():
 
 def test_mask_follows_its_generator():
     offsets = batch()[1]
-    one, same, other = (draw_mask(offsets, generator=generator(seed)) for seed in (1, 1, 2))
+    one, same, other = (
+        masks.random(None, offsets, generator=generator(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)
-    assert len(draw_mask(torch.tensor([0]))) == 0 and len(draw_mask(torch.tensor([0, 0, 0]))) == 0
+    assert (
+        len(masks.random(None, torch.tensor([0]))) == 0
+        and len(masks.random(None, torch.tensor([0, 0, 0]))) == 0
+    )
     for ratio in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match="between 0 and 1"):
-            draw_mask(offsets, ratio)
+            masks.random(None, offsets, ratio)
 
 
 def slow_losses(found, target, offsets):
@@ -161,7 +165,7 @@ def test_loss_gradients_and_shapes(loss):
 def test_reconstruction_of_each_jet_alone_is_the_same():
     """Packed jets against one jet at a time, which has neither padding nor neighbours."""
     x, offsets = batch()
-    mask = draw_mask(offsets, generator=generator())
+    mask = masks.random(None, offsets, generator=generator())
     for reads in ("tracks", "jet"):
         one = model(reads)
         found, jets = one.reconstruct(x, offsets, mask)
@@ -182,7 +186,7 @@ def test_reconstruction_of_each_jet_alone_is_the_same():
 def test_hidden_tracks_are_hidden(reads):
     """What is hidden has no influence, and what is visible has."""
     x, offsets = batch()
-    mask, one = draw_mask(offsets, generator=generator()), model(reads)
+    mask, one = masks.random(None, offsets, generator=generator()), model(reads)
     found, jets = one.reconstruct(x, offsets, mask)
     other = torch.where(mask[:, None], torch.randn(x.shape), x)
     again, vectors = one.reconstruct(other, offsets, mask)
@@ -221,7 +225,7 @@ def test_packed_is_the_padded_loop():
     x, offsets = batch()
     one = model("jet", encoder=DeepSets(FEATURES, dim=DIM), targets=[0, 2])
     loss = float(one.loss((x, offsets), generator=generator(5)).detach())
-    mask = draw_mask(offsets, 0.5, generator=generator(5))
+    mask = masks.random(None, offsets, 0.5, generator=generator(5))
     padded, real = pad(torch.cat([x, mask[:, None].float()], 1), offsets)
     errors = []
     for rows, there in zip(padded, real, strict=True):
@@ -243,7 +247,7 @@ def test_packed_is_the_padded_loop():
 def test_targets_and_tokens():
     x, offsets = batch()
     one = model(targets=[1, 3])
-    found, jets = one.reconstruct(x, offsets, draw_mask(offsets, generator=generator()))
+    found, jets = one.reconstruct(x, offsets, masks.random(None, offsets, generator=generator()))
     assert found.shape[1] == 2 and jets.shape == (6, DIM)
     assert model().token.shape == (35, DIM) and model(tokens="one").token.shape == (1, DIM)
     bad = (

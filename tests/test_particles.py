@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 
 import jetnb
-from jetnb import augment, inputs
+from jetnb import augment, inputs, pretraining
 from jetnb.models.encoder import DeepSets, Transformer
-from jetnb.models.particles import FEATURES, FromParticles
+from jetnb.models.particles import FEATURES, FromParticles, columns
 
 
 def particles(n_jets=200):
@@ -126,3 +128,69 @@ def test_a_fit_to_nothing_is_refused(change, message):
     p = change(p)
     with pytest.raises(ValueError, match=message):
         FromParticles(Look()).fit(p, offsets if len(p) else offsets[:1])
+
+
+EXTRAS = ("charge", "is_muon", "tanh_d0", "d0_error", "tanh_dz", "dz_error")
+
+
+@pytest.fixture(scope="module")
+def displaced():
+    """Particles of 2000 jets with charge, type and displacement, and an encoder that keeps them."""
+    data = pretraining.particles(jetnb.load("jetclass")[:4000:2], extras=columns(EXTRAS))
+    x, offsets, _ = data[np.arange(len(data))]
+    look = Look()
+    look.n_features = 5 + len(EXTRAS)
+    return x, offsets, FromParticles(look, extras=EXTRAS).fit(x, offsets)
+
+
+def test_extras_follow_the_features_of_particles(displaced):
+    x, offsets, encoder = displaced
+    assert encoder.extras == columns(columns(EXTRAS)) == (*EXTRAS, "has_track")
+    assert columns(["charge"]) == ("charge",) and columns([]) == ()
+    assert encoder.features == (*FEATURES, *EXTRAS)
+    found, track = encoder.scaled(x, offsets), x[:, -1] > 0
+    plain = FromParticles(Look()).fit(x[:, :3], offsets)
+    torch.testing.assert_close(found[:, :5], plain.scaled(x[:, :3], offsets))
+    torch.testing.assert_close(found[:, 5:7], x[:, 3:5])  # charge and type as they are
+    back = found[:, 7:] * encoder.width[7:] + encoder.mean[7:]
+    torch.testing.assert_close(back[track], x[track, 5:9])
+    assert 0.05 < float((~track).float().mean()) < 0.95
+
+
+def test_nobody_reads_from_displacements_that_there_is_no_track(displaced):
+    data = pretraining.particles(jetnb.load("jetclass")[1:4001:2], extras=columns(EXTRAS))
+    x, offsets, _ = data[np.arange(len(data))]  # other jets than those that the tracks are from
+    z, track = displaced[2].scaled(x, offsets)[:, 7:].numpy(), (x[:, -1] > 0).numpy()
+    half = len(z) // 2
+    zeros = (x[:, 5:9]).numpy()  # what a file has: nothing where there is no track
+
+    def auc(values):
+        forest = HistGradientBoostingClassifier(max_iter=50, random_state=1)
+        score = forest.fit(values[:half], track[:half]).predict_proba(values[half:])[:, 1]
+        return roc_auc_score(track[half:], score)
+
+    assert auc(zeros) > 0.99
+    assert auc(z) < 0.56
+
+
+def test_what_is_filled_in_is_the_same_each_time_and_in_any_order(displaced):
+    x, offsets, encoder = displaced
+    rows = torch.randperm(int(offsets[1]), generator=torch.Generator().manual_seed(1))
+    one, start = x[: offsets[1]], offsets[:2]
+    torch.testing.assert_close(encoder.scaled(one[rows], start), encoder.scaled(one, start)[rows])
+    torch.testing.assert_close(encoder.scaled(one, start), encoder.scaled(x, offsets)[: len(one)])
+    other = FromParticles(Look5(), extras=EXTRAS)
+    other.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(other.scaled(x, offsets), encoder.scaled(x, offsets))
+
+
+class Look5(Look):
+    n_features = 5 + len(EXTRAS)
+
+
+def test_without_tracks_it_says_so(displaced):
+    x, offsets, _ = displaced
+    with pytest.raises(ValueError, match="none of .* particles has a track"):
+        FromParticles(Look5(), extras=EXTRAS).fit(x * torch.tensor([1.0] * 9 + [0.0]), offsets)
+    with pytest.raises(ValueError, match="n_features=11"):
+        FromParticles(Look(), extras=EXTRAS)

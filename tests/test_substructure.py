@@ -9,11 +9,13 @@ import awkward as ak
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jetnb
 import jetnb.jets
+from jetnb import pretraining
 from jetnb import substructure as S
 from jetnb.readers import aspen
 from jetnb.substructure import features
@@ -488,3 +490,76 @@ def test_a_jet_of_one_constituent_has_no_splitting():
     np.testing.assert_allclose(
         [splittings[2, 0].delta_r, splittings[2, 0].z, splittings[2, 0].kt], [0.3, 0.25, 3.0]
     )
+
+
+@pytest.fixture(scope="module")
+def particles():
+    data = pretraining.particles(jetnb.load("jetclass")[::40], hardest=None)
+    return data.x, data.offsets
+
+
+def fastjet_subjets(x, offsets, algorithm, radius, n):
+    """The same by FastJet, jet by jet: the subjet of each constituent, 0 the hardest."""
+    fastjet = pytest.importorskip("fastjet")
+    name = {"kt": "kt", "ca": "cambridge", "antikt": "antikt"}[algorithm]
+    definition = fastjet.JetDefinition(getattr(fastjet, f"{name}_algorithm"), radius or 1000.0)
+    result = np.full(len(x), -1)
+    for start, stop in itertools.pairwise(offsets):
+        given = []
+        for i, (pt, eta, phi) in enumerate(x[start:stop].astype(float)):
+            one = fastjet.PseudoJet(
+                pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)
+            )
+            one.set_user_index(i)
+            given.append(one)
+        sequence = fastjet.ClusterSequence(given, definition)
+        found = sequence.exclusive_jets(min(n, len(given))) if n else sequence.inclusive_jets(0.0)
+        for k, one in enumerate(sorted(found, key=lambda jet: -jet.perp())):
+            for part in one.constituents():
+                result[start + part.user_index()] = k
+    return result
+
+
+@pytest.mark.parametrize("algorithm", ["kt", "ca", "antikt"])
+@pytest.mark.parametrize(
+    ("radius", "n"), [(0.1, None), (0.2, None), (0.4, None), (None, 3), (None, 8)]
+)
+def test_subjets_are_those_of_fastjet(particles, algorithm, radius, n):
+    x, offsets = particles
+    got = S.subjets(x, offsets, algorithm=algorithm, radius=radius, n=n)
+    expected = fastjet_subjets(x, offsets, algorithm, radius, n)
+    assert (got == expected).mean() > 0.9995  # two distances can be equal up to rounding
+    assert got.max() >= 2
+
+
+def test_subjets_of_few_constituents():
+    x = np.array([[1, 0, 0], [2, 0.1, 0.1], [3, 0.5, 0]], np.float32)
+    for algorithm in S.clusters.ALGORITHMS:
+        assert S.subjets(x, [0, 0, 1, 3], algorithm=algorithm, n=4).tolist() == [0, 1, 0]
+        assert S.subjets(x[:0], [0], algorithm=algorithm, n=4).tolist() == []
+    assert S.subjets(torch.from_numpy(x), torch.tensor([0, 3]), radius=0.2).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm": "cone", "n": 2}, "algorithm 'cone' is unknown: use one of kt, ca, antikt"),
+        ({}, "give one of them"),
+        ({"radius": 0.1, "n": 2}, "give one of them"),
+        ({"radius": 0.0}, "must be positive"),
+        ({"radius": float("nan")}, "must be positive"),
+        ({"n": 0}, "n at least 1"),
+    ],
+)
+def test_subjets_say_what_is_wrong(settings, message):
+    x = np.array([[1, 0, 0], [2, 0.1, 0.1]], np.float32)
+    with pytest.raises(ValueError, match=message):
+        S.subjets(x, [0, 2], **settings)
+
+
+def test_subjets_of_particles_that_are_none_say_which():
+    x = np.array([[1, 0, 0], [0, 0.1, 0.1]], np.float32)
+    with pytest.raises(ValueError, match="particle 1, in jet 1, has pt 0"):
+        S.subjets(x, [0, 1, 2], n=2)
+    with pytest.raises(ValueError, match="offsets end at T"):
+        S.subjets(x, [0, 1], n=2)

@@ -84,6 +84,7 @@ TABLE = {
     "log_energy_rel": Feature(("energy",), ("pt", "eta", "mass"), _log_energy_rel),
     "delta_r": Feature(("eta", "phi"), ("eta", "phi"), _delta_r),
     "charge": _plain("charge"),
+    "has_track": _plain("has_track"),
     **{f"is_{name}": _is(name) for name in PARTICLES},
     "tanh_d0": _with_track("d0", np.tanh),
     "d0_error": _with_track("d0_error", lambda value: np.clip(value, 0, 1)),

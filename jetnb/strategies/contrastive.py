@@ -20,8 +20,7 @@ from jetnb import augment
 from jetnb.augment import Batch
 from jetnb.models import heads
 from jetnb.models._packed import wide
-from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, from_settings
 
 
 def nt_xent(
@@ -171,7 +170,7 @@ class JetCLR(nn.Module):
         `augment.views`.
         """
         model = cls(
-            FromParticles(Transformer(**encoder)),
+            from_settings(encoder),
             temperature=temperature,
             views=partial(augment.views, **views),
         )

@@ -17,56 +17,18 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb import packed
-from jetnb.hardware import on_cpu, send
+from jetnb import masks, packed
+from jetnb.hardware import send
 from jetnb.models import _packed
 from jetnb.models._packed import pad, select, wide
 from jetnb.models.encoder import DeepSets, Transformer
-from jetnb.models.particles import FEATURES, FromParticles
+from jetnb.models.particles import FEATURES, FromParticles, from_settings
 from jetnb.strategies.contrastive import embedding_rank
 
 TOKENS = ("one", "slot")
 READS = ("tracks", "jet")
 # Of the features of particles: deta, dphi and log_pt, of which the others are made.
 TARGETS = (0, 1, 2)
-
-
-def draw_mask(
-    offsets: Tensor,
-    ratio: float = 0.5,
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Choose the tracks to hide, at random in each jet: (T,) True where hidden.
-
-    offsets: (B + 1,) of a packed batch. ratio: share to hide of the n tracks of a jet; `ratio` n is
-    rounded up or down at random, so that its mean is right, but one track at least stays visible.
-    All jets at once, without a loop, and on the CPU: how many are hidden decides how long arrays
-    are, and asking a GPU means waiting for it. generator: torch's own if None. device: of the mask.
-    Raises ValueError for a ratio outside (0, 1). Taught in notebook 10.
-
-    >>> draw_mask(torch.tensor([0, 4, 10]), 0.5).sum()
-    tensor(5)
-    """
-    if not 0 < ratio < 1:
-        raise ValueError(
-            f"ratio is {ratio}: it must be between 0 and 1, without both; the usual one is 0.5"
-        )
-    lengths, generator = np.diff(np.asarray(torch.as_tensor(offsets).cpu())), on_cpu(generator)
-    share = (
-        ratio * lengths + torch.rand(len(lengths), generator=generator, dtype=torch.float64).numpy()
-    )
-    hidden = np.minimum(np.floor(share).astype(np.int64), np.maximum(lengths - 1, 0))  # (B,)
-    # Random numbers from 0 to 1 above the number of the jet: sorted, jets stay together, and tracks
-    # are shuffled.
-    jet = packed.jet_of(lengths)
-    order = np.argsort(jet + torch.rand(len(jet), generator=generator, dtype=torch.float64).numpy())
-    # In its jet; same jets in the same places.
-    place = np.arange(len(jet)) - (np.cumsum(lengths) - lengths)[jet]
-    mask = np.empty(len(jet), bool)
-    mask[order] = place < hidden[jet]
-    return send(torch.from_numpy(mask), torch.device(device))
 
 
 def slot_loss(found: Tensor, target: Tensor, offsets: Tensor) -> Tensor:
@@ -129,7 +91,7 @@ class MaskedAutoencoder(nn.Module):
     reads: what the decoder sees of the encoder. "tracks": the vectors of the visible tracks, in
     their places, beside the tokens of the hidden ones; the decoder must let tracks see each other.
     "jet": the pooled vector of the jet, added to each token; then what is used later is what was
-    trained. ratio: as for `draw_mask`. tokens: "one" for all hidden tracks, or one for each "slot",
+    trained. ratio: as for `masks.random`. tokens: "one" for all hidden tracks, or one for each "slot",
     the place of the track in its jet by falling pt; from n_slots on tracks share the last. With one
     token all hidden tracks of a jet get the same reconstruction. loss_of: `slot_loss`,
     `chamfer_loss`, `hungarian_loss`, or another function of the same arguments. targets: columns of
@@ -196,7 +158,7 @@ class MaskedAutoencoder(nn.Module):
         """For `pretraining.pretrain`: transformers; the encoder reads particles and makes their
         features itself.
         """
-        body = FromParticles(Transformer(**encoder))
+        body = from_settings(encoder)
         model = cls(
             body,
             Transformer(body.dim, **decoder),
@@ -249,7 +211,7 @@ class MaskedAutoencoder(nn.Module):
         track can be hidden.
         """
         x, offsets, *_ = batch
-        mask = draw_mask(offsets, self.ratio, generator=generator)
+        mask = masks.random(x, offsets, self.ratio, generator=generator)
         if not mask.any():
             raise ValueError(
                 f"no track of {len(offsets) - 1} jets can be hidden, as each keeps one: leave out jets "

@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jetnb.models import heads
-from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, FromParticles
+from jetnb.models.particles import ENCODER, from_settings
 
 
 class Supervised(heads.Classifier):
@@ -22,7 +21,7 @@ class Supervised(heads.Classifier):
     @classmethod
     def make(cls, *, encoder: Mapping, hardest: int | None, n_classes: int) -> Supervised:
         """For `pretraining.pretrain`: a transformer of particles and a linear head."""
-        body = FromParticles(Transformer(**encoder))
+        body = from_settings(encoder)
         model = cls(body, heads.linear(body.dim, n_classes))
         model.hardest = hardest
         return model

@@ -22,7 +22,7 @@ compiled = _compiled.njit(nogil=True, error_model="numpy")
 
 
 @njit(inline="always")
-def _squared(rapidity, phi, other_rapidity, other_phi):
+def squared(rapidity, phi, other_rapidity, other_phi):
     """Squared distance; the shorter way round without a branch, for which the loops are several
     times faster.
     """
@@ -52,26 +52,31 @@ def _longest(offsets):
 
 
 @compiled
-def _room(offsets):
-    """What `_cluster` writes into: momenta, parents, work, index."""
+def room(offsets):
+    """What `cluster` writes into: nodes, parents, work, index."""
     n = _longest(offsets)
     return (
         np.empty((2 * n, 4)),
         np.empty((2 * n, 2), np.int64),
         np.empty((6, n)),
-        np.empty((2, n), np.int64),
+        np.empty((3, n), np.int64),
     )
 
 
 @compiled
-def _start(offsets, jet, pt, rapidity, phi, momenta, nodes, work):
-    """Copy one jet to where `_cluster` expects it; returns the number of its constituents."""
+def load(offsets, jet, pt, rapidity, phi, momenta, nodes, work):
+    """Copy one jet to where `cluster` expects it; returns the number of its constituents."""
     first, n = offsets[jet], offsets[jet + 1] - offsets[jet]
     for i in range(n):
         work[0, i], work[1, i], work[2, i] = rapidity[first + i], phi[first + i], pt[first + i]
         for c in range(4):
             nodes[i, c] = momenta[first + i, c]
     return n
+
+
+@njit(inline="always")
+def _weight(pt, power):
+    return 1.0 if power == 0 else pt * pt if power > 0 else 1.0 / (pt * pt)
 
 
 @compiled
@@ -82,33 +87,34 @@ def _nearest(k, m, rapidity, phi, limit):
     near, at = limit, -1
     for low, high in ((0, k), (k + 1, m)):
         for j in range(low, high):
-            d = _squared(rapidity[k], phi[k], rapidity[j], phi[j])
+            d = squared(rapidity[k], phi[k], rapidity[j], phi[j])
             if d < near:
                 near, at = d, j
     return near, at
 
 
 @compiled
-def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudorapidity):
-    """Cluster n particles until one is left, and note what there was on the way.
+def cluster(n, power, winner, limit, stop, momenta, parents, work, index, axes, pseudorapidity):
+    """Cluster n particles until `stop` clusters are left, and note what there was on the way.
 
-    kt: distances of the kT algorithm, else those of Cambridge/Aachen. winner: winner-take-all
-    recombination, else E scheme. limit: squared radius; a cluster without a neighbour within it
-    goes to the beam. momenta: (2n, 4) px, py, pz, energy, of which the first n rows are given; with
-    the E scheme each merger adds one, and its `parents` (2n, 2). work: (6, n), of which rapidity,
-    phi and pt are given. axes: where the last k clusters are goes to axes[k - 1], in pseudorapidity
-    if asked for. Returns the row of the last cluster.
+    power: 1 for distances of the kT algorithm, 0 for Cambridge/Aachen, -1 for anti-kT. winner:
+    winner-take-all recombination, else E scheme. limit: squared radius; a cluster without a
+    neighbour within it goes to the beam. momenta: (2n, 4) px, py, pz, energy, of which the first n
+    rows are given; with the E scheme each merger adds one, and its `parents` (2n, 2). work: (6, n),
+    of which rapidity, phi and pt are given. index: (3, n), the last for the rows of the clusters in
+    the end, those that went to the beam first: n less the number of mergers. axes: where the last k
+    clusters are goes to axes[k - 1], in pseudorapidity if asked for. Returns the last row.
 
     Each cluster knows its nearest neighbour; that the smallest distance is one to a nearest
     neighbour in angle also holds for kT (arXiv:hep-ph/0512210), hence n^2 and not n^3 steps.
     """
     rapidity, phi, pt, weight, near, distance = work[0], work[1], work[2], work[3], work[4], work[5]
-    neighbour, row = index[0], index[1]
+    neighbour, row, ended, n_ended = index[0], index[1], index[2], 0
     for i in range(n):
-        weight[i] = pt[i] * pt[i] if kt else 1.0
+        weight[i] = _weight(pt[i], power)
         near[i], neighbour[i], row[i] = limit, -1, i
         for j in range(i):
-            d = _squared(rapidity[i], phi[i], rapidity[j], phi[j])
+            d = squared(rapidity[i], phi[i], rapidity[j], phi[j])
             if d < near[i]:
                 near[i], neighbour[i] = d, j
             if d < near[j]:
@@ -124,7 +130,7 @@ def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudora
                 axes[m - 1, i, 0], axes[m - 1, i, 1] = rapidity[i], phi[i]
                 if pseudorapidity:
                     axes[m - 1, i, 0] = math.asinh(momenta[row[i], 2] / pt[i])
-        if m == 1:
+        if m <= stop:
             break
         best, a = FAR, 0
         for i in range(m):
@@ -134,6 +140,8 @@ def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudora
         alone = b < 0
         if alone:
             b = a
+            ended[n_ended] = row[a]
+            n_ended += 1
         else:
             a, b = min(a, b), max(a, b)
             if winner:
@@ -154,8 +162,7 @@ def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudora
                 parents[n_rows, 0], parents[n_rows, 1] = row[a], row[b]
                 row[a] = n_rows
                 n_rows += 1
-            if kt:
-                weight[a] = pt[a] * pt[a]
+            weight[a] = _weight(pt[a], power)
         m -= 1  # the last one takes the place of b
         rapidity[b], phi[b], pt[b], weight[b], row[b] = (
             rapidity[m],
@@ -178,7 +185,7 @@ def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudora
             elif old == m:
                 neighbour[i] = b
             if not alone:
-                d = _squared(rapidity[i], phi[i], a_rapidity, a_phi)
+                d = squared(rapidity[i], phi[i], a_rapidity, a_phi)
                 if d < near[i]:
                     near[i], neighbour[i] = d, a
                     distance[i] = d * min(weight[i], weight[a])
@@ -189,6 +196,7 @@ def _cluster(n, kt, winner, limit, momenta, parents, work, index, axes, pseudora
             distance[a] = a_near * (
                 min(weight[a], weight[a_neighbour]) if a_neighbour >= 0 else weight[a]
             )
+    ended[n_ended : n_ended + m] = row[:m]
     return n_rows - 1
 
 
@@ -203,7 +211,7 @@ def _groomed_mass2(top, n, z_cut, beta, radius, momenta, parents):
             hard, soft, hard_pt2, soft_pt2 = soft, hard, soft_pt2, hard_pt2
         threshold = z_cut
         if beta != 0:
-            apart = _squared(
+            apart = squared(
                 _rapidity(hard_pt2, momenta[hard, 2], momenta[hard, 3]),
                 math.atan2(momenta[hard, 1], momenta[hard, 0]),
                 _rapidity(soft_pt2, momenta[soft, 2], momenta[soft, 3]),
@@ -228,7 +236,7 @@ def _minimise(k, start, stop, pt, rapidity, phi, beta, axes, new):
         for i in range(start, stop):
             best, at = FAR, 0
             for q in range(k):
-                d = _squared(rapidity[i], phi[i], axes[q, 0], axes[q, 1])
+                d = squared(rapidity[i], phi[i], axes[q, 0], axes[q, 1])
                 if d < best:
                     best, at = d, q
             pull = pt[i] * (best + ACCURACY**2) ** (beta / 2 - 1)
@@ -253,12 +261,12 @@ def subjettiness(
     offsets, pt, rapidity, phi, momenta, winner, minimised, limit, pseudorapidity, beta, radius, out
 ):
     """tau1 to tau4 of each jet into out (N, 4); 0 where there are no more constituents than axes."""
-    nodes, parents, work, index = _room(offsets)
+    nodes, parents, work, index = room(offsets)
     axes, new = np.empty((N_AXES, N_AXES, 2)), np.empty((N_AXES, 3))
     for jet in range(len(out)):
         start, stop = offsets[jet], offsets[jet + 1]
-        n = _start(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
-        _cluster(n, True, winner, limit, nodes, parents, work, index, axes, pseudorapidity)
+        n = load(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
+        cluster(n, 1, winner, limit, 1, nodes, parents, work, index, axes, pseudorapidity)
         norm = 0.0
         for i in range(start, stop):
             norm += pt[i]
@@ -274,7 +282,7 @@ def subjettiness(
             for i in range(start, stop):
                 near = FAR
                 for q in range(k):
-                    near = min(near, _squared(rapidity[i], phi[i], here[q, 0], here[q, 1]))
+                    near = min(near, squared(rapidity[i], phi[i], here[q, 0], here[q, 1]))
                 total += pt[i] * (math.sqrt(near) if beta == 1 else near ** (beta / 2))
             out[jet, k - 1] = total / norm
 
@@ -282,13 +290,13 @@ def subjettiness(
 @compiled
 def softdrop(offsets, pt, rapidity, phi, momenta, z_cut, beta, radius, out):
     """Mass of each jet after soft drop into out (N,), 0 where rounding makes its square negative."""
-    nodes, parents, work, index = _room(offsets)
+    nodes, parents, work, index = room(offsets)
     axes = np.empty((N_AXES, N_AXES, 2))
     for jet in range(len(out)):
         out[jet] = 0.0
-        n = _start(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
+        n = load(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
         if n > 0:
-            top = _cluster(n, False, False, FAR, nodes, parents, work, index, axes, False)
+            top = cluster(n, 0, False, FAR, 1, nodes, parents, work, index, axes, False)
             out[jet] = math.sqrt(
                 max(_groomed_mass2(top, n, z_cut, beta, radius, nodes, parents), 0.0)
             )
@@ -303,15 +311,15 @@ def decluster(offsets, pt, rapidity, phi, momenta, out, n_steps, step):
     (N,) says how many. step (T,): at which of them a constituent is in the softer branch, n_steps
     for the one that is left in the end.
     """
-    nodes, parents, work, index = _room(offsets)
+    nodes, parents, work, index = room(offsets)
     axes, stack = np.empty((N_AXES, N_AXES, 2)), np.empty(2 * _longest(offsets), np.int64)
     for jet in range(len(n_steps)):
         first = offsets[jet]
-        n = _start(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
+        n = load(offsets, jet, pt, rapidity, phi, momenta, nodes, work)
         n_steps[jet] = 0
         if n == 0:
             continue
-        top, k = _cluster(n, False, False, FAR, nodes, parents, work, index, axes, False), 0
+        top, k = cluster(n, 0, False, FAR, 1, nodes, parents, work, index, axes, False), 0
         while top >= n:
             hard, soft = parents[top, 0], parents[top, 1]
             hard_pt2 = nodes[hard, 0] ** 2 + nodes[hard, 1] ** 2
@@ -319,7 +327,7 @@ def decluster(offsets, pt, rapidity, phi, momenta, out, n_steps, step):
             if soft_pt2 > hard_pt2:
                 hard, soft, hard_pt2, soft_pt2 = soft, hard, soft_pt2, hard_pt2
             apart = math.sqrt(
-                _squared(
+                squared(
                     _rapidity(hard_pt2, nodes[hard, 2], nodes[hard, 3]),
                     math.atan2(nodes[hard, 1], nodes[hard, 0]),
                     _rapidity(soft_pt2, nodes[soft, 2], nodes[soft, 3]),
@@ -377,7 +385,7 @@ def correlations(offsets, pt, rapidity, phi, beta, three, out):
             total += pt[i]
         for i in range(n):
             for j in range(i + 1, n):
-                d = _squared(
+                d = squared(
                     rapidity[start + i], phi[start + i], rapidity[start + j], phi[start + j]
                 )
                 d = math.sqrt(d) if beta == 1 else d ** (beta / 2)

@@ -20,13 +20,12 @@ import torch
 from torch import nn
 
 import jetnb
-from jetnb import inputs
+from jetnb import inputs, masks
 from jetnb.inputs import tracks
 from jetnb.models.encoder import DeepSets, Transformer, pad
 from jetnb.strategies.masked_autoencoder import (
     MaskedAutoencoder,
     chamfer_loss,
-    draw_mask,
     hungarian_loss,
 )
 
@@ -121,7 +120,7 @@ def main():
         f"masks of half of {len(x) / args.jets:.0f} tracks",
         args.jets,
         {
-            "all jets at once": lambda: draw_mask(offsets, generator=generator),
+            "all jets at once": lambda: masks.random(None, offsets, generator=generator),
             "a loop over jets": lambda: loop_mask(real.numpy(), rng),
         },
         args.rounds,
