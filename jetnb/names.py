@@ -77,6 +77,8 @@ JET_FIELDS = _table(
     ("fine_label", "fine class", "", "int16", (24, -1.5, 22.5),
      "simulation truth: index into jets.fine.CLASSES, by the decay and the flavour, -1 if unlabelled"),
     ("event", "event", "", "int64", (50, 0, 1e6), "one integer per collision; splits are made by it"),
+    ("pair", "pair", "", "int64", (50, 0, 1e6), "one integer per hard parton: its jets differ in variation"),
+    ("variation", "variation", "", "int16", (12, -0.5, 11.5), "how the hard process was simulated: index into variations"),
     ("n_vertices", r"$n_\mathrm{PV}$", "", "int16", (60, 0, 60), "reconstructed primary vertices in the event"),
     ("parton_pdg_id", "parton PDG id", "", "int16", (50, -25, 25),
      "simulation truth: hardest parton of the hard process inside the jet, 0 if none"),

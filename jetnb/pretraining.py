@@ -14,7 +14,7 @@ and where the defaults do not do,
                      after pt, deta and dphi
     jet_fields       attribute: the numbers of jets that follow in a batch, names of their fields; without it the
                      label, where the jets have one
-    data(jets)       makes the training data itself
+    data(jets)       makes the training data itself; of stores only where `whole` is True, which reads them whole
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
     card()           what the checkpoint says of it in place of "settings"
     after_step(done, total)  called after each step of the optimiser, for what follows the weights, such as a
@@ -51,8 +51,9 @@ STRATEGIES = {
     "masked_particles": "jetnb.strategies.masked_particles:MaskedParticles",
     "omnijet": "jetnb.strategies.next_token:NextToken",
     "particle_type": "jetnb.strategies.particle_type:ParticleType",
-    "set_flow": "jetnb.strategies.set_flow:SetFlow",
+    "resimulation": "jetnb.strategies.resimulation:Resimulation",
     "self_distillation": "jetnb.strategies.self_distillation:SelfDistillation",
+    "set_flow": "jetnb.strategies.set_flow:SetFlow",
     "supervised": "jetnb.strategies.supervised:Supervised",
     "supervised_contrast": "jetnb.strategies.supervised_contrast:SupervisedContrast",
     "tokens": "jetnb.strategies.tokens:Tokens",
@@ -201,6 +202,8 @@ def particles(
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
+    if isinstance(jets, batches.Rows) and getattr(model, "whole", False):
+        jets = ak.concatenate([some.jets[rows] for some, rows in jets.by_store()])
     targets = getattr(model, "jet_fields", ("label",))
     stored = isinstance(jets, batches.Rows)
     have = [store.jets.fields for store in jets.stores] if stored else [jets.fields]

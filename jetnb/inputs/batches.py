@@ -94,6 +94,17 @@ class Rows:
     def __len__(self) -> int:
         return int(self.starts[-1]) if self.rows is None else len(self.rows)
 
+    def by_store(self) -> list[tuple[Store, np.ndarray]]:
+        """Each store with the rows (n,) of it that are among the jets, in rising order."""
+        rows = np.arange(self.starts[-1]) if self.rows is None else np.sort(self.rows)
+        edges = np.searchsorted(rows, self.starts)
+        return [
+            (one, rows[low:high] - start)
+            for one, low, high, start in zip(
+                self.stores, edges[:-1], edges[1:], self.starts[:-1], strict=True
+            )
+        ]
+
     def column(self, name: str) -> np.ndarray:
         """One field (N,) of the jets."""
         every = [np.asarray(one.jets[name]) for one in self.stores]

@@ -27,7 +27,8 @@ def reconstruct(
     """Energy-flow candidates of all events: what ``detector.reconstruct`` does, by the rules of a
     card.
 
-    Neutral candidates are massless; electrons and muons that have a track are known as such.
+    Neutral candidates are massless; electrons and muons that have a track are known as such. A card
+    without energy flow gives the towers, measured with the same random numbers.
     """
     pt, eta, phi = polar(particles)
     code, charge = np.abs(particles["pdg_id"]), particles["charge"]
@@ -57,13 +58,14 @@ def reconstruct(
     for share, calorimeter in ((light, detector.electromagnetic), (heavy, detector.hadronic)):
         i = np.flatnonzero((share > 0) & inside)
         part = {k: v[i] for k, v in hits.items()} | {"share": share[i]}
-        neutral, part_scale, seen = _energy_flow(part, calorimeter, detector.replace, seen, rng)
+        neutral, part_scale, seen = _energy_flow(part, calorimeter, detector, seen, rng)
         found.append(neutral)
         scale[i] *= part_scale
+    is_track &= detector.energy_flow & (measured * scale > 1e-3)
     found.append(
         _tracks(
             particles,
-            np.flatnonzero(is_track & (measured * scale > 1e-3)),
+            np.flatnonzero(is_track),
             measured * scale,
             mass,
             pt,
@@ -148,7 +150,7 @@ def _propagate(p, pt, eta, phi, vertex_z, card):
     )
 
 
-def _energy_flow(part, calorimeter, replace, seen, rng):
+def _energy_flow(part, calorimeter, card, seen, rng):
     """Neutral candidates of one calorimeter, the factor for the momentum of each particle's track,
     and where the towers were seen: their keys and directions, since both calorimeters see a tower
     that they share in one place."""
@@ -178,7 +180,7 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
         at = np.minimum(np.searchsorted(seen[0], keys), len(seen[0]) - 1)
         where = np.where(seen[0][at] == keys, seen[1][:, at], where)
 
-    if replace:
+    if card.replace:
         worse = (track > 0) & (resolution(track, middle[inverse]) < part["relative"] * track)
         left, weak = energy - total(np.where(worse, 0, track)), total(np.where(worse, track, 0))
         factor = np.where(
@@ -205,6 +207,8 @@ def _energy_flow(part, calorimeter, replace, seen, rng):
     keep = (
         (neutral > calorimeter.minimum) & (neutral > calorimeter.significance * sigma) & (keys >= 0)
     )
+    if not card.energy_flow:
+        neutral, keep = energy, (energy > 0) & (keys >= 0)
     n, (eta, phi) = int(keep.sum()), where[:, keep]
     hard = np.divide(
         total(part["hard"] * part["energy"] * share), true, out=np.zeros_like(true), where=true > 0

@@ -52,6 +52,7 @@ class Card(NamedTuple):
     momentum : |pdg id| -> constant and slope of the relative pt resolution in three regions of
                |eta|, 0 for hadrons; None: tracks have their true momentum, and no error
     d0, dz   : (pt, eta) -> mm, or None
+    energy_flow : False: candidates are the towers of both calorimeters as they are, without tracks
     """
 
     name: str
@@ -65,6 +66,7 @@ class Card(NamedTuple):
     hadronic: Calorimeter
     d0: Callable | None = None
     dz: Callable | None = None
+    energy_flow: bool = True
 
 
 def _rings(*groups: tuple[int, list]) -> Towers:

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from jetnb import atomic, clustering, packed
-from jetnb.simulation import pileup, pileup_jets, recipes
+from jetnb.simulation import pileup, pileup_jets, recipes, resimulation
 from jetnb.simulation.processes import make_generator
 
 EVENTS_PER_CHUNK = 250
-EVENT_STRIDE = 1_000_000_000  # event numbers of one component
-RECIPES = {**recipes.RECIPES, "pileup": pileup_jets.PileupRecipe()}
+RECIPES = {
+    **recipes.RECIPES,
+    "resimulation": resimulation.RECIPE,
+    "pileup": pileup_jets.PileupRecipe(),
+}
 
 
 def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
@@ -47,6 +50,8 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
             rng=rng,
             pool=pileup.load_pool(pool),
         )
+    elif recipe.variations:
+        made = resimulation.make_chunk(recipe, component, seed=seed, chunk=k)
     else:
         cut = (f"PhaseSpace:pTHatMin={component.pt_hat}",) if component.pt_hat else ()
         pythia = make_generator(
@@ -66,7 +71,10 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
         )
     columns, constituents, counts = made or ({}, {}, np.zeros(0, int))
     if made:
-        columns["event"] = columns["event"] + EVENT_STRIDE * c + EVENTS_PER_CHUNK * k
+        first = recipes.EVENT_STRIDE * c + events_per_chunk(recipe) * k
+        columns["event"] = columns["event"] + first
+        if "pair" in columns:
+            columns["pair"] = columns["pair"] + resimulation.PER_EVENT * first
     with atomic.new_file(Path(file), replace=True) as hidden, hidden.open("wb") as stream:
         np.savez(
             stream,
@@ -75,6 +83,10 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
             **{f"constituent_{n}": v for n, v in constituents.items()},
         )
     return len(counts)
+
+
+def events_per_chunk(recipe) -> int:
+    return resimulation.EVENTS_PER_CHUNK if getattr(recipe, "variations", ()) else EVENTS_PER_CHUNK
 
 
 @functools.cache

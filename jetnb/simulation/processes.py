@@ -59,6 +59,8 @@ PROCESSES = {
     "minimum_bias": ("SoftQCD:inelastic=on",),
 }
 
+INCOMING = np.array([3, 4])  # where the two partons that collide stand in the record of an event
+
 _CHARGED = {11: -1, 13: -1, 15: -1, 211: 1, 321: 1, 2212: 1, 3112: -1, 3222: 1, 3312: -1, 3334: -1}
 _CHARGE_OF = np.zeros(4000, np.int8)
 _CHARGE_OF[list(_CHARGED)] = list(_CHARGED.values())
@@ -72,9 +74,11 @@ class Events(NamedTuple):
     [mm, of production],
                 vertex (0 for the hard scatter, 1.. for pile-up)
     partons   : outgoing partons and charged leptons of the hard process and of resonance decays:
-                event, px, py, pz, pdg_id, resonance (row of the resonance in the record, -1 if none), resonance_id
+                event, px, py, pz, pdg_id, resonance (row of the resonance in the record, -1 if none), resonance_id,
+                outgoing (place of the resonance, or else of the parton, in the record of its event)
     b_hadrons, c_hadrons : weakly decaying heavy hadrons: event, px, py, pz
     pt_hat    : (n_events,) GeV
+    incoming  : (n_events, 2) GeV, pz of the two partons that collide: which hard process it is
     """
 
     n_events: int
@@ -83,6 +87,7 @@ class Events(NamedTuple):
     b_hadrons: dict[str, np.ndarray]
     c_hadrons: dict[str, np.ndarray]
     pt_hat: np.ndarray
+    incoming: np.ndarray
 
 
 def charge_of(pdg_id: np.ndarray) -> np.ndarray:
@@ -109,25 +114,40 @@ def make_generator(
     decay, as by default. seed is folded into Pythia's range; settings are further lines as in
     Pythia's manual; energy in GeV. Raises ValueError naming the first setting that Pythia refuses.
     """
+    return start(
+        (
+            f"Beams:eCM={energy}",
+            f"PartonLevel:MPI={'on' if underlying_event else 'off'}",
+            *PROCESSES[process],
+            *settings,
+        ),
+        seed=seed,
+        long_lived=long_lived,
+        what=f"process {process!r}",
+    )
+
+
+def start(lines: tuple[str, ...], *, seed: int, long_lived: bool, what: str):
+    """A Pythia started with these settings; what it is for goes into the errors of
+    ``make_generator``.
+    """
     import pythia8mc
 
     pythia = pythia8mc.Pythia("", False)
-    lines = (
+    common = (
         "Print:quiet=on",
         "Random:setSeed=on",
         f"Random:seed={seed % 900_000_000 + 1}",
-        f"Beams:eCM={energy}",
-        f"PartonLevel:MPI={'on' if underlying_event else 'off'}",
         f"ParticleDecays:limitCylinder={'on' if long_lived else 'off'}",
         "ParticleDecays:xyMax=1100",
         "ParticleDecays:zMax=2800",
     )
-    for line in (*lines, *PROCESSES[process], *settings):
+    for line in (*common, *lines):
         if not pythia.readString(line):
-            raise ValueError(f"process {process!r}: Pythia does not know the setting {line!r}")
+            raise ValueError(f"{what}: Pythia does not know the setting {line!r}")
     if not pythia.init():
         raise ValueError(
-            f"process {process!r}: Pythia could not start with {settings}; its reason is printed above"
+            f"{what}: Pythia could not start with {lines}; its reason is printed above"
         )
     return pythia
 
@@ -144,8 +164,8 @@ def generate(pythia, n_events: int, *, eta_max: float = 5.0, pt_min: float = 0.1
     row = {k: ak.to_numpy(record[k]) for k in ("id", "status", "mother1", "daughter1", "daughter2")}
     row |= {k: ak.to_numpy(record.p[k]) for k in ("px", "py", "pz", "e")}
     row["event"] = packed.jet_of(counts)
-    start = packed.starts(counts)[row["event"]]
-    row["mother"] = start + row["mother1"]
+    first = packed.starts(counts)[row["event"]]
+    row["mother"] = first + row["mother1"]
     row["abs"] = np.abs(row["id"])
 
     pt = np.hypot(row["px"], row["py"])
@@ -175,14 +195,15 @@ def generate(pythia, n_events: int, *, eta_max: float = 5.0, pt_min: float = 0.1
     return Events(
         len(counts),
         particles,
-        _partons(row),
-        _hadrons(row, start, 5),
-        _hadrons(row, start, 4),
+        _partons(row, first),
+        _hadrons(row, first, 5),
+        _hadrons(row, first, 4),
         pt_hat,
+        row["pz"][packed.starts(counts)[:-1][:, None] + INCOMING],
     )
 
 
-def _partons(row: dict) -> dict:
+def _partons(row: dict, first: np.ndarray) -> dict:
     """Outgoing quarks, gluons and charged leptons of the hard process, each with the W, Z, H or top
     it came from.
     """
@@ -200,6 +221,7 @@ def _partons(row: dict) -> dict:
         "pdg_id": row["id"][i],
         "resonance": root,
         "resonance_id": np.where(root >= 0, row["abs"][root], 0),
+        "outgoing": np.where(root >= 0, root, i) - first[i],
     }
 
 

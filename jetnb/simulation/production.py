@@ -44,7 +44,7 @@ def simulate(
     """Simulate a named sample and return its store, with n_jets jets, or a few more since events
     are kept whole.
 
-    name      : "aoj", "jetclass", "toptagging", "hh4b" or "pileup"
+    name      : "aoj", "aoj_all", "jetclass", "toptagging", "hh4b", "pileup" or "resimulation"
     path      : folder of the store, by default below the folder of derived data; or a .parquet
     file, then the jets
                 are also written to it in the compact form of the shipped samples
@@ -84,6 +84,8 @@ def simulate(
         "versions": versions,
         "settings": _settings(recipe),
     }
+    if getattr(recipe, "variations", ()):
+        provenance["variations"] = list(recipe.variations)
     with atomic.alone(path, "making"):
         if path.exists():  # made between the first look and the lock
             shutil.rmtree(folder, ignore_errors=True)
@@ -161,7 +163,7 @@ def _settings(recipe) -> dict:
             else "inf"
         )
 
-    return plain(recipe) | {"events_per_chunk": parts.EVENTS_PER_CHUNK}
+    return plain(recipe) | {"events_per_chunk": parts.events_per_chunk(recipe)}
 
 
 def _claim(folder: Path, provenance: dict) -> None:
@@ -271,7 +273,7 @@ def _next_chunk(recipe, quotas, counts, running, open_components) -> tuple[int, 
     """The component that is expected to be furthest from its quota, and its first chunk not yet
     made.
     """
-    guess = parts.EVENTS_PER_CHUNK * recipe.jets_per_event
+    guess = parts.events_per_chunk(recipe) * recipe.jets_per_event
 
     def expected(c):
         per_chunk = sum(counts[c].values()) / len(counts[c]) if counts[c] else guess

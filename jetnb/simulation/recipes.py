@@ -13,6 +13,8 @@ from jetnb.simulation import delphes, delphes_cards, detector, matching, pileup
 from jetnb.simulation.processes import Events, generate
 from jetnb.simulation.response import CMS, Detector
 
+EVENT_STRIDE = 1_000_000_000  # event numbers of one component
+
 
 class Component(NamedTuple):
     """One process of a sample. label is the class of its jets, "" where the truth of each jet
@@ -64,6 +66,9 @@ class Recipe(NamedTuple):
     d0_sign: int = 1  # of x sin(phi) - y cos(phi), as Delphes; CMS has -1
     four_vectors_only: bool = False
     jets_per_event: float = 0.5  # a guess, used only to size chunks
+    impact_parameters: bool = True  # else of constituents only momentum, charge and type are kept
+    # Names in resimulation.VARIATIONS: each hard process is showered as often.
+    variations: tuple[str, ...] = ()
 
 
 def _jetclass(name: str, process: str, resonance_id: int) -> Component:
@@ -216,7 +221,18 @@ def make_chunk(
 
     Event numbers count from 0. Units as in names.py.
     """
-    events = generate(pythia, n_events)
+    return reconstruct(recipe, component, generate(pythia, n_events), rng=rng, pool=pool)
+
+
+def reconstruct(
+    recipe: Recipe,
+    component: Component,
+    events: Events,
+    *,
+    rng: np.random.Generator,
+    pool: pileup.Pool | None = None,
+) -> tuple[dict, dict, np.ndarray] | None:
+    """Jets of these events, as ``make_chunk`` returns them."""
     keep, generated = _preselect(events, recipe)
     if not keep.any():
         return None
@@ -225,11 +241,13 @@ def make_chunk(
         events, generated, vertices = _overlay(events, generated, keep, recipe, rng, pool)
     particles = events.particles
     if vertices is None:
-        vertices = pileup.place_vertices(np.zeros(n_events, int), sigma_z=recipe.sigma_z, rng=rng)
+        vertices = pileup.place_vertices(
+            np.zeros(events.n_events, int), sigma_z=recipe.sigma_z, rng=rng
+        )
     z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
     by_card = isinstance(recipe.detector, delphes_cards.Card)
-    reconstruct = delphes.reconstruct if by_card else detector.reconstruct
-    c = reconstruct(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
+    measure = delphes.reconstruct if by_card else detector.reconstruct
+    c = measure(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
     n_vertices = np.add.reduceat(vertices.found, vertices.start)
     c["weight"] = np.ones(len(c["pt"]))
     if recipe.pileup[0]:
@@ -353,10 +371,13 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
     )
     if recipe.four_vectors_only:
         return columns, constituents, counts
+    constituents |= {"charge": c["charge"][rows], "pdg_id": c["pdg_id"][rows]}
+    if not recipe.impact_parameters:
+        return columns, constituents, counts
     tracks = (c["charge"][rows] != 0) & (c["pt"][rows] > recipe.track_pt_min)
     hard_z = vertices.z[vertices.start[c["event"][rows]]]
-    constituents |= {"charge": c["charge"][rows], "pdg_id": c["pdg_id"][rows], "has_track": tracks}
     constituents |= {
+        "has_track": tracks,
         "d0": np.where(tracks, recipe.d0_sign * c["d0"][rows], 0),
         "dz": np.where(tracks, c["z0"][rows] - hard_z, 0),
     }

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.nn import functional as collective
 from torch.nn import functional as F
 
 from jetnb import augment
@@ -111,6 +112,27 @@ def spread(jets: Tensor) -> dict[str, float]:
     }
 
 
+def gathered(z: Tensor) -> Tensor:
+    """The rows of all processes of a training one below the other, in the order of the processes; z
+    itself where there is one process.
+
+    `z` (B, D): of any B in each. Gradients go back to the process that a row came from, summed over
+    all that used it: where each takes the same loss of all rows, and gradients are averaged as in
+    distributed data parallel, they are those of one process with the whole batch.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return z
+    counts = [
+        torch.zeros(1, dtype=torch.int64, device=z.device)
+        for _ in range(distributed.get_world_size())
+    ]
+    distributed.all_gather(counts, torch.full_like(counts[0], len(z)))
+    counts = torch.cat(counts).tolist()
+    padded = F.pad(z, (0, 0, 0, max(counts) - len(z)))  # all must be of one size
+    parts = collective.all_gather(padded.contiguous())
+    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+
+
 class JetCLR(nn.Module):
     """Contrastive pretraining of an encoder with the symmetries of jets.
 
@@ -175,21 +197,23 @@ class JetCLR(nn.Module):
 
         `batch`: particles (T, 3) of pt [GeV], deta, dphi [rad], and offsets (B + 1,), as in
         `jetnb.augment`; targets after them are not looked at. `generator` draws the views; None is
-        torch's global one, from which dropout draws too. Raises ValueError for a malformed or an
-        empty batch, and for one jet, which has nothing to be told from: its loss is 0 whatever the
-        weights. Taught in notebook 07.
+        torch's global one, from which dropout draws too. In a training with several processes all
+        must call it at once, each with its share: it is the loss of the whole batch, in each. Raises
+        ValueError for a malformed or an empty batch, and for one jet, which has nothing to be told
+        from: its loss is 0 whatever the weights. Taught in notebook 07.
         """
         particles, offsets, *_ = batch
-        if len(offsets) == 2:
-            raise ValueError(
-                "batch has one jet, and a contrastive loss needs others to tell it from: take more jets, a "
-                "larger batch_size, or fewer devices"
-            )
         (one, start), (two, end) = self.views(particles, offsets, generator=generator)
         offsets = torch.cat([start, start[-1] + end[1:]])
         _, jets = self.encoder(torch.cat([one, two]), offsets)  # (2 B, D): both views in one pass
         z1, z2 = self.head(jets).chunk(2)
         self._last = jets.detach(), z1.detach(), z2.detach()
+        z1, z2 = gathered(z1), gathered(z2)
+        if len(z1) == 1:
+            raise ValueError(
+                "batch has one jet, and a contrastive loss needs others to tell it from: take more jets, or "
+                "a larger batch_size"
+            )
         return nt_xent(z1, z2, temperature=self.temperature, chunk=self.chunk)
 
     def monitors(self) -> dict[str, float]:

@@ -98,7 +98,7 @@ def fit(
     rounded to TensorFloat-32, with 10 bits of mantissa in place of 23: several times as quick from
     NVIDIA's Ampere on, and all else is float32. With several devices each takes its share of each
     batch: the gradient is that of one device as long as the loss is a mean over jets. A contrastive
-    loss sees only the negatives of its own share. compile: use torch.compile, which takes up to
+    loss of ours compares the jets of all devices. compile: use torch.compile, which takes up to
     minutes to begin, for what lies between attentions, or for all of a model that has no attention
     of ours. Measure before you use it: on an H200 a transformer of 2 million weights was slower
     with it in float32, TF32 and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a Particle
