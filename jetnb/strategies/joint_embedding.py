@@ -198,6 +198,7 @@ class JointEmbedding(nn.Module):
         and one in which nothing can be hidden.
         """
         x, offsets, *_ = batch
+        x = x.index_select(0, _packed.falling(x, offsets))  # any order is the same
         mask = self.draw(x, offsets, generator=generator)
         if not mask.any():
             raise ValueError(

@@ -170,6 +170,7 @@ class SelfDistillation(nn.Module):
         are not looked at. generator draws views. Raises ValueError for a malformed batch.
         """
         x, offsets, *_ = batch
+        x = x.index_select(0, _packed.falling(x, offsets))  # any order is the same
         n_jets = len(offsets) - 1
         both, own = self.looks(x, offsets, generator=generator)
         hidden = [
