@@ -137,7 +137,7 @@ def test_flow_scores_what_it_should_and_draws_what_it_learned():
     assert (drawn.mean(0) - numbers.mean(0)).abs().max() < 0.1
     assert drawn.std(0).max() < 0.25
     # A perfect flow goes straight from the noise to what is there, in any number of steps.
-    perfect = targets.integrate(lambda x, t: (x - 2.0) / t, torch.tensor([[5.0]]), 7)
+    perfect = flow.follow(lambda x, t: (x - 2.0) / t, torch.tensor([[5.0]]), evaluations=14)
     assert float(perfect) == pytest.approx(2.0, abs=1e-5)
 
 
@@ -165,11 +165,13 @@ def test_types_are_hidden_with_charge_and_nothing_else():
 def test_set_flow_draws_as_many_as_it_is_told():
     model, data = made(SetFlow, extras=EXTRAS)
     x, offsets, *_ = data[np.arange(4)]
-    drawn, start, kinds = model.draw(x, offsets, [3, 0, 1, 5], generator=generator(), steps=3)
+    drawn, start, kinds = model.draw(x, offsets, [3, 0, 1, 5], generator=generator(), evaluations=6)
     assert start.tolist() == [0, 3, 3, 4, 9] and drawn.shape == (9, 3) and kinds.shape == (9,)
-    alone, _, _ = model.draw(x, offsets, [3, 0, 1, 5], generator=generator(), steps=3)
+    alone, _, _ = model.draw(x, offsets, [3, 0, 1, 5], generator=generator(), evaluations=6)
     assert torch.equal(drawn, alone)
-    without = made(SetFlow)[0].draw(x[:, :3], offsets, [1, 1, 1, 1], generator=generator(), steps=2)
+    without = made(SetFlow)[0].draw(
+        x[:, :3], offsets, [1, 1, 1, 1], generator=generator(), evaluations=4
+    )
     assert without[2] is None and without[0].shape == (4, 3)
 
 
