@@ -126,7 +126,9 @@ def compare(name, hardest, slots, args):
     ratios = np.divide(times["padded"], times["packed"])
     print(f"\n{name}: {len(x) / args.jets:.0f} particles per jet, padded to {slots}")
     for key, values in times.items():
-        print(f"  {key}: {1e3 * np.median(values):7.1f} ms a step, {memory[key]:6.1f} MB for the gradient")
+        print(
+            f"  {key}: {1e3 * np.median(values):7.1f} ms a step, {memory[key]:6.1f} MB for the gradient"
+        )
     print(
         f"  ratio of time {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f} of "
         f"{args.pairs} pairs), of memory {memory['padded'] / memory['packed']:.2f}"
