@@ -33,8 +33,10 @@ from jetnb.models.particle_transformer import ParticleTransformer
 from jetnb.models.particles import FromParticles
 from jetnb.models.tokenizer import Tokenizer
 from jetnb.strategies.contrastive import JetCLR
+from jetnb.strategies.joint_embedding import JointEmbedding
 from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss
 from jetnb.strategies.next_token import NextToken
+from jetnb.strategies.self_distillation import SelfDistillation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GPU = torch.device("cuda", 0)
@@ -220,6 +222,15 @@ def masked(reads, **options):
     return MaskedAutoencoder(*parts, n_features=3, reads=reads, **options)
 
 
+def joint(**options):
+    body = FromParticles(Transformer(5, **SMALL))
+    return JointEmbedding(body, predictor={"dim": 32, "n_layers": 1, "n_heads": 4}, **options)
+
+
+def distilled(**options):
+    return SelfDistillation(FromParticles(Transformer(5, **SMALL)), prototypes=16, **options)
+
+
 STEPS = {
     "transformer": lambda: classifier(Transformer(5, **SMALL)),
     "transformer_token": lambda: classifier(Transformer(5, pool="token", **SMALL)),
@@ -237,6 +248,9 @@ STEPS = {
     ),
     "jetclr": lambda: JetCLR(FromParticles(Transformer(5, **SMALL)), chunk=8),
     "jetclr_whole": lambda: JetCLR(FromParticles(DeepSets(5, dim=32)), chunk=None),
+    "joint_embedding": lambda: joint(),
+    "self_distillation": lambda: distilled(),
+    "self_distillation_masked": lambda: distilled(masked=1.0, balance="centre"),
     "masked_tracks": lambda: masked("tracks"),
     "masked_jet": lambda: masked("jet", tokens="one"),
     "masked_chamfer": lambda: masked("jet", loss_of=chamfer_loss),

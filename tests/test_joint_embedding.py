@@ -26,6 +26,8 @@ SMALL = {
 VIEWS = {
     "encoder": SMALL["encoder"],
     "hardest": 12,
+    "views": "subjets",
+    "masked": 1.0,
     "teacher_scales": [4, 6],
     "student_scales": [2],
     "prototypes": 16,

@@ -57,14 +57,14 @@ class SelfDistillation(nn.Module):
     SETTINGS = {
         "encoder": ENCODER,
         "hardest": 40,
-        "views": "subjets",
+        "views": "symmetries",
         "teacher_scales": [8, 16],
         "student_scales": [4],
         "changes": {"scale": 0.1, "width": 0.1, "n_max": 50},
-        "crops": 1,
+        "crops": 2,
         "crop": 0.5,
         "mask": "random",
-        "masked": 1.0,
+        "masked": 0.0,
         "prototypes": 256,
         "head": [256, 64],
         "temperatures": [0.1, 0.04],
@@ -77,14 +77,14 @@ class SelfDistillation(nn.Module):
         self,
         encoder: nn.Module,
         *,
-        views: str = "subjets",
+        views: str = "symmetries",
         teacher_scales: Sequence[int] = (8, 16),
         student_scales: Sequence[int] = (4,),
         changes: Mapping = SETTINGS["changes"],
-        crops: int = 1,
+        crops: int = 2,
         crop: float = 0.5,
         mask: str = "random",
-        masked: float = 1.0,
+        masked: float = 0.0,
         prototypes: int = 256,
         head: Sequence[int] = (256, 64),
         temperatures: Sequence[float] = (0.1, 0.04),
@@ -185,13 +185,10 @@ class SelfDistillation(nn.Module):
             tokens, theirs = self.teacher[0](*together(every))
             wanted = self._assign(self.teacher[1](theirs[: n_jets * len(both)]), len(both), 0)
         logs = (wide(sorts) / self.temperatures[0]).log_softmax(2)
-        pairs = [
-            -(target * log).sum(1).mean()
-            for i, target in enumerate(wanted)
-            for j, log in enumerate(logs)
-            if j != i + len(crops)  # the same view
-        ]
-        loss = torch.stack(pairs).mean()
+        pairs = -torch.einsum("ibk, jbk -> ij", wanted, logs) / n_jets
+        other = 1 - torch.eye(len(wanted), len(logs) - len(crops))  # 0 where both are the same view
+        other = torch.cat([torch.ones(len(wanted), len(crops)), other], 1)
+        loss = (pairs * send(other.to(pairs.dtype), x.device)).sum() / int(other.sum())
         if self.masked and hidden[0].any():
             loss = loss + self.masked * self._of_hidden(
                 x, offsets, hidden[0], seen[: len(crops[0][0])], tokens[len(tokens) - len(x) :]
@@ -234,7 +231,7 @@ class SelfDistillation(nn.Module):
         scores, centre = wide(scores), self.centres[kind]
         if self.balance == "sinkhorn":
             each = scores.view(n_views, -1, scores.shape[1]) / self.temperatures[1]
-            return torch.stack([sinkhorn(one) for one in each])
+            return sinkhorn(each)
         found = scores - centre if self.balance == "centre" else scores
         if self.training:
             self.centres[kind] = 0.9 * centre + 0.1 * scores.mean(0)
@@ -256,7 +253,7 @@ class Prototypes(nn.Module):
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, n_rounds: int = 3) -> Tensor:
-    """Distributions (N, K) of scores (N, K) such that each of K is used as often as any other.
+    """Distributions (..., N, K) of scores such that each of K is used as often as any other.
 
     Rows and columns are scaled by turns, the rows last: they add up to one, the columns nearly to
     N / K. In logarithms, so that nothing overflows. arXiv:2006.09882 (SwAV).
@@ -266,8 +263,8 @@ def sinkhorn(scores: Tensor, n_rounds: int = 3) -> Tensor:
     """
     logs = wide(scores)
     for _ in range(n_rounds):
-        logs = logs.log_softmax(0)
-        logs = logs.log_softmax(1)
+        logs = logs.log_softmax(-2)
+        logs = logs.log_softmax(-1)
     return logs.exp()
 
 
