@@ -148,7 +148,7 @@ def add(jets: ak.Array, variations: tuple[str, ...], *, processes: int | None = 
     that pass its cuts.
 
     variations: names of VARIATIONS. processes: workers, one per core by default. Raises ValueError for
-    an unknown name and for jets of another sample. Taught in notebook 13.
+    an unknown name and for jets of another sample.
     """
     about = jetnb.jets.provenance(jets)
     if about["sample"] != RECIPE.name:
