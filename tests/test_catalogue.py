@@ -35,7 +35,15 @@ def data(toy_jets, tmp_path, monkeypatch):
 
 
 def test_samples_say_what_they_are():
-    assert list(catalogue.SAMPLES) == ["aoj", "aoj_all", "jetclass", "toptagging", "hh4b", "pileup"]
+    assert list(catalogue.SAMPLES) == [
+        "aoj",
+        "aoj_all",
+        "jetclass",
+        "toptagging",
+        "hh4b",
+        "pileup",
+        "resimulation",
+    ]
     for name, sample in catalogue.SAMPLES.items():
         assert (
             sample.name == name and sample.file.name == f"{name}.parquet" and sample.n_jets >= 500

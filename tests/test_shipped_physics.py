@@ -13,7 +13,15 @@ from jetnb import jets as jets_module
 from jetnb.data import catalogue
 from jetnb.inputs import events
 
-SIZES = {"aoj": 20_000, "jetclass": 20_000, "toptagging": 8_000, "hh4b": 24_000, "pileup": 15_000}
+SIZES = {
+    "aoj": 20_000,
+    "jetclass": 20_000,
+    "toptagging": 8_000,
+    "hh4b": 24_000,
+    "pileup": 15_000,
+    "resimulation": 24_000,
+}
+LIMITS = {"aoj": 150, "hh4b": 100, "resimulation": 100}  # constituents; 200 elsewhere
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -69,10 +77,11 @@ def test_windows(sample):
         "toptagging": (550, 650, 2),
         "hh4b": (200, np.inf, 2.5),
         "pileup": (15, np.inf, 2),
+        "resimulation": (500, 1000, 2),
     }[name]
     assert np.all((jets.pt > low - 0.1) & (jets.pt < high + 0.1) & (abs(jets.eta) < eta + 1e-3))
     if name != "pileup":
-        limit = {"aoj": 150, "hh4b": 100}.get(name, 200)
+        limit = LIMITS.get(name, 200)
         assert ak.min(jets.n_constituents) >= 2 and ak.max(jets.n_constituents) <= limit
 
 
@@ -85,7 +94,7 @@ def test_constituents_add_up_to_the_jet(sample):
     total = np.hypot(
         ak.to_numpy(ak.sum(weight * c.px, axis=1)), ak.to_numpy(ak.sum(weight * c.py, axis=1))
     )
-    whole = ak.to_numpy(jets.n_constituents) < {"aoj": 150, "hh4b": 100}.get(name, 200)
+    whole = ak.to_numpy(jets.n_constituents) < LIMITS.get(name, 200)
     assert (total / ak.to_numpy(jets.pt))[whole] == pytest.approx(1, abs=2e-3)
     mass = ak.to_numpy(ak.sum(c * weight, axis=1).mass)
     assert np.quantile(np.abs(mass / ak.to_numpy(jets.mass) - 1)[whole], 0.99) < 5e-3

@@ -96,6 +96,14 @@ SAMPLES = {
             "JetSet, arXiv:2505.19689, doi:10.7483/OPENDATA.ATLAS.QG8W.TO8P, https://opendata.cern.ch/record/93940",
             "physlite",
         ),
+        Sample(
+            "resimulation",
+            24_000,
+            "simulated hard partons, each showered and measured up to nine times: R=0.8, pt 500 to 1000 GeV, "
+            "|eta| < 2",
+            "RS3L, arXiv:2403.07066, whose jets are not public; the detector of JetClass",
+            "jetclass",
+        ),
     )
 }
 

@@ -145,10 +145,10 @@ def make_chunk(
 
 def add(jets: ak.Array, variations: tuple[str, ...], *, processes: int | None = None) -> ak.Array:
     """Jets of more variations of the hard processes of `jets`, of the recipe "resimulation": those
-    that pass its cuts. Join them with `ak.concatenate`.
+    that pass its cuts.
 
     variations: names of VARIATIONS. processes: workers, one per core by default. Raises ValueError for
-    an unknown name and for jets of another sample. Taught in notebook 13.
+    an unknown name and for jets of another sample.
     """
     about = jetnb.jets.provenance(jets)
     if about["sample"] != RECIPE.name:
@@ -179,6 +179,10 @@ def add(jets: ak.Array, variations: tuple[str, ...], *, processes: int | None = 
             f"none of these jets passes the cuts in {', '.join(variations)}: take more jets"
         )
     columns, constituents, counts = made
+    # The number of a variation counts in VARIATIONS, of which a sample has the first at least.
+    about["variations"] = list(VARIATIONS)[
+        : max(len(about["variations"]), *columns["variation"] + 1)
+    ]
     return jetnb.jets.build(columns, constituents, counts, provenance=about)
 
 

@@ -28,7 +28,7 @@ class Resimulation(JetCLR):
     twice, the two jets of an event, or tracker and calorimeter. variations: of "pairs", those to use,
     the first, which is in each pair, and the others; None is all of the sample. turn: draw for each
     view a rotation about its axis, too. All else as in `JetCLR`. Source: 2403.07066, there with a
-    graph network and 8 dimensions. Taught in notebook 13.
+    graph network and 8 dimensions.
     """
 
     TITLE = "RS3L, contrast of re-simulations, arXiv:2403.07066"
