@@ -159,7 +159,7 @@ def _pretrain(args) -> int:
     if args.strategy == "list":
         for name in pretraining.STRATEGIES:
             _, made = pretraining.find(name)
-            print(f"{name:20}{made.TITLE}\n{'':20}{json.dumps(made.SETTINGS)}")
+            print(f"{name:24}{made.TITLE}\n{'':24}{json.dumps(made.SETTINGS)}")
         return 0
     if not args.data or args.out is None:
         raise ValueError("pretrain: name the jets, and with --out where the checkpoint goes")

@@ -32,11 +32,14 @@ from jetnb.models.generator import Causal, Generator
 from jetnb.models.particle_transformer import ParticleTransformer
 from jetnb.models.particles import FromParticles
 from jetnb.models.tokenizer import Tokenizer
+from jetnb.strategies.classify_and_generate import ClassifyAndGenerate
 from jetnb.strategies.contrastive import JetCLR
 from jetnb.strategies.joint_embedding import JointEmbedding
 from jetnb.strategies.masked_autoencoder import MaskedAutoencoder, chamfer_loss
 from jetnb.strategies.next_token import NextToken
 from jetnb.strategies.self_distillation import SelfDistillation
+from jetnb.strategies.supervised import Supervised
+from jetnb.strategies.supervised_contrast import SupervisedContrast
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GPU = torch.device("cuda", 0)
@@ -231,6 +234,7 @@ def distilled(**options):
     return SelfDistillation(FromParticles(Transformer(5, **SMALL)), prototypes=16, **options)
 
 
+LABELLED = {"encoder": SMALL, "n_classes": 3}
 STEPS = {
     "transformer": lambda: classifier(Transformer(5, **SMALL)),
     "transformer_token": lambda: classifier(Transformer(5, pool="token", **SMALL)),
@@ -262,6 +266,13 @@ STEPS = {
     "next_token_turned": lambda: NextToken(Tokenizer(n_codes=16, **SMALL), sizes=SMALL, turn=True),
     "next_token_cut": lambda: Generator(
         16, max_length=8, positions="learned", n_classes=3, **SMALL
+    ),
+    "supervised": lambda: Supervised.make(hardest=None, **LABELLED),
+    "supervised_contrast": lambda: SupervisedContrast.make(
+        **{**SupervisedContrast.SETTINGS, **LABELLED}
+    ),
+    "classify_and_generate": lambda: ClassifyAndGenerate.make(
+        **{**ClassifyAndGenerate.SETTINGS, **LABELLED, "generator": SMALL}
     ),
     "events": lambda: EventClassifier(
         JetTagger(FromParticles(Transformer(5, **SMALL)), dim=8), hlf=2

@@ -128,6 +128,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
         ),
         ({"teachers": [str(SHIPPED)], "n_classes": 5}, "tells 10 classes, the student 5"),
         ({"teachers": [str(tmp_path / "none")]}, "there is no checkpoint at"),
+        ({"teachers": [str(SHIPPED)], "extras": ["charge"]}, r"reads \[\] besides .* \['charge'\]"),
     ]
     for given, said in cases:
         model = pretraining._make(Distill, {**Distill.SETTINGS, "encoder": SMALL, **given}, seed=1)

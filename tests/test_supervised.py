@@ -104,6 +104,28 @@ def test_it_learns_and_its_monitors_show_a_collapse(sample):
     assert model.monitors()["rank"] < 1.01 and model.monitors()["variance"] < 1e-9
 
 
+def test_types_and_displacement_can_be_read_too(sample, tmp_path):
+    extras = ["charge", "tanh_d0"]
+    settings = {"encoder": SMALL, "extras": extras}
+    pretraining.pretrain(
+        "supervised",
+        sample,
+        tmp_path / "ck",
+        seed=1,
+        settings=settings,
+        steps=2,
+        batch_size=32,
+        progress=False,
+    )
+    encoder, card = pretraining.load(tmp_path / "ck")
+    assert encoder.extras == (*extras, "has_track") and card["settings"]["extras"] == extras
+    data = pretraining.particles(sample, hardest=40, extras=encoder.extras)
+    x, offsets, _ = data[np.arange(30)]
+    other = x.clone()
+    other[:, 3] = 0  # all neutral
+    assert not torch.allclose(encoder(x, offsets)[1], encoder(other, offsets)[1])
+
+
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="n_classes is None"):
         Labels("label", None)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb import inputs, packed
+from jetnb.hardware import send
 from jetnb.inputs.features import TABLE
 from jetnb.models import _packed, flow, heads
 from jetnb.models.encoder import Transformer
@@ -353,7 +354,7 @@ class ClassifyAndGenerate(nn.Module):
         like = x.new_empty(len(offsets) - 1, len(groups))
         gone = flow.uniform(like, generator) < self.drop  # (B, groups)
         of = [groups.index(group_of(name)) for name in self.extras]
-        lost = F.pad(gone[:, of], (N_KINEMATIC, 0))[jet]  # (T, 3 + E)
+        lost = F.pad(torch.stack([gone[:, i] for i in of], 1), (N_KINEMATIC, 0))[jet]  # (T, 3 + E)
         return torch.where(lost, self.bare(x), x)
 
 
@@ -372,5 +373,5 @@ def kinematics_of(x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     parts = torch.stack([pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()], 1)
     px, py, pz, energy = _packed.total(parts, jet, len(lengths)).unbind(1)
     mass = (energy.square() - px.square() - py.square() - pz.square()).clamp(min=0).sqrt()
-    number = torch.from_numpy(lengths).to(px)
+    number = send(torch.from_numpy(lengths), px.device).to(px.dtype)
     return torch.stack([torch.hypot(px, py), mass, number], 1), jet
