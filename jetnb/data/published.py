@@ -324,10 +324,10 @@ DATASETS = {dataset.name: dataset for dataset in (
         tuple(_zenodo(6975117, *((f"{kind}150.hdf5", None, "") for kind in "gqtwz")))),
     Dataset(
         "lhco", "LHC Olympics 2020, R&D", "lhco",
-        "Simulated events of two jets above 1.2 TeV (Pythia 8 and Delphes, no pile-up), with up to 700 massless "
-        "particles each, to be clustered by anti-kT with R=1.0 (FastJet is needed). v2 has 1 million QCD events and "
-        "then 100 000 of a resonance of 3.5 TeV that decays to X (500 GeV) and Y (100 GeV), each to two quarks; "
-        "Z_XY_qqq has 100 000 where each decays to three. The truth is that of the event.",
+        "Simulated events with a jet of pt > 1.2 TeV (Pythia 8 and Delphes, no pile-up): up to 700 massless particles "
+        "each, to be clustered by anti-kT with R=1.0 (FastJet is needed). v2 has 1 million QCD events and "
+        "100 000 of a resonance of 3.5 TeV that decays to X (500 GeV) and Y (100 GeV), each to two quarks; Z_XY_qqq "
+        "has 100 000 where each decays to three. The truth is that of the event.",
         "CC-BY-4.0", "arXiv:2101.08320; data doi:10.5281/zenodo.6466204", "https://zenodo.org/records/6466204",
         tuple(_zenodo(6466204, *((f"events_anomalydetection_{kind}.h5", None, "") for kind in ("v2", "Z_XY_qqq")))),
         "The files *.features.h5 of the record have numbers of jets without constituents, and are not read."),

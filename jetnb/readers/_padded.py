@@ -65,7 +65,9 @@ def frame_columns(path, file: h5py.File, key: str, most: int = 10_000) -> list:
     name = f"{key}/block0_items"
     with explained(path):
         found = file.get(name)
-        if not isinstance(found, h5py.Dataset) or found.ndim != 1 or found.dtype.kind not in "Siu":
+        if not isinstance(found, h5py.Dataset) or found.ndim != 1:
+            return []
+        if found.dtype.kind not in "Siu" or found.dtype.itemsize > 100:
             return []
         _believe(path, name, found)
     return [

@@ -131,8 +131,8 @@ def _values(path, file: h5py.File) -> h5py.Dataset:
     names = _padded.frame_columns(path, file, key)
     if set(FEATURES) <= set(names):
         raise ValueError(
-            f"{path} has the high-level features of {WHAT}: px, py, pz, mass and tau1 to tau3 of the two hardest "
-            "jets of each event, but not their constituents, which jetnb needs: read the file with the particles "
+            f"{path} has the high-level features of {WHAT}: px, py, pz, mass and tau1 to tau3 of two jets of "
+            "each event, but not their constituents, which jetnb needs: read the file with the particles "
             "of the same events, such as events_anomalydetection_v2.h5 for events_anomalydetection_v2.features.h5 "
             "(https://zenodo.org/records/6466204)"
         )
@@ -144,7 +144,7 @@ def _values(path, file: h5py.File) -> h5py.Dataset:
         )
     if names and names != list(range(data.shape[1])):
         raise ValueError(
-            f"{path}: the columns of {name!r} are not numbered 0 to {data.shape[1] - 1} in '{key}/block0_items', so "
+            f"{path}: the columns of {name!r} are not numbered 0 to {data.shape[1] - 1} in block0_items beside it, so "
             f"they are in another order than in {WHAT}: download the published file"
         )
     return data
