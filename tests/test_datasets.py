@@ -28,6 +28,7 @@ READERS = {
     "jetnet",
     "energyflow",
     "omnilearn",
+    "lhco",
 }
 
 
@@ -48,6 +49,8 @@ def test_every_row_is_complete():
         "jetset",
         "jetnet",
         "jetnet150",
+        "lhco",
+        "lhco_boxes",
         "omnilearn",
     ]
     assert {dataset.reader for dataset in DATASETS.values()} == READERS

@@ -23,6 +23,7 @@ import test_reader_hh4b
 import test_reader_higgstobb
 import test_reader_jetclass
 import test_reader_jetnet
+import test_reader_lhco
 import test_reader_omnilearn
 import test_reader_toptagging
 
@@ -67,6 +68,10 @@ WRITERS = {
         lambda path: test_reader_omnilearn.write(
             path, test_reader_omnilearn.columns(jetnb.load("jetclass")[::2500])
         ),
+    ),
+    ("HDF5", "lhco"): (
+        "events_anomalydetection_v2.h5",
+        lambda path: pytest.importorskip("fastjet") and test_reader_lhco.good_file(path),
     ),
     ("Parquet", "parquet"): (
         "mine.parquet",

@@ -363,6 +363,7 @@ LARGEST = {
     "hh4b": "X_pfo",
     "dumper": "tracks",
     "omnilearn": "data",
+    "lhco": "df/block0_values",
 }
 
 

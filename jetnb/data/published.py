@@ -323,6 +323,23 @@ DATASETS = {dataset.name: dataset for dataset in (
         "CC-BY-4.0", "arXiv:2106.11535; data doi:10.5281/zenodo.6975117", "https://zenodo.org/records/6975117",
         tuple(_zenodo(6975117, *((f"{kind}150.hdf5", None, "") for kind in "gqtwz")))),
     Dataset(
+        "lhco", "LHC Olympics 2020, R&D", "lhco",
+        "Simulated events with a jet of pt > 1.2 TeV (Pythia 8 and Delphes, no pile-up): up to 700 massless particles "
+        "each, to be clustered by anti-kT with R=1.0 (FastJet is needed). v2 has 1 million QCD events and "
+        "100 000 of a resonance of 3.5 TeV that decays to X (500 GeV) and Y (100 GeV), each to two quarks; Z_XY_qqq "
+        "has 100 000 where each decays to three. The truth is that of the event.",
+        "CC-BY-4.0", "arXiv:2101.08320; data doi:10.5281/zenodo.6466204", "https://zenodo.org/records/6466204",
+        tuple(_zenodo(6466204, *((f"events_anomalydetection_{kind}.h5", None, "") for kind in ("v2", "Z_XY_qqq")))),
+        "The files *.features.h5 of the record have numbers of jets without constituents, and are not read."),
+    Dataset(
+        "lhco_boxes", "LHC Olympics 2020, black boxes", "lhco",
+        "Three boxes of 1 million simulated events each, with or without signal, and 1 million QCD events to compare "
+        "with (backgroundMC), as in lhco but without the truth in the file.",
+        "CC-BY-4.0", "arXiv:2101.08320; data doi:10.5281/zenodo.4536624", "https://zenodo.org/records/4536624",
+        tuple(_zenodo(4536624, *((f"events_LHCO2020_{kind}.h5", None, "") for kind in (
+            "BlackBox1", "BlackBox2", "BlackBox3", "backgroundMC_Pythia")))),
+        "The truth of boxes 1 and 3 is in the files *.masterkey of the record, a line for each event."),
+    Dataset(
         "omnilearn", "Files prepared for OmniLearn", "omnilearn",
         "Top tagging, quarks and gluons, JetNet, JetClass and others, each as OmniLearn is trained with it: up to 150 "
         "constituents relative to their jet, no phi of the jet, no tracks: to compare with OmniLearn on the same jets.",

@@ -14,7 +14,7 @@ import numpy as np
 
 from jetnb import kinematics, packed
 from jetnb.jets import PI
-from jetnb.readers._chunks import FILTERS
+from jetnb.readers._chunks import FILTERS, Rows
 from jetnb.readers._common import AGAIN, BLOCK, SLOTS, explained, shown, sort_by_pt
 
 UNWRITTEN = 256 << 20  # bytes that a dataset may claim beyond what the file can hold
@@ -54,6 +54,26 @@ def need(
     with explained(path):
         _believe(path, name, data)
     return data
+
+
+def frame_columns(path, file: h5py.File, key: str, most: int = 10_000) -> list:
+    """Names of the columns of a frame that pandas wrote under `key` in its "fixed" format: texts or
+    integers, of the first block, at most `most`.
+
+    None where they are of another kind, such as pickles, which are never opened.
+    """
+    name = f"{key}/block0_items"
+    with explained(path):
+        found = file.get(name)
+        if not isinstance(found, h5py.Dataset) or found.ndim != 1:
+            return []
+        if found.dtype.kind not in "Siu" or found.dtype.itemsize > 100:
+            return []
+        _believe(path, name, found)
+    return [
+        shown(one.decode(errors="replace")) if isinstance(one, bytes) else one
+        for one in Rows(path, found)(slice(0, most)).tolist()
+    ]
 
 
 def _believe(path, name: str, data: h5py.Dataset) -> None:

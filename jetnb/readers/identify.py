@@ -21,7 +21,7 @@ from jetnb.readers._common import explained, open_hdf5
 
 STARTS = {b"\x89HDF": "HDF5", b"root": "ROOT", b"PAR1": "Parquet", b"PK\x03\x04": "zip"}
 READERS = {
-    "HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet", "dumper", "omnilearn"),
+    "HDF5": ("aspen", "toptagging", "higgstobb", "hh4b", "jetnet", "dumper", "omnilearn", "lhco"),
     "ROOT": ("jetclass", "higgstobb", "hh4b", "pfnano", "physlite"),
     "Parquet": ("parquet", "jetclass"),
     "zip": ("energyflow",),
@@ -188,11 +188,13 @@ def _why_hdf5(path: Path) -> str:
             for name in _padded.keys(path, file)
             if name in file
         }
-        tables = {name: _pandas(file[name]) for name in found if isinstance(file[name], h5py.Group)}
+        groups = [name for name in found if isinstance(file[name], h5py.Group)]
+        tables = {name: _pandas(file[name]) for name in groups}
+        columns = [one for name in groups for one in _padded.frame_columns(path, file, name)]
     for names, what in FOREIGN:
         if names <= set(found):
             return f"{path} has {what}"
-    if name := _nearest("HDF5", found):
+    if name := _nearest("HDF5", [*found, *map(str, columns)]):
         return _complaint(path, name)
     for key, what in tables.items():
         if what and key == "table":
