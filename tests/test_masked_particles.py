@@ -12,6 +12,7 @@ import jetnb
 from jetnb import checkpoints, latent, pretraining, training
 from jetnb.data.catalogue import DATA
 from jetnb.inputs import TRACK, TYPES
+from jetnb.models import flow as matching
 from jetnb.models.particles import columns
 from jetnb.strategies import targets
 from jetnb.strategies.masked_particles import MaskedParticles
@@ -137,7 +138,7 @@ def test_flow_scores_what_it_should_and_draws_what_it_learned():
     assert (drawn.mean(0) - numbers.mean(0)).abs().max() < 0.1
     assert drawn.std(0).max() < 0.25
     # A perfect flow goes straight from the noise to what is there, in any number of steps.
-    perfect = flow.follow(lambda x, t: (x - 2.0) / t, torch.tensor([[5.0]]), evaluations=14)
+    perfect = matching.follow(lambda x, t: (x - 2.0) / t, torch.tensor([[5.0]]), evaluations=14)
     assert float(perfect) == pytest.approx(2.0, abs=1e-5)
 
 
