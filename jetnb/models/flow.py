@@ -51,9 +51,9 @@ def follow(
 
 
 def waves(t: Tensor) -> Tensor:
-    """Times (B,) as sines and cosines, so that a network can tell near ones apart: (B, TIMES)."""
-    phases = t[:, None] * math.pi * 2.0 ** torch.arange(FREQUENCIES, device=t.device)
-    return torch.cat([phases.sin(), phases.cos()], 1)
+    """Times (B,) as cosines and sines, so that a network can tell near ones apart: (B, TIMES)."""
+    angle = t[:, None] * math.pi * torch.arange(1, FREQUENCIES + 1, device=t.device)
+    return torch.cat([angle.cos(), angle.sin()], 1)
 
 
 class ToNormal(nn.Module):
