@@ -142,6 +142,7 @@ CLASSES = {c.name: c for c in (
     Class("HToCC", r"$H\to c\bar{c}$", ORANGE),
     Class("HToGG", r"$H\to gg$", OLIVE),
     Class("HToWW4Q", r"$H\to 4q$", PURPLE),
+    Class("HToAA4B", r"$H\to aa\to 4b$", CYAN),
     Class("HToWW2Q1L", r"$H\to \ell\nu qq'$", CYAN),
     Class("ZToQQ", r"$Z\to q\bar{q}$", BROWN),
     Class("WToQQ", r"$W\to qq'$", DARK_ORANGE),

@@ -38,6 +38,7 @@ def test_samples_say_what_they_are():
     assert list(catalogue.SAMPLES) == [
         "aoj",
         "aoj_all",
+        "signals",
         "jetclass",
         "toptagging",
         "hh4b",

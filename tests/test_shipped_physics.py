@@ -15,13 +15,19 @@ from jetnb.inputs import events
 
 SIZES = {
     "aoj": 20_000,
+    "signals": 4_000,
     "jetclass": 20_000,
     "toptagging": 8_000,
     "hh4b": 24_000,
     "pileup": 15_000,
     "resimulation": 24_000,
 }
-LIMITS = {"aoj": 150, "hh4b": 100, "resimulation": 100}  # constituents; 200 elsewhere
+LIMITS = {
+    "aoj": 150,
+    "signals": 150,
+    "hh4b": 100,
+    "resimulation": 100,
+}  # constituents; 200 elsewhere
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -73,6 +79,7 @@ def test_windows(sample):
     name, jets = sample
     low, high, eta = {
         "aoj": (300, np.inf, 2.5),
+        "signals": (300, np.inf, 2.5),
         "jetclass": (500, 1000, 2),
         "toptagging": (550, 650, 2),
         "hh4b": (200, np.inf, 2.5),
@@ -117,6 +124,23 @@ def test_mass_peaks(jetclass, name, mass):
     # Published jets of JetClass-II lose 11 % of their particle-level mass.
     found = mode(of_class(jetclass, name).softdrop_mass, width=3, low=40, high=220)
     assert 0.90 * mass < found < mass + 3
+
+
+@pytest.mark.parametrize(
+    ("name", "mass", "n_b"),
+    [
+        ("TTBar", 172.5, 1),
+        ("WToQQ", 80.4, 0),
+        ("HToBB", 125, 2),
+        ("HToWW4Q", 125, 0),
+        ("HToAA4B", 125, 4),
+    ],
+)
+def test_the_signals_are_what_they_are_called(name, mass, n_b):
+    jets = of_class(jetnb.load("signals"), name)
+    assert len(jets) >= 790
+    assert 0.88 * mass < mode(jets.softdrop_mass, width=5, low=40, high=220) < 1.06 * mass
+    assert np.median(ak.to_numpy(jets.n_b_hadrons)) == n_b
 
 
 def test_top_peak_of_the_tagging_sample():

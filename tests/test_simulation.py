@@ -269,7 +269,7 @@ def test_part_of_the_shipped_sample_is_made_again_to_the_rounding(tmp_path, of_t
     )
 
 
-@pytest.mark.parametrize("name", ["aoj", "aoj_all", "jetclass", "hh4b", "pileup"])
+@pytest.mark.parametrize("name", ["aoj", "aoj_all", "signals", "jetclass", "hh4b", "pileup"])
 def test_every_component_of_every_recipe_runs(name, tmp_path, monkeypatch):
     """One chunk of each process, with few events; the physics is tested on the shipped sample."""
     monkeypatch.setattr(parts, "EVENTS_PER_CHUNK", 40)

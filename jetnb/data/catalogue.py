@@ -67,6 +67,14 @@ SAMPLES = {
             "aoj",
         ),
         Sample(
+            "signals",
+            4_000,
+            "simulated tops, W, H -> bb, H -> 4q and H -> aa -> 4b to hide in aoj, in its detector "
+            "and pile-up: R=0.8, pt > 300 GeV, |eta| < 2.5",
+            "what a search in Aspen Open Jets could look for",
+            "aoj",
+        ),
+        Sample(
             "jetclass",
             20_000,
             "simulated jets of ten classes without pile-up: R=0.8, pt 500 to 1000 GeV, |eta| < 2",

@@ -45,6 +45,20 @@ PROCESSES = {
     "HZ_2q1l": _higgs_to(
         "24 24", "24:onMode=off", "24:onPosIfAny=1 2 3 4 5", "24:onNegIfAny=11 13"
     ),
+    # A light pseudoscalar a of 30 GeV, each to two b quarks: four prongs in the mass of a Higgs.
+    "HZ_aa4b": (
+        "HiggsSM:ffbar2HZ=on",
+        *_Z_TO_NEUTRINOS,
+        "25:oneChannel=1 1.0 103 36 36",
+        "25:doForceWidth=on",
+        "25:mWidth=0.004",
+        "36:m0=30",
+        "36:mMin=29",
+        "36:mMax=31",
+        "36:oneChannel=1 1.0 103 5 -5",
+        "36:doForceWidth=on",
+        "36:mWidth=0.01",
+    ),
     "tt": (*_TOP_PAIRS, *_W_TO_QUARKS),
     "tt_leptonic": (*_TOP_PAIRS, "24:onMode=off", "24:onIfAny=11 13"),
     # A narrow spin-2 resonance stands for X; its mass is set with 5100039:m0.
@@ -211,11 +225,11 @@ def _partons(row: dict, first: np.ndarray) -> dict:
         (row["status"] == -23) & ~np.isin(row["abs"], (12, 14, 16)) & (row["abs"] < 23)
     )
     parent = row["mother"][i]
-    is_boson = np.isin(row["abs"][parent], (23, 24, 25))
+    is_boson = np.isin(row["abs"][parent], (23, 24, 25, 36))
     root = np.where(is_boson | (row["abs"][parent] == 6), _first_copy(row, parent), -1)
-    # A W from a top or a Higgs counts as part of it.
+    # A W from a top or a Higgs counts as part of it, and so does an a from a Higgs.
     above = row["mother"][root]
-    nested = (root >= 0) & (row["abs"][root] == 24) & np.isin(row["abs"][above], (6, 25))
+    nested = (root >= 0) & np.isin(row["abs"][root], (24, 36)) & np.isin(row["abs"][above], (6, 25))
     root = np.where(nested, _first_copy(row, above), root)
     return {k: row[k][i] for k in ("event", "px", "py", "pz")} | {
         "pdg_id": row["id"][i],

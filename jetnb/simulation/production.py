@@ -44,7 +44,7 @@ def simulate(
     """Simulate a named sample and return its store, with n_jets jets, or a few more since events
     are kept whole.
 
-    name      : "aoj", "aoj_all", "jetclass", "toptagging", "hh4b", "pileup" or "resimulation"
+    name      : "aoj", "aoj_all", "signals", "jetclass", "toptagging", "hh4b", "pileup" or "resimulation"
     path      : folder of the store, by default below the folder of derived data; or a .parquet
     file, then the jets
                 are also written to it in the compact form of the shipped samples

@@ -114,6 +114,20 @@ _AOJ_ALL = _AOJ._replace(
     max_constituents=400,
 )
 
+_SIGNALS = _AOJ._replace(
+    name="signals",
+    description="five kinds of jets to hide in aoj, in its detector and pile-up, matched to the truth",
+    imitates="what a search in Aspen Open Jets, arXiv:2412.10504, could look for",
+    classes=("TTBar", "WToQQ", "HToBB", "HToWW4Q", "HToAA4B"),
+    components=(
+        Component("TTBar", "tt", 0.2, 190.0, "TTBar", 6),
+        Component("WToQQ", "WW", 0.2, 190.0, "WToQQ", 24),
+        Component("HToBB", "HZ_bb", 0.2, 190.0, "HToBB", 25),
+        Component("HToWW4Q", "HZ_4q", 0.2, 190.0, "HToWW4Q", 25),
+        Component("HToAA4B", "HZ_aa4b", 0.2, 190.0, "HToAA4B", 25),
+    ),
+)
+
 _JETCLASS = Recipe(
     "jetclass",
     "ten classes of anti-kT 0.8 jets at 13 TeV without pile-up",
@@ -387,4 +401,4 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
     return columns, constituents, counts
 
 
-RECIPES = {r.name: r for r in (_AOJ, _AOJ_ALL, _JETCLASS, _TOPTAGGING, _HH4B)}
+RECIPES = {r.name: r for r in (_AOJ, _AOJ_ALL, _SIGNALS, _JETCLASS, _TOPTAGGING, _HH4B)}
