@@ -58,6 +58,15 @@ LESSONS = {
             r, "knn_ten_classes", "supervised", "pretrained", 0.1
         ),
     },
+    "13_resimulation": {
+        "a jet of another shower is nearest to its own parton, if pretraining had such pairs": lambda r: (
+            r["found_again"]["all"]
+            > max(r["found_again"]["JetCLR"], r["found_again"]["random"]) + 0.2
+        ),
+        "another shower loses pairs, the detector alone hardly any": lambda r: (
+            r["kept"]["detector"] > r["kept"]["seed"] + 0.05
+        ),
+    },
     "15_joint_analysis_hh4b": {
         "counts of displaced tracks tell what momenta do not": lambda r: (
             _above(r, "auc_jets", "displaced tracks", "pt alone", 0.005)
