@@ -97,10 +97,10 @@ def test_two_processes_train_as_one_does(child):
     assert [a["validation_loss"] for a in epochs] == pytest.approx(
         [a["validation_loss"] for a in done.epochs], rel=1e-4
     )
+    begun = model().state_dict()
     for name, value in one.state_dict().items():
-        # AdamW makes much of gradients that are nothing but rounding: of a few weights.
-        far = (weights[name] - value).abs() > 2e-3 + 1e-2 * value.abs()
-        assert far.double().mean() < 0.05, name
+        # AdamW makes much of gradients that are nothing but rounding, so not each weight is the same.
+        assert (weights[name] - value).norm() <= 0.1 * (value - begun[name]).norm(), name
 
 
 def test_alone_nothing_is_gathered():

@@ -360,6 +360,17 @@ def test_shipped_checkpoints_say_what_they_are(path):
     )  # no path of the machine that made it
 
 
+@pytest.mark.parametrize("name", ["seed", "scale", "all", "jetclr"])
+def test_shipped_contrasts_of_resimulations_had_one_budget_and_other_jets(name):
+    encoder, card = pretraining.load(DATA / "checkpoints" / f"resimulation-{name}")
+    assert card["trained"]["reason"] == "finished" and card["classes"] == ["QCD", "HToBB"]
+    assert {part["seed"] for part in card["drawn_from"]} == {20000}  # the sample has 1
+    other = checkpoints.read_card(DATA / "checkpoints" / "resimulation-all")
+    assert card["jets"] == other["jets"] and card["trained"]["steps"] == other["trained"]["steps"]
+    batch = pretraining.particles(few(4), hardest=card["hardest"])[np.arange(4)]
+    assert encoder(*batch[:2])[1].isfinite().all()
+
+
 def test_there_are_shipped_checkpoints_for_four_sizes():
     cards = [checkpoints.read_card(path) for path in SHIPPED]
     assert sorted(card["jets"] for card in cards) == [512, 1500, 8000, 16001]

@@ -66,8 +66,6 @@ def test_the_scale_of_radiation_does_what_it_is_called(sample):
     _, up, down = paired(sample, "fsr_up", "fsr_down")
     more = ak.to_numpy(down.n_constituents).astype(float) - ak.to_numpy(up.n_constituents)
     assert more.mean() > 5 * more.std() / np.sqrt(len(more))
-    wider = ak.to_numpy(down.mass - up.mass)[ak.to_numpy(up.label) == 0]  # of QCD jets
-    assert wider.mean() > 2 * wider.std() / np.sqrt(len(wider))
 
 
 def test_measured_again_is_the_same_shower(sample):
@@ -91,7 +89,7 @@ def test_no_variation_changes_what_a_jet_is(sample, name):
         )
         for part in (nominal, other)
     ]
-    assert min(areas) > 0.8 and abs(areas[0] - areas[1]) < 0.06
+    assert min(areas) > 0.75 and abs(areas[0] - areas[1]) < 0.06
 
 
 def test_the_shipped_jets_can_be_simulated_again():

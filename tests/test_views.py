@@ -155,3 +155,44 @@ def test_subjets_share_the_jet_and_are_seen_from_their_axes():
     assert one[0][2].tolist() == two[0][2].tolist() == [9, 0, 0]
     for view, _ in (one, two):
         assert float((view[:2, :1] * view[:2, 1:]).sum(0).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("groups", ["pairs", "tracks_against_clusters", "dijet"])
+def test_pretraining_on_groups_from_memory_and_from_stores(groups, tmp_path):
+    from jetnb import pretraining
+    from jetnb.inputs import batches
+
+    small = {"encoder": {"n_features": 5, "dim": 16, "n_layers": 1, "n_heads": 2}}
+    store = jetnb.open_store("hh4b" if groups == "dijet" else "resimulation")
+    rows = np.random.default_rng(1).permutation(300)
+    losses = []
+    for k, some in enumerate((store.jets[np.sort(rows)], batches.Rows(store, rows))):
+        history = pretraining.pretrain(
+            "resimulation",
+            some,
+            tmp_path / str(k),
+            seed=1,
+            settings=small | {"groups": groups},
+            steps=2,
+            batch_size=16,
+            accelerator="cpu",
+            progress=False,
+        )
+        losses.append(history.epochs[-1]["loss"])
+        encoder, card = pretraining.load(tmp_path / str(k))
+        assert card["settings"]["groups"] == groups and encoder.dim == 16
+    assert losses[0] == losses[1]
+
+
+def test_settings_that_do_not_fit_are_refused(sample, tmp_path):
+    from jetnb import pretraining
+
+    def pretrain(**settings):
+        pretraining.pretrain(
+            "resimulation", sample, tmp_path / "x", seed=1, steps=1, settings=settings
+        )
+
+    with pytest.raises(ValueError, match="groups 'jets' is unknown: use one of pairs, dijet"):
+        pretrain(groups="jets")
+    with pytest.raises(ValueError, match="variations are of groups 'pairs', not of 'dijet'"):
+        pretrain(groups="dijet", variations=["nominal", "seed"])

@@ -58,12 +58,14 @@ LESSONS = {
             r, "knn_ten_classes", "supervised", "pretrained", 0.1
         ),
     },
-    "14_labels_and_many_tasks": {
-        "losses by hand are those of the package": lambda r: max(r["difference_by_hand"]) < 1e-5,
-        "features written by hand beat a network that saw a few jets": lambda r: _above(
-            r, "auc_probe", "eight features", "random", 0.03
+    "13_resimulation": {
+        "a jet of another shower is nearest to its own parton, if pretraining had such pairs": lambda r: (
+            r["found_again"]["all"]
+            > max(r["found_again"]["JetCLR"], r["found_again"]["random"]) + 0.2
         ),
-        "the test for copies finds copies": lambda r: r["nearer"]["copies"] > 0.75,
+        "another shower loses pairs, the detector alone hardly any": lambda r: (
+            r["kept"]["detector"] > r["kept"]["seed"] + 0.05
+        ),
     },
     "15_joint_analysis_hh4b": {
         "counts of displaced tracks tell what momenta do not": lambda r: (
