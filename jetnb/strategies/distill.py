@@ -177,7 +177,7 @@ class Distill(nn.Module):
         _, jets = self.encoder(x, offsets)
         logits = self.head(jets)
         with torch.no_grad():
-            said = [teacher.to(x.device).eval()(x, offsets) for teacher in self._teachers]
+            said = [teacher.to(x.device, x.dtype).eval()(x, offsets) for teacher in self._teachers]
         loss = distillation(logits, said, temperature=self.temperature).mean()
         if self.share:
             own = self.labels.cross_entropy(logits, self.labels(targets)).mean()
