@@ -218,7 +218,9 @@ class ClassifyAndGenerate(nn.Module):
             found = self.velocity(h[-len(x) :], y, offsets, t, normal, label)
             self._last |= {"found": found.detach(), "target": target}
             whole = self.kinematics.loss(jets, label, generator=generator)
-            loss = loss + self.weights["generate"] * (F.mse_loss(found.float(), target) + whole)
+            loss = loss + self.weights["generate"] * (
+                F.mse_loss(_packed.wide(found), target) + whole
+            )
         return loss
 
     def monitors(self) -> dict[str, float]:
