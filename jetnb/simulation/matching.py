@@ -43,3 +43,16 @@ def _contained(n_jets: int, i: np.ndarray, j: np.ndarray, partons: dict) -> np.n
     result = np.zeros(n_jets, np.int64)
     result[jet[whole]] = code[row[whole]]
     return result
+
+
+def flavour_label(truth: dict, classes: tuple[str, ...]) -> np.ndarray:
+    """Class of each jet from what is inside: a whole H -> bb, else the number of b and then c
+    hadrons.
+    """
+    n_b, n_c = truth["n_b_hadrons"], truth["n_c_hadrons"]
+    name = np.select(
+        [truth["resonance_id"] == 25, n_b >= 2, n_b == 1, n_c >= 2, n_c == 1],
+        ["HToBB", "QCD_bb", "QCD_b", "QCD_cc", "QCD_c"],
+        "QCD_others",
+    )
+    return np.array([classes.index(n) for n in name], np.int64)

@@ -119,12 +119,15 @@ _SIGNALS = _AOJ._replace(
     description="five kinds of jets to hide in aoj, in its detector and pile-up, matched to the truth",
     imitates="what a search in Aspen Open Jets, arXiv:2412.10504, could look for",
     classes=("TTBar", "WToQQ", "HToBB", "HToWW4Q", "HToAA4B"),
-    components=(
-        Component("TTBar", "tt", 0.2, 190.0, "TTBar", 6),
-        Component("WToQQ", "WW", 0.2, 190.0, "WToQQ", 24),
-        Component("HToBB", "HZ_bb", 0.2, 190.0, "HToBB", 25),
-        Component("HToWW4Q", "HZ_4q", 0.2, 190.0, "HToWW4Q", 25),
-        Component("HToAA4B", "HZ_aa4b", 0.2, 190.0, "HToAA4B", 25),
+    components=tuple(
+        Component(name, process, 0.2, 190.0, name, resonance_id)
+        for name, process, resonance_id in (
+            ("TTBar", "tt", 6),
+            ("WToQQ", "WW", 24),
+            ("HToBB", "HZ_bb", 25),
+            ("HToWW4Q", "HZ_4q", 25),
+            ("HToAA4B", "HZ_aa4b", 25),
+        )
     ),
 )
 
@@ -206,19 +209,6 @@ _HH4B = Recipe(
     max_jets=5,
     jets_per_event=0.6,
 )
-
-
-def flavour_label(truth: dict, classes: tuple[str, ...]) -> np.ndarray:
-    """Class of each jet from what is inside: a whole H -> bb, else the number of b and then c
-    hadrons.
-    """
-    n_b, n_c = truth["n_b_hadrons"], truth["n_c_hadrons"]
-    name = np.select(
-        [truth["resonance_id"] == 25, n_b >= 2, n_b == 1, n_c >= 2, n_c == 1],
-        ["HToBB", "QCD_bb", "QCD_b", "QCD_cc", "QCD_c"],
-        "QCD_others",
-    )
-    return np.array([classes.index(n) for n in name], np.int64)
 
 
 def make_chunk(
@@ -371,7 +361,7 @@ def _columns(recipe, component, found, truth, c, p, vertices, n_vertices):
     columns["label"] = (
         np.full(len(counts), recipe.classes.index(label))
         if label
-        else flavour_label(truth, recipe.classes)
+        else matching.flavour_label(truth, recipe.classes)
     )
     columns |= {k: v for k, v in truth.items() if k != "resonance_id"}
     if recipe.pileup[0]:

@@ -46,7 +46,7 @@ class JointEmbedding(nn.Module):
     student sees, the "visible" tokens, or the whole "jet", of which only the visible outputs are
     used: attention has carried the hidden ones into these.
 
-    Raises `ValueError` for settings that do not fit.
+    Raises `ValueError` for settings that do not fit. Taught in notebook 12.
     """
 
     TITLE = "joint-embedding prediction, arXiv:2412.05333"
@@ -276,7 +276,7 @@ def teacher_momentum(done: int, total: int, *, memory: float = 0.05) -> float:
 
     memory: over which share of all steps it averages at the start; then m rises to 1 on a cosine.
     So ten times as many steps have a teacher ten times as slow: a constant .996, good for 2 400
-    steps, was seen to diverge with ten times as many.
+    steps, was seen to diverge with ten times as many. Taught in notebook 12.
 
     >>> [round(teacher_momentum(done, 1000), 4) for done in (0, 500, 1000)]
     [0.98, 0.99, 1.0]

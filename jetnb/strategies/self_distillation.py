@@ -50,7 +50,7 @@ class SelfDistillation(nn.Module):
     prototypes. temperatures: of the student and of the teacher, which is the sharper. balance:
     "sinkhorn", so that a batch uses all prototypes equally; "centre", which takes a running mean
     off; "none" lets it collapse. koleo: weight of a term that keeps jets of a batch apart. memory:
-    see `teacher_momentum`. Raises `ValueError` for settings that do not fit.
+    see `teacher_momentum`. Raises `ValueError` for settings that do not fit. Taught in notebook 12.
     """
 
     TITLE = "self-distillation, arXiv:2104.14294 (DINO), on jets arXiv:2509.07486"

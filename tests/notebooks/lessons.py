@@ -58,6 +58,19 @@ LESSONS = {
             r, "knn_ten_classes", "supervised", "pretrained", 0.1
         ),
     },
+    "12_joint_embedding": {
+        "the context does not see the targets, and in the leak it does": lambda r: (
+            r["leak"]["visible"] == 0 and r["leak"]["jet"] > 1e-4
+        ),
+        "collapse is in the monitors": lambda r: (
+            r["last_epoch"]["collapse"]["variance"] < 0.75 * r["last_epoch"]["sound"]["variance"]
+            and r["last_epoch"]["collapse"]["cosine"] > r["last_epoch"]["sound"]["cosine"]
+        ),
+        "a prediction knows the momentum of what is hidden, and the place alone does not": lambda r: (
+            _above(r, "momentum_correlation", "true target", "prediction", 0.05)
+            and _above(r, "momentum_correlation", "prediction", "place", 0.05)
+        ),
+    },
     "13_resimulation": {
         "a jet of another shower is nearest to its own parton, if pretraining had such pairs": lambda r: (
             r["found_again"]["all"]
