@@ -235,3 +235,23 @@ def test_bad_settings_are_refused():
     for strategy in (MaskedParticles, SetFlow):
         with pytest.raises(RuntimeError, match="no batch"):
             made(strategy)[0].monitors()
+
+
+def test_the_shipped_checkpoint_is_better_than_a_random_encoder():
+    encoder, card = pretraining.load(DATA / "checkpoints" / "masked-particles")
+    assert card["pretrained_by"] == "set_flow" and card["trained"]["reason"] == "finished"
+    # The samples have the seed 1.
+    assert [part["seed"] for part in card["drawn_from"]] == [1001]
+    jets = sample(3000)
+    data = pretraining.particles(jets, hardest=card["hardest"], extras=encoder.extras)
+    settings = {"encoder": card["encoder"], "extras": card["settings"]["extras"]}
+    random = made(SetFlow, **settings)[0].encoder
+    label, half = np.asarray(jets.label), np.random.default_rng(1).permutation(3000)
+    found = {}
+    for name, one in {"pretrained": encoder, "random": random}.items():
+        z = latent.embed(one, data)
+        known, asked = half[:1500], half[1500:]
+        found[name] = latent.knn(
+            z[known], label[known], z[asked], label[asked], metric="euclidean"
+        ).accuracy
+    assert found["pretrained"].low > found["random"].high

@@ -6,6 +6,8 @@ Each is the name of the lesson and a function of `result`.
 
 from __future__ import annotations
 
+import numpy as np
+
 
 def _above(result, table, higher, lower, by):
     return result[table][higher] > result[table][lower] + by
@@ -57,6 +59,22 @@ LESSONS = {
         "classes that were taught are apart": lambda r: _above(
             r, "knn_ten_classes", "supervised", "pretrained", 0.1
         ),
+    },
+    "11_masked_particles": {
+        "an encoder that drew hidden particles knows more of ten classes than a random one": lambda r: (
+            all(
+                r["accuracy"]["checkpoint"][f"ten classes, {reading}"]
+                > r["accuracy"]["random, its size"][f"ten classes, {reading}"] + 0.02
+                for reading in ("neighbours", "probe")
+            )
+        ),
+        "and tells tops with few labels": lambda r: (
+            min(np.subtract(r["auc"]["frozen"], r["auc"]["random"])) > 0.01
+        ),
+        "nine features by hand do it better": lambda r: (
+            min(np.subtract(r["auc"]["plane, nine features"], r["auc"]["frozen"])) > 0.01
+        ),
+        "what is hidden is not seen": lambda r: r["same_bits"] is True,
     },
     "12_joint_embedding": {
         "the context does not see the targets, and in the leak it does": lambda r: (
