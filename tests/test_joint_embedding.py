@@ -12,6 +12,7 @@ import torch
 
 import jetnb
 from jetnb import checkpoints, masks, pretraining, training
+from jetnb.data.catalogue import DATA
 from jetnb.inputs import batches
 from jetnb.models.subjets import FromSubjets
 from jetnb.strategies import joint_embedding, self_distillation
@@ -352,3 +353,17 @@ def test_crowding_is_the_mean_log_distance_to_the_nearest():
 def test_settings_that_make_no_sense_are_refused(kind, settings, said):
     with pytest.raises(ValueError, match=said):
         make(kind, n=8, **settings)
+
+
+def test_the_shipped_one_says_what_it_is_and_predicts_jets_that_it_has_not_seen():
+    path = DATA / "checkpoints" / "joint-embedding"
+    model, card = checkpoints.restore(
+        path, lambda settings, seed: JointEmbedding.make(**settings), name="settings"
+    )
+    assert card["trained"]["reason"] == "finished" and card["jets"] == 5001
+    assert {part["seed"] for part in card["drawn_from"]} == {1001}  # the samples have 1
+    data = pretraining.particles(few(300), hardest=card["hardest"])
+    with torch.no_grad():
+        model.loss(data[np.arange(300)], generator=generator())
+    found = model.monitors()
+    assert found["explained"] > 0.6 and found["rank"] > 15 and found["cosine"] < 0.8
