@@ -164,7 +164,7 @@ def restore(path, strategy=None) -> tuple[nn.Module, dict]:
     """All that was trained in the checkpoint at `path`, with its heads, in evaluation mode, and the
     card of the checkpoint.
 
-    strategy: as for `load`, and so are the errors.
+    strategy: as for `load`, and so are the errors. Taught in notebook 14.
     """
     card = checkpoints.read_card(path)
     name = card.get("pretrained_by")

@@ -52,7 +52,7 @@ def refine(jets: ak.Array, *, names: Sequence[str] = CLASSES) -> ak.Array:
     where there are two c hadrons or more; b hadrons decay to c hadrons, a quarter of them to two,
     so this label is right in most jets, not in all. Which lepton it was is not kept. Raises
     `ValueError` naming a field that is missing, and a class that is not in `names`.
-    arXiv:2405.12972.
+    arXiv:2405.12972. Taught in notebook 14.
     """
     if missing := [name for name in NEEDS if name not in jets.fields]:
         raise ValueError(

@@ -108,7 +108,7 @@ class Supervised(heads.Classifier):
 
     extras: features that the encoder reads besides kinematics. label, n_classes, balance: see
     `Labels`. arXiv:2202.03772 (section 5.3), fine classes
-    arXiv:2405.12972, weights by frequency arXiv:2510.24066.
+    arXiv:2405.12972, weights by frequency arXiv:2510.24066. Taught in notebook 14.
     """
 
     TITLE = "supervised, classes of the sample, arXiv:2202.03772"

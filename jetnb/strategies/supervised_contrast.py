@@ -27,7 +27,8 @@ def sup_con(z: Tensor, label: Tensor, *, temperature: float = 0.1) -> Tensor:
     the softmax over all other jets; then the mean over these jets. With two views of each jet and
     each jet its own class it is `contrastive.nt_xent`. At least float32, also under autocast.
     Returns the loss, a scalar. Raises ValueError for shapes that do not fit, a temperature that is
-    not positive, and where no jet has a partner. Source: 2004.11362, equation 2.
+    not positive, and where no jet has a partner. Source: 2004.11362, equation 2. Taught in notebook
+    14.
 
     >>> z = torch.eye(2).repeat(2, 1)
     >>> round(float(sup_con(z, torch.tensor([0, 1, 0, 1]), temperature=1.0)), 4)  # log(1 + 2 / e)

@@ -98,6 +98,13 @@ LESSONS = {
             r["kept"]["detector"] > r["kept"]["seed"] + 0.05
         ),
     },
+    "14_labels_and_many_tasks": {
+        "losses by hand are those of the package": lambda r: max(r["difference_by_hand"]) < 1e-5,
+        "features written by hand beat a network that saw a few jets": lambda r: _above(
+            r, "auc_probe", "eight features", "random", 0.03
+        ),
+        "the test for copies finds copies": lambda r: r["nearer"]["copies"] > 0.75,
+    },
     "15_joint_analysis_hh4b": {
         "counts of displaced tracks tell what momenta do not": lambda r: (
             _above(r, "auc_jets", "displaced tracks", "pt alone", 0.005)
