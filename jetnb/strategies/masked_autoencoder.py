@@ -236,9 +236,9 @@ class MaskedAutoencoder(nn.Module):
         if self._last is None:
             raise RuntimeError("there is no batch to look at: call loss(batch) first")
         found, target, jets = (values.double() for values in self._last)
-        spread = (target - target.mean(0)).square().mean()
+        around = (target - target.mean(0)).square().mean()
         return {
-            "explained": float(1 - (found - target).square().mean() / spread.clamp(min=1e-12)),
+            "explained": float(1 - (found - target).square().mean() / around.clamp(min=1e-12)),
             **spread(jets),
         }
 
