@@ -23,6 +23,7 @@ from jetnb.models import _packed
 from jetnb.models._packed import pad, select, wide
 from jetnb.models.encoder import DeepSets, Transformer
 from jetnb.models.particles import FEATURES, FromParticles, from_settings
+from jetnb.strategies.contrastive import spread
 
 TOKENS = ("one", "slot")
 READS = ("tracks", "jet")
