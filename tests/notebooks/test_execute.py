@@ -221,4 +221,6 @@ def _flat(value):
         return {name: _flat(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_flat(one) for one in value]
+    if isinstance(value, bool):
+        return not value
     return 0.5 if isinstance(value, float) else value
