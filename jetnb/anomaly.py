@@ -125,8 +125,8 @@ def weak(one, two, more=None, *, classifier=None, folds: int = 5, seed: int = 0)
             f"folds is {folds}: it must be from 2 to the jets of the smaller mixture, "
             f"{min(len(one), len(two))}"
         )
-    plain = HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False)
-    classifier = classifier or plain
+    if classifier is None:
+        classifier = HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False)
     z, which = np.concatenate([one, two]), np.repeat([0, 1], [len(one), len(two)])
     found, others = np.empty(len(z)), []
     for part, (train, test) in enumerate(

@@ -52,6 +52,20 @@ def _table(*rows: tuple) -> dict[str, Field]:
     return {row[0]: Field(*row) for row in rows}
 
 
+# The classes of JetClass, arXiv:2202.03772, in the order of our labels.
+JETCLASS = (
+    "QCD",
+    "HToBB",
+    "HToCC",
+    "HToGG",
+    "HToWW4Q",
+    "HToWW2Q1L",
+    "ZToQQ",
+    "WToQQ",
+    "TTBar",
+    "TTBarLep",
+)
+
 # fmt: off
 JET_FIELDS = _table(
     ("pt", r"jet $p_T$", "GeV", "float32", (70, 300, 1000), "transverse momentum of the jet", True),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import jetnb.jets
-from jetnb import augment, inputs, packed
+from jetnb import augment, inputs, packed, substructure
 from jetnb.augment import Batch
 from jetnb.inputs import batches
 
@@ -152,8 +152,6 @@ def subjet_pair(
     ((particles, offsets (B + 1,)), the same of the softer subjets). Raises ValueError for a malformed
     batch.
     """
-    from jetnb import substructure
-
     x = np.asarray(particles[:, :3].detach().cpu(), np.float32)
     number = torch.as_tensor(substructure.subjets(x, np.asarray(offsets), algorithm="kt", n=2))
     single = offsets.diff().repeat_interleave(offsets.diff()) < 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from jetnb import anomaly, metrics
@@ -79,6 +80,14 @@ def test_two_mixtures_are_enough_to_learn_what_is_signal():
     assert s_one.shape == (4000,) and s_two.shape == (4000,)
     assert metrics.auc(truth, s_more).value > 0.95
     assert s_two[:400].mean() > s_two[400:].mean() + 0.1
+
+
+def test_any_classifier_of_scikit_learn_will_do():
+    one, two, more, truth = mixtures(400, n=1000)
+    forest = RandomForestClassifier(20, max_depth=4)  # false as long as it is not fitted
+    *_, first = anomaly.weak(one, two, more, classifier=forest, seed=3)
+    *_, again = anomaly.weak(one, two, more, classifier=forest, seed=3)
+    assert metrics.auc(truth, first).value > 0.9 and np.array_equal(first, again)
 
 
 def test_without_signal_nothing_is_learned():

@@ -14,20 +14,9 @@ import awkward as ak
 import numpy as np
 
 from jetnb.jets.origin import classes as classes_of
+from jetnb.names import JETCLASS
 
 NEEDS = ("label", "parton_pdg_id", "n_b_hadrons", "n_c_hadrons")
-JETCLASS = (
-    "QCD",
-    "HToBB",
-    "HToCC",
-    "HToGG",
-    "HToWW4Q",
-    "HToWW2Q1L",
-    "ZToQQ",
-    "WToQQ",
-    "TTBar",
-    "TTBarLep",
-)
 # The fine classes of each class; one that is not here is fine already.
 FINER = {
     "QCD": ("light_quark", "gluon", "QCD_c", "QCD_cc", "QCD_b", "QCD_bb"),

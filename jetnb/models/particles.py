@@ -46,8 +46,8 @@ class FromParticles(nn.Module):
     `MOMENTA` after them. extras: names of `inputs.TABLE`, which particles have after pt, deta and
     dphi, in the order that `columns` says; that is the attribute `extras`, too. A constituent
     without a track gets displacements all the same: those of a training track, with signs tossed;
-    which, says a hash of its own momentum. So nobody can read from them that there is no track, and
-    a jet is embedded in the same way each time, in any order (arXiv:2409.12589 has noise there).
+    which, says a hash of its own momentum. So hardly anything in them tells that there is no track,
+    and a jet is embedded in the same way each time, in any order (arXiv:2409.12589 has noise there).
     momenta: append massless four-momenta in GeV, unscaled, with the jet axis along x: what the
     Particle Transformer needs for its pairs, which look the same from every direction.
 

@@ -53,19 +53,7 @@ class FromSubjets(nn.Module):
         """The subjets of particles (T, 3 + E): pt, deta and dphi of each (S, 3), their offsets (B + 1,),
         and for each particle the number of its subjet in the batch (T,), the latter two on the CPU.
         """
-        found = substructure.subjets(
-            x[:, :3].detach().cpu(), offsets, algorithm="ca", radius=self.radius
-        )
-        lengths = np.diff(offsets.cpu().numpy())
-        jet = packed.jet_of(lengths)
-        counts = np.zeros(len(lengths), np.int64)
-        np.maximum.at(counts, jet, found + 1)
-        start = packed.starts(counts)
-        of = torch.from_numpy(start[jet] + found)
-        where = send(of, x.device)
-        pt = _packed.total(x[:, :1], where, int(start[-1]))  # (S, 1)
-        middle = _packed.total(x[:, :1] * x[:, 1:3], where, int(start[-1])) / pt
-        return torch.cat([pt, middle], 1), torch.from_numpy(start), of
+        return grouped(x, offsets, algorithm="ca", radius=self.radius)
 
     def embed(self, x: Tensor, offsets: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of subjets (S, D), each of its own particles alone, and their offsets
@@ -89,3 +77,21 @@ class FromSubjets(nn.Module):
         order = of.argsort(stable=True)
         start = torch.from_numpy(packed.starts(np.bincount(of.numpy())))
         return x.index_select(0, send(order, x.device)), start
+
+
+def grouped(x: Tensor, offsets: Tensor, **how) -> tuple[Tensor, Tensor, Tensor]:
+    """The subjets of particles (T, 3 + E): pt, and the mean deta and dphi weighted by it (S, 3);
+    their offsets (B + 1,); and for each particle the number of its subjet in the batch (T,), the
+    latter two on the CPU. how: as for `substructure.subjets`.
+    """
+    found = substructure.subjets(x[:, :3].detach().cpu(), offsets, **how)
+    lengths = np.diff(offsets.cpu().numpy())
+    jet = packed.jet_of(lengths)
+    counts = np.zeros(len(lengths), np.int64)
+    np.maximum.at(counts, jet, found + 1)
+    start = packed.starts(counts)
+    of = torch.from_numpy(start[jet] + found)
+    where = send(of, x.device)
+    pt = _packed.total(x[:, :1], where, int(start[-1]))  # (S, 1)
+    middle = _packed.total(x[:, :1] * x[:, 1:3], where, int(start[-1])) / pt
+    return torch.cat([pt, middle], 1), torch.from_numpy(start), of

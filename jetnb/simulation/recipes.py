@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jetnb import clustering, kinematics, packed
+from jetnb.names import JETCLASS
 from jetnb.simulation import delphes, delphes_cards, detector, matching, pileup
 from jetnb.simulation.processes import Events, generate
 from jetnb.simulation.response import CMS, Detector
@@ -135,18 +136,7 @@ _JETCLASS = Recipe(
     "jetclass",
     "ten classes of anti-kT 0.8 jets at 13 TeV without pile-up",
     "JetClass, arXiv:2202.03772",
-    (
-        "QCD",
-        "HToBB",
-        "HToCC",
-        "HToGG",
-        "HToWW4Q",
-        "HToWW2Q1L",
-        "ZToQQ",
-        "WToQQ",
-        "TTBar",
-        "TTBarLep",
-    ),
+    JETCLASS,
     (
         _jetclass("QCD", "Z_jet", 0),
         _jetclass("HToBB", "HZ_bb", 25),

@@ -20,7 +20,7 @@ from jetnb.hardware import send
 from jetnb.inputs.features import TABLE
 from jetnb.models import _packed, flow, heads
 from jetnb.models.encoder import Transformer
-from jetnb.models.particles import ENCODER, HAS_TRACK, FromParticles, from_settings
+from jetnb.models.particles import ENCODER, HAS_TRACK, FromParticles, from_settings, massless
 from jetnb.packed import Batch
 from jetnb.strategies.contrastive import spread
 from jetnb.strategies.supervised import Labels
@@ -371,8 +371,7 @@ def kinematics_of(x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """`flow.KINEMATICS` (B, 3) of jets of massless particles (T, 3), and the jet of each (T,)."""
     lengths = np.diff(np.asarray(torch.as_tensor(offsets).cpu()))
     jet = _packed.jet_of(lengths, x.device)
-    pt, deta, dphi = _packed.wide(x[:, :N_KINEMATIC]).unbind(1)
-    parts = torch.stack([pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()], 1)
+    parts = massless(*_packed.wide(x[:, :N_KINEMATIC]).unbind(1))
     px, py, pz, energy = _packed.total(parts, jet, len(lengths)).unbind(1)
     mass = (energy.square() - px.square() - py.square() - pz.square()).clamp(min=0).sqrt()
     number = send(torch.from_numpy(lengths), px.device).to(px.dtype)

@@ -24,7 +24,7 @@ from jetnb.models._packed import select, wide
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import ENCODER, FEATURES, from_settings
 from jetnb.models.subjets import FromSubjets
-from jetnb.strategies.contrastive import embedding_rank
+from jetnb.strategies.contrastive import spread
 
 TOKENS, CONTEXTS = ("particles", "subjets"), ("visible", "jet")
 TEACHERS, NORMALISE = ("average", "copy", "student"), ("vector", "batch", "none")
@@ -149,19 +149,28 @@ class JointEmbedding(nn.Module):
         return x, offsets, None
 
     def draw(
-        self, x: Tensor, offsets: Tensor, *, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        offsets: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        tokens: tuple | None = None,
     ) -> Tensor:
-        """Which tokens to hide: (S,) on the CPU, True where hidden."""
-        place, start, _ = self.tokens(x, offsets)
+        """Which tokens to hide: (S,) on the CPU, True where hidden. tokens: those of `tokens`, where
+        they are known, here and below.
+        """
+        place, start, _ = tokens or self.tokens(x, offsets)
         return masks.draw(self.mask, place, start, self.ratio, generator=generator)
 
-    def predict(self, x: Tensor, offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, x: Tensor, offsets: Tensor, mask: Tensor, *, tokens: tuple | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vectors of the hidden tokens (M, D), in their order, as the visible ones predict them,
         and the student's jets (B, D).
 
         x: particles (T, 3), offsets (B + 1,), mask (S,) of tokens, True where hidden.
         """
-        place, start, of = self.tokens(x, offsets)
+        place, start, of = tokens or self.tokens(x, offsets)
         if self.context == "jet":  # the leak
             every, jets = self._encode(self.encoder, x, offsets, of)
             context = every.index_select(0, send((~mask).nonzero()[:, 0], x.device))
@@ -174,9 +183,9 @@ class JointEmbedding(nn.Module):
         coordinates = self._coordinates(place)
         return self.predictor(context, coordinates, start, mask), jets
 
-    def targets(self, x: Tensor, offsets: Tensor) -> Tensor:
+    def targets(self, x: Tensor, offsets: Tensor, *, tokens: tuple | None = None) -> Tensor:
         """The teacher's vectors of all tokens (S, D), of the whole jet, normalised."""
-        of = self.tokens(x, offsets)[2]
+        of = (tokens or self.tokens(x, offsets))[2]
         learns = self.kind == "student"
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             found, _ = self._encode(self.encoder if learns else self.teacher, x, offsets, of)
@@ -199,14 +208,16 @@ class JointEmbedding(nn.Module):
         """
         x, offsets, *_ = batch
         x = x.index_select(0, _packed.falling(x, offsets))  # any order is the same
-        mask = self.draw(x, offsets, generator=generator)
+        tokens = self.tokens(x, offsets)
+        mask = self.draw(x, offsets, generator=generator, tokens=tokens)
         if not mask.any():
             raise ValueError(
                 f"nothing of {len(offsets) - 1} jets can be hidden, as each keeps one token: leave "
                 "out jets with less than two"
             )
-        found, jets = self.predict(x, offsets, mask)
-        target = self.targets(x, offsets).index_select(0, send(mask.nonzero()[:, 0], x.device))
+        found, jets = self.predict(x, offsets, mask, tokens=tokens)
+        rows = send(mask.nonzero()[:, 0], x.device)
+        target = self.targets(x, offsets, tokens=tokens).index_select(0, rows)
         self._last = found.detach(), target.detach(), jets.detach()
         with torch.autocast(x.device.type, enabled=False):
             return F.mse_loss(wide(found), target)
@@ -275,8 +286,9 @@ def teacher_momentum(done: int, total: int, *, memory: float = 0.05) -> float:
     (1 - m) student.
 
     memory: over which share of all steps it averages at the start; then m rises to 1 on a cosine.
-    So ten times as many steps have a teacher ten times as slow: a constant .996, good for 2 400
-    steps, was seen to diverge with ten times as many. Taught in notebook 12.
+    So ten times as many steps have a teacher ten times as slow. Public code for jets
+    (github.com/Usaid-Siddiqui/LorentzParT-JEPA) reports that a constant .996 diverged with more
+    steps than it was chosen for. Taught in notebook 12.
 
     >>> [round(teacher_momentum(done, 1000), 4) for done in (0, 500, 1000)]
     [0.98, 0.99, 1.0]
@@ -307,8 +319,7 @@ def spread_of(z: Tensor) -> dict[str, float]:
     unit, n = F.normalize(z.double(), dim=1), len(z)
     pairs = (unit.sum(0).square().sum() - n) / max(n * (n - 1), 1)
     return {
-        "rank": float(embedding_rank(z)),
-        "variance": float(z.double().var(0, correction=0).mean()),
+        **spread(z),
         "cosine": float(pairs),
     }
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jetnb import augment, masks, packed, substructure
+from jetnb import augment, masks
 from jetnb.augment import Batch
 from jetnb.hardware import send
 from jetnb.models import _packed, heads
 from jetnb.models._packed import select, wide
 from jetnb.models.particles import ENCODER, from_settings
+from jetnb.models.subjets import grouped
 from jetnb.strategies.joint_embedding import (
     Predictor,
     follow,
@@ -286,14 +287,7 @@ def as_subjets(x: Tensor, offsets: Tensor, n: int) -> Batch:
 
     x: particles (T, 3), offsets (B + 1,). Returns (subjets (S, 3), offsets (B + 1,)). arXiv:2509.07486.
     """
-    found = substructure.subjets(x.detach().cpu(), offsets, algorithm="kt", n=n)
-    lengths = np.diff(offsets.cpu().numpy())
-    start = packed.starts(np.minimum(lengths, n))
-    where = send(torch.from_numpy(start[packed.jet_of(lengths)] + found), x.device)
-    pt = _packed.total(x[:, :1], where, int(start[-1]))
-    return torch.cat(
-        [pt, _packed.total(x[:, :1] * x[:, 1:3], where, int(start[-1])) / pt], 1
-    ), torch.from_numpy(start)
+    return grouped(x, offsets, algorithm="kt", n=n)[:2]
 
 
 def together(parts: Sequence[Batch]) -> Batch:
