@@ -75,6 +75,16 @@ def test_notebooks_are_found_by_number(tmp_path):
         runner.find(["08"], folder=tmp_path)
 
 
+def test_a_second_part_has_a_letter(tmp_path):
+    (tmp_path / "07b_second.ipynb").write_bytes(write(tmp_path).read_bytes())
+    (tmp_path / "7_no_number.ipynb").touch()
+    names = ["07_small.ipynb", "07b_second.ipynb"]
+    assert [path.name for path in runner.find(folder=tmp_path)] == names
+    assert [path.name for path in runner.find(["7b", "7"], folder=tmp_path)] == names[::-1]
+    (tmp_path / "scales.toml").write_text("[07b.ci]\nn_jets = 9\n")
+    assert "n_jets = 9" in runner.at_scale(tmp_path / names[1], "ci").cells[2].source
+
+
 def test_result_is_read_and_the_file_is_left_alone(tmp_path):
     path = write(
         tmp_path,

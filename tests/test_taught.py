@@ -68,8 +68,10 @@ def is_used(module, name, number):
 
 @pytest.mark.parametrize("module, name, words", list(sentences()))
 def test_what_is_taught_in_a_notebook_is_used_there(module, name, words):
-    numbers = [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
-    found = re.fullmatch(r"notebook (\d\d)\.", words)
+    numbers = [
+        path.name.split("_")[0] for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    ]
+    found = re.fullmatch(r"notebook (\d\d[a-z]?)\.", words)
     if not found or found[1] not in numbers or not is_used(module, name, found[1]):
         where = [number for number in numbers if is_used(module, name, number)]
         pytest.fail(

@@ -22,6 +22,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from jetnb import _json, atomic
+from jetnb.book import runner
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FACTS = {
@@ -205,8 +206,8 @@ def _card(name, facts, has_picture) -> dict:
     return facts | {
         "address": quote(name),
         "picture": has_picture,
-        "number": name[:2],
-        "name": re.sub(r"^[0-9]{2}[.:]? +", "", facts["title"]),
+        "number": runner.number_of(name),
+        "name": re.sub(r"^[0-9]{2}[a-z]?[.:]? +", "", facts["title"]),
         "headlines": _headlines(facts["result"]),
         "time": _duration(facts["seconds"]),
     }

@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import re
 import signal
 import time
 import tomllib
@@ -44,13 +45,28 @@ class Outcome:
     error: str = ""
 
 
+def number_of(name) -> str:
+    """The number that a file name begins with, "04" or, of a second part, "04b"; "" if it has none.
+
+    >>> number_of("04b_how_many_tokens.ipynb")
+    '04b'
+    """
+    found = re.match(r"([0-9]{2}[a-z]?)_", str(name))
+    return found[1] if found else ""
+
+
 def find(numbers=(), *, folder=NOTEBOOKS) -> list[Path]:
     """The numbered notebooks in order, or those with these numbers ("2" and "02" are the same).
 
-    Raises ValueError naming the numbers that there are if one does not exist.
+    Second parts have a letter, "04b". Raises ValueError naming the numbers that there are if one
+    does not exist.
     """
-    every = {path.name[:2]: path for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
-    wanted = [str(number).zfill(2) for number in numbers] or list(every)
+    every = {
+        number: path
+        for path in sorted(Path(folder).glob("[0-9]*.ipynb"))
+        if (number := number_of(path.name))
+    }
+    wanted = [re.sub(r"^(?=[0-9](?![0-9]))", "0", str(number)) for number in numbers] or list(every)
     for number in wanted:
         if number not in every:
             raise ValueError(
@@ -89,13 +105,14 @@ def at_scale(path, scale="laptop") -> NotebookNode:
     if scale == "laptop":
         return notebook
     scales = tomllib.loads((path.parent / "scales.toml").read_text(encoding="utf-8"))
-    values = scales.get(path.name[:2], {}).get(scale)
+    number = number_of(path.name)
+    values = scales.get(number, {}).get(scale)
     if values is None:
-        raise ValueError(f"scales.toml has no table [{path.name[:2]}.{scale}] for {path.name}")
+        raise ValueError(f"scales.toml has no table [{number}.{scale}] for {path.name}")
     for name in values:
         if name not in (there := parameters(notebook)):
             raise ValueError(
-                f"{path.name} has no parameter {name!r}, which scales.toml [{path.name[:2]}.{scale}] sets;"
+                f"{path.name} has no parameter {name!r}, which scales.toml [{number}.{scale}] sets;"
                 f" it has {', '.join(there) or 'none'}"
             )
     lines = [f"# scale: {scale}", *(f"{name} = {value!r}" for name, value in values.items())]

@@ -134,8 +134,8 @@ def head(notebook, links, number):
         f"the first cell links to {name}, which is not there"
         for name in sorted(linked - set(links))
     )
-    series = sorted(name for name in links if re.match(r"\d\d_", name))
-    at = [i for i, name in enumerate(series) if number and name.startswith(number)]
+    series = sorted(name for name in links if runner.number_of(name))
+    at = [i for i, name in enumerate(series) if number and runner.number_of(name) == number]
     near = {series[j] for i in at for j in (i - 1, i + 1) if 0 <= j < len(series)}
     yield from (
         f"the first cell does not link to its neighbour {name}" for name in sorted(near - linked)
@@ -245,7 +245,7 @@ def test_notebook_keeps_the_contract(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     links = [other.name for other in path.parent.glob("*.ipynb")]
-    number = path.name[:2] if path in NUMBERED else None
+    number = runner.number_of(path.name) if path in NUMBERED else None
     assert not (problems := lint(notebook, links=links, number=number)), (
         f"{path.name}:\n  " + "\n  ".join(problems)
     )
@@ -254,7 +254,8 @@ def test_notebook_keeps_the_contract(path):
 def test_scales_fit_the_notebooks():
     scales = tomllib.loads((runner.NOTEBOOKS / "scales.toml").read_text(encoding="utf-8"))
     notebooks = {
-        path.name[:2]: runner.parameters(nbformat.read(path, as_version=4)) for path in NUMBERED
+        runner.number_of(path.name): runner.parameters(nbformat.read(path, as_version=4))
+        for path in NUMBERED
     }
     assert not list(scale_problems(scales, notebooks))
 
