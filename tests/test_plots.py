@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from jetnb import names, plots
+from jetnb import distances, names, plots
 
 
 @pytest.fixture(autouse=True)
@@ -261,4 +261,47 @@ def test_bounds_are_arrows_without_a_range():
     assert [list(one.get_xdata()) for one in ax.lines[1:] if len(one.get_xdata())][0] == [
         3
     ]  # the arrow's head
+    plt.close("all")
+
+
+def test_errors_have_a_point_for_each_seed_and_a_line_for_the_mean():
+    curves = {"frozen": (np.array([100, 900]), np.array([[0.9, 0.96], [0.8, 0.98]]))}
+    ax = plots.error_curves(plt.figure().add_subplot(), curves, lines={"a cut": 0.7, "none": 0.6})
+    *points, mean, cut, none = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_allclose(points, [[0.1, 0.04], [0.2, 0.02]])
+    np.testing.assert_allclose(mean, [0.15, 0.03])
+    np.testing.assert_allclose([cut[0], none[0]], [0.3, 0.4])
+    assert ax.lines[-1].get_linestyle() != ax.lines[-2].get_linestyle()
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["100", "900"]
+    plt.close("all")
+
+
+def test_rows_have_a_point_for_each_seed():
+    series = {"frozen": {"a": [0.7, 0.8], "b": 0.9}, "random": {"a": [0.5], "b": [0.6]}}
+    ax = plots.seed_rows(plt.figure().add_subplot(), series)
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0.7, 0.8], [0.9], [0.5], [0.6]]
+    np.testing.assert_allclose(
+        [line.get_ydata()[0] for line in ax.lines], [-0.15, 0.85, 0.15, 1.15]
+    )
+    assert ax.get_legend_handles_labels()[1] == ["frozen", "random"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+    plt.close("all")
+
+
+def test_distances_are_drawn_in_units_of_their_floor():
+    rng = np.random.default_rng(1)
+    truth, far = ({"mass": rng.normal(at, 1, 400), "tau21": rng.normal(0, 1, 400)} for at in (0, 3))
+    table = distances.compare(truth, far, seed=1, n_replicas=20)
+    ax = plots.over_floor(
+        plt.figure().add_subplot(),
+        {"a": table, "b": table, "c": table},
+        metric="w1",
+        colours={"a": "red", "b": "red", "c": "blue"},
+    )
+    drawn = [one.lines[0] for one in ax.containers if hasattr(one, "has_xerr")]
+    rows = [row.distance for row in table if row.metric == "w1"]
+    for points in drawn:
+        np.testing.assert_allclose(points.get_xdata(), [d.value / d.floor for d in rows])
+    assert [points.get_markerfacecolor() for points in drawn] == ["red", "white", "blue"]
+    assert drawn[0].get_xdata()[0] > 3 * drawn[0].get_xdata()[1] and ax.get_xscale() == "log"
     plt.close("all")

@@ -29,7 +29,15 @@ from jetnb.plots.maps import (
     jet_image,
     n_pixels,
 )
-from jetnb.plots.results import bounded_lines, learning_curve, reliability, roc_curve
+from jetnb.plots.results import (
+    bounded_lines,
+    error_curves,
+    learning_curve,
+    over_floor,
+    reliability,
+    roc_curve,
+    seed_rows,
+)
 
 __all__ = [
     "BORDERS",
@@ -40,6 +48,7 @@ __all__ = [
     "borders",
     "bounded_lines",
     "by_class",
+    "error_curves",
     "eta_phi_map",
     "field_grid",
     "hist1d",
@@ -51,10 +60,12 @@ __all__ = [
     "legend",
     "look",
     "n_pixels",
+    "over_floor",
     "panels",
     "points",
     "reliability",
     "roc_curve",
+    "seed_rows",
     "source",
     "stamp",
     "style",

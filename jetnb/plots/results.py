@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 
@@ -196,4 +197,83 @@ def bounded_lines(ax, x, curves: Mapping[str, Sequence[tuple]]):
             color=colour,
         )
     ax.set(yscale="log", ylabel="background rejection (log scale)")
+    return ax
+
+
+def error_curves(
+    ax,
+    curves: Mapping[str, tuple],
+    *,
+    label: str = "1 - AUC",
+    lines: Mapping[str, float] | None = None,
+    colours: Sequence[str] = (),
+):
+    """Draw one minus what `finetuning.curves` gives: a point for each seed, a line for the mean.
+
+    curves: {mode: (labels (K,), values (S, K) of S seeds)}. lines: {name: value} of what has no
+    such curve, as horizontal lines. colours: one for each curve, else those of `look`. Both axes
+    are logarithmic. Returns `ax`. Taught in notebook 10.
+    """
+    for index, (mode, (labels, values)) in enumerate(curves.items()):
+        tex, colour = look(mode, index, colours=colours)
+        ax.plot(labels, 1 - values.T, ".", color=colour)
+        ax.plot(labels, 1 - values.mean(axis=0), color=colour, label=tex)
+    for (name, value), style in zip((lines or {}).items(), cycle(LINES[1:])):
+        ax.axhline(1 - value, color="black", linestyle=style, label=name)
+    ax.set(xscale="log", yscale="log", xlabel="labels, with those of validation", ylabel=label)
+    ax.set_xticks(labels, [f"{n:,}" for n in labels])
+    ax.set_xticks([], minor=True)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    return ax
+
+
+def seed_rows(ax, series: Mapping[str, Mapping], *, colours=("C0", "C9")):
+    """Draw one row for each name, one point for each seed.
+
+    series: {label of the legend, "" for none: {name of the row: values (S,), of any number of
+    seeds}}; the rows of all series are the same, and their points lie one above the other. Returns
+    `ax`. Taught in notebook 10.
+    """
+    for index, (label, rows) in enumerate(series.items()):
+        colour, shift = colours[index % len(colours)], 0.3 * (index - (len(series) - 1) / 2)
+        for row, values in enumerate(rows.values()):
+            heights = np.full(len(np.atleast_1d(values)), row + shift)
+            ax.plot(values, heights, "o", color=colour, label=label if label and not row else None)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(axis="y", which="minor", length=0)
+    ax.invert_yaxis()
+    return ax
+
+
+def over_floor(ax, tables: Mapping[str, Sequence], *, metric: str, colours: Mapping[str, str]):
+    """Draw the distances of several samples from the truth, one row for each feature, in units of
+    the noise floor.
+
+    tables: {name: rows of `distances.compare`}. metric: which of them, "kld" or "w1". colours:
+    {name: colour}; names of one colour after the first have open points. The grey bars are the
+    band of the floor. The x axis is logarithmic. Returns `ax`. Taught in notebook 05b.
+    """
+    filled = set()
+    for index, (name, table) in enumerate(tables.items()):
+        rows, colour = [row for row in table if row.metric == metric], colours[name]
+        d = np.array([row.distance[:6] for row in rows]).T / [row.distance.floor for row in rows]
+        value, low, high, _, floor_low, floor_high = d  # (6, K features)
+        heights = np.arange(len(rows)) + 0.12 * (index - (len(tables) - 1) / 2)
+        ax.errorbar(
+            value,
+            heights,
+            xerr=[value - low, high - value],
+            fmt=POINTS[index % len(POINTS)],
+            color=colour,
+            mfc="white" if colour in filled else colour,
+            label=name,
+        )
+        filled.add(colour)
+        bars = {"left": floor_low, "height": 0.12, "color": "0.85", "zorder": 0}
+        ax.barh(heights, floor_high - floor_low, **bars)
+    ax.set_yticks(range(len(rows)), [names.JET_FIELDS[row.feature].tex for row in rows])
+    ax.set(xscale="log", xlabel=f"{metric.upper()} / noise floor (log scale)")
+    ax.tick_params(axis="y", which="minor", length=0)
+    ax.invert_yaxis()
     return ax
