@@ -178,7 +178,7 @@ def test_two_studies_do_not_write_one_file(data, tmp_path, monkeypatch):
     assert begun and [file.name for file in tmp_path.iterdir()] == ["runs.jsonl"]
 
 
-def test_scores_are_kept_beside_the_file_and_give_the_table(data, tmp_path):
+def test_scores_are_kept_beside_the_file_and_give_the_table(data, table, tmp_path):
     found = finetuning.measure(
         encoder, data, path=tmp_path / "runs.jsonl", scores=True, **QUICK | {"seeds": (0,)}
     )
@@ -193,6 +193,12 @@ def test_scores_are_kept_beside_the_file_and_give_the_table(data, tmp_path):
             == record["rejection_30"]
         )
         assert metrics.accuracy(label, scores.argmax(1)).value == record["accuracy"]
+        together = finetuning.probabilities(found, record["mode"], record["budget"])
+        np.testing.assert_array_equal(together, [scores])
+    with pytest.raises(ValueError, match="no runs 'scratch' with 7 labels; it has random with"):
+        finetuning.probabilities(found, "scratch", 7)
+    with pytest.raises(ValueError, match="kept no probabilities: give `measure` scores=True"):
+        finetuning.probabilities(table, "scratch", int(table.budget[0]))
 
 
 def test_labels_of_test_and_of_undrawn_jets_change_no_choice(table, data, pretrained):

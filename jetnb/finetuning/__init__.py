@@ -8,6 +8,6 @@ tables: curves of the results.
 
 from jetnb.finetuning.settings import GRIDS, MODES
 from jetnb.finetuning.study import draw, measure, probe
-from jetnb.finetuning.tables import curves
+from jetnb.finetuning.tables import curves, probabilities
 
-__all__ = ["GRIDS", "MODES", "curves", "draw", "measure", "probe"]
+__all__ = ["GRIDS", "MODES", "curves", "draw", "measure", "probabilities", "probe"]

@@ -36,6 +36,25 @@ def curves(table: ak.Array, value: str = "accuracy") -> dict[str, tuple[np.ndarr
     return found
 
 
+def probabilities(table: ak.Array, mode: str, budget: int) -> np.ndarray:
+    """Probabilities (S, n_test, C) of the S runs of a table of `measure` with this mode and budget,
+    which kept them (`scores=True`).
+
+    Raises ValueError where the table has no such runs, or they kept no probabilities. Taught in
+    notebook 08.
+    """
+    runs = table[(table["mode"] == mode) & (table.budget == budget)]
+    if not len(runs):
+        pairs = set(zip(table["mode"].to_list(), table.budget.to_list(), strict=True))
+        there = ", ".join(f"{one} with {n}" for one, n in sorted(pairs))
+        raise ValueError(f"table has no runs {mode!r} with {budget} labels; it has {there}")
+    if not all(files := runs.scores.to_list()):
+        raise ValueError(
+            "table: its runs kept no probabilities: give `measure` scores=True and a path"
+        )
+    return np.stack([np.load(name) for name in files])
+
+
 def warn(found: Mapping, records: list[dict]) -> None:
     """Say what makes a comparison unfair: a grid that ends too early, and runs that do."""
     for (mode, budget), tries in found.items():
