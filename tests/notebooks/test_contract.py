@@ -159,8 +159,8 @@ def parameter_problems(code):
             literal = False
         if not literal:
             yield f"parameters: {text[0]!r} is not NAME = literal"
-        if not any("# paper:" in line for line in text):
-            yield f"parameters: {text[0]!r} has no '# paper: ...' beside it"
+        if not any("# paper:" in line or "# not from a paper" in line for line in text):
+            yield f"parameters: {text[0]!r} has no '# paper: ...' or '# not from a paper' beside it"
 
 
 def parts(code):
