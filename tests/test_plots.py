@@ -305,3 +305,11 @@ def test_distances_are_drawn_in_units_of_their_floor():
     assert [points.get_markerfacecolor() for points in drawn] == ["red", "white", "blue"]
     assert drawn[0].get_xdata()[0] > 3 * drawn[0].get_xdata()[1] and ax.get_xscale() == "log"
     plt.close("all")
+
+
+def test_bars_go_from_the_lowest_seed_to_the_highest():
+    ax = plots.seed_bars(plt.figure().add_subplot(), [1, 2], [[1, 4], [2, 4], [6, 4]])
+    (bars,) = ax.containers
+    assert bars.lines[0].get_ydata().tolist() == [3, 4]
+    assert [part[:, 1].tolist() for part in bars.lines[2][0].get_segments()] == [[1, 6], [4, 4]]
+    plt.close("all")

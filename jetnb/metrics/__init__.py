@@ -16,7 +16,7 @@ from jetnb.metrics.classification import (
     roc,
     significance_improvement,
 )
-from jetnb.metrics.estimates import LEVEL, Estimate, efficiency
+from jetnb.metrics.estimates import LEVEL, Estimate, efficiency, half_width
 from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
 from jetnb.metrics.sidebands import Sideband, closure, sideband
 
@@ -36,6 +36,7 @@ __all__ = [
     "efficiency",
     "epochs_until",
     "fit_power_law",
+    "half_width",
     "measure_worth",
     "rejection",
     "roc",

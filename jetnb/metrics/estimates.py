@@ -43,6 +43,16 @@ def efficiency(n_passing, n_total, *, level: float = LEVEL) -> Estimate:
     return Estimate(passing / total, low[()], high[()], level)
 
 
+def half_width(values) -> float:
+    """Half of the range of the central 68.3 % of values (N,): the standard deviation, if they were
+    a Gaussian. Tails do not count. Taught in notebook 01.
+
+    >>> float(half_width([0, 1, 2, 3, 100]).round(2))
+    14.05
+    """
+    return np.diff(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))[0] / 2
+
+
 def show(value: float, low: float, high: float, sign: str = "") -> str:
     """Write value and interval, with two digits of half the interval's width."""
     ends = [x for x in (low, high) if np.isfinite(x) and x != value]

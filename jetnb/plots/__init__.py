@@ -36,6 +36,7 @@ from jetnb.plots.results import (
     over_floor,
     reliability,
     roc_curve,
+    seed_bars,
     seed_rows,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "points",
     "reliability",
     "roc_curve",
+    "seed_bars",
     "seed_rows",
     "source",
     "stamp",

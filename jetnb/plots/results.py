@@ -277,3 +277,14 @@ def over_floor(ax, tables: Mapping[str, Sequence], *, metric: str, colours: Mapp
     ax.tick_params(axis="y", which="minor", length=0)
     ax.invert_yaxis()
     return ax
+
+
+def seed_bars(ax, x, values, **style):
+    """Draw values (S, K) of S seeds at x (K,): a point for the mean, a bar from the lowest to the
+    highest. style: as for `ax.errorbar`. Returns `ax`. Taught in notebook 04b.
+    """
+    values = np.asarray(values, float)
+    middle = values.mean(axis=0)
+    bars = [middle - values.min(axis=0), values.max(axis=0) - middle]
+    ax.errorbar(x, middle, bars, **{"markersize": 5, **style})
+    return ax
