@@ -50,7 +50,7 @@ def mirror(particles: Tensor, offsets: Tensor, *, generator: torch.Generator | N
 
     `particles` (T, 3) [GeV, 1, rad], `offsets` (B + 1,). Returns (particles, offsets). A jet is as
     likely as its mirror image, and its mass is the same. Raises ValueError for a malformed batch.
-    Taught in notebook 05.
+    Taught in notebook 05b.
     """
     n = _count(particles, offsets)
     sign = torch.where(_rand(particles, len(n), generator=generator) < 0.5, -1.0, 1.0).to(
