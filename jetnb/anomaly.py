@@ -248,7 +248,7 @@ def _improved(curve: metrics.Roc, at: int, level: float) -> Improvement:
     if not kept:  # a bound: what the upper end of the signal efficiency would give
         low, high = 0.0, signal.high / np.sqrt(background.value)
     numbers = value, low, high, signal.value, background.value
-    return Improvement(*map(float, numbers), passing, curve.n_background)
+    return Improvement(*map(float, numbers), passing, curve.n_background)  # type: ignore[arg-type]
 
 
 def _near(bank, z, k: int, metric: str) -> np.ndarray:

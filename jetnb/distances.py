@@ -197,15 +197,15 @@ def measure(
         value, n_bins, n_empty = w1(truth, generated, scaled=scaled), 0, 0
         order, gaps = _sort(truth, generated, scaled)
 
-        def draw(start, stop):
-            areas = np.empty(n_replicas)
+        def areas(start, stop):
+            found = np.empty(n_replicas)
             for i in range(n_replicas):
                 first = rng.integers(n_truth, size=n_truth, dtype=np.int32)
                 second = rng.integers(start, stop, size=n_generated, dtype=np.int32)
-                areas[i] = _area(order, gaps, first, second)
-            return areas
+                found[i] = _area(order, gaps, first, second)
+            return found
 
-        replicas, floor = draw(n_truth, n_truth + n_generated), draw(0, n_truth)
+        replicas, floor = areas(n_truth, n_truth + n_generated), areas(0, n_truth)
     tails = [0.5, (1 - level) / 2, (1 + level) / 2]
     # By rank, since a replica may be infinite.
     middle, low, high = np.quantile(replicas, tails, method="nearest")
@@ -216,8 +216,9 @@ def measure(
     p_value = (1 + np.count_nonzero(floor >= value)) / (n_replicas + 1)
     if np.isnan(value):
         p_value = np.nan
-    numbers = map(float, (value, low, high, *np.quantile(floor, tails, method="nearest"), p_value))
-    return Distance(*numbers, n_truth, n_generated, int(n_bins), n_dropped, int(n_empty))
+    edges = np.quantile(floor, tails, method="nearest")
+    numbers = [float(one) for one in (value, low, high, *edges, p_value)]
+    return Distance(*numbers, n_truth, n_generated, int(n_bins), n_dropped, int(n_empty))  # type: ignore[arg-type]
 
 
 def compare(

@@ -22,7 +22,7 @@ import threading
 import traceback
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 
 import cloudpickle
 
@@ -71,7 +71,7 @@ def run(
 
 def as_done(
     function: Callable, pieces: Iterable, *, processes: int | None = None, fork: bool = False
-) -> Iterator:
+) -> Generator:
     """Pairs (piece, `function(piece)`) as they are done, in no fixed order; always by workers, even
     by one.
 

@@ -28,6 +28,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -115,7 +116,7 @@ def pretrain(
     return training.fit(model, train, validation=held, path=path, seed=seed, card=card, **options)
 
 
-def find(strategy) -> tuple[str, type]:
+def find(strategy) -> tuple[str, Any]:
     """Name and class of a strategy, see `pretrain`. Raises `ValueError` where there is none of that
     name.
     """
@@ -206,7 +207,8 @@ def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
         jets = ak.concatenate([some.jets[rows] for some, rows in jets.by_store()])
     targets = getattr(model, "jet_fields", ("label",))
     stored = isinstance(jets, batches.Rows)
-    have = [store.jets.fields for store in jets.stores] if stored else [jets.fields]
+    every = [store.jets for store in jets.stores] if isinstance(jets, batches.Rows) else [jets]
+    have = [some.fields for some in every]
     missing = [name for name in targets if not all(name in fields for fields in have)]
     if missing and hasattr(model, "jet_fields"):
         raise ValueError(

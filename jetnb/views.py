@@ -155,7 +155,8 @@ def subjet_pair(
     x = np.asarray(particles[:, :3].detach().cpu(), np.float32)
     number = torch.as_tensor(substructure.subjets(x, np.asarray(offsets), algorithm="kt", n=2))
     single = offsets.diff().repeat_interleave(offsets.diff()) < 2
-    return tuple(_centred(particles, offsets, (number == k) | single) for k in (0, 1))
+    first, second = (_centred(particles, offsets, (number == k) | single) for k in (0, 1))
+    return first, second
 
 
 def _centred(particles: Tensor, offsets: Tensor, kept: Tensor) -> Batch:

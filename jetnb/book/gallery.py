@@ -25,7 +25,7 @@ from jetnb import _json, atomic
 from jetnb.book import runner
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-FACTS = {
+FACTS: dict[str, type | tuple[type, ...]] = {
     "title": str,
     "question": str,
     "scale": str,

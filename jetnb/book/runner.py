@@ -87,7 +87,9 @@ def parameters(notebook) -> dict:
     index = cell_index(notebook, "parameters")
     tree = ast.parse("" if index is None else notebook.cells[index].source)
     return {
-        s.targets[0].id: ast.literal_eval(s.value) for s in tree.body if isinstance(s, ast.Assign)
+        s.targets[0].id: ast.literal_eval(s.value)
+        for s in tree.body
+        if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)
     }
 
 

@@ -89,7 +89,8 @@ def _members(stream) -> Iterator[tuple[tarfile.TarInfo, list[str]]]:
                 raise ArchiveError(f"it has more than {MEMBERS:,} members")
             if member.size < 0 or member.issparse() or archive.offset <= at:
                 raise ArchiveError(f"{member.name!r:.80} has a size that cannot be")
-            at, archive.members = archive.offset, []  # which would grow
+            at = archive.offset
+            archive.members = []  # type: ignore[attr-defined]  # which would grow
             yield member, _parts(member.name)
         # tarfile takes what is no header for the end; the end is zeros.
         stream.seek(archive.offset)

@@ -181,7 +181,8 @@ class _Checks:
         else:
             self.rows, self.held_out = held_out, torch.arange(len(held_out))
         self.truth = torch.from_numpy(validation.targets[0][self.rows])
-        self.losses, self.accuracies, self.best, self.kept = [], [], 0, None
+        self.losses, self.accuracies, self.best = [], [], 0
+        self.kept: dict | None = None
         self({"step": 0})
 
     def __call__(self, record: dict) -> bool:

@@ -15,7 +15,7 @@ from vector.backends import awkward as backend
 vector.register_awkward()
 
 
-def _with_tau2(base: type) -> type:
+def _with_tau2(base):
     def tau2(self):
         return self["tau2"] if "tau2" in ak.fields(self) else base.tau2.fget(self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def _working_points(ax, points, colour: str, marker: str) -> None:
     ax.errorbar(at[few], value[few], value[few], lolims=True, fmt="none", color=colour)
 
 
-def reliability(ax, diagrams: Mapping[str, object]):
+def reliability(ax, diagrams: Mapping[str, Any]):
     """Draw the observed fraction of signal against the predicted probability, with the diagonal it
     should follow.
 

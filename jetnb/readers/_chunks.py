@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from typing import Any
 
 import h5py
 import numpy as np
@@ -40,7 +41,8 @@ class Rows:
     """
 
     def __init__(self, path, data: h5py.Dataset):
-        self.path, self.data, self.room = path, data, None
+        self.path, self.data = path, data
+        self.room: Any = None
         with explained(path):
             self.chunked = data.chunks is not None
             if not self.chunked:

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,7 +146,7 @@ def explaining(function: Callable) -> Callable:
     return wrapper
 
 
-def _each(path, blocks: Iterator) -> Iterator:
+def _each(path, blocks: Generator) -> Iterator:
     with contextlib.closing(blocks):
         while True:
             with explained(path):

@@ -13,6 +13,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -209,7 +210,7 @@ def open_tree(path, name: str | tuple[str, ...], what: str) -> Iterator[Tree]:
     yield trees[0]
 
 
-def contents(path) -> dict[str, Tree | str]:
+def contents(path) -> dict[str, Any]:
     """What lies at the top of a ROOT file, and in folders there: trees, and of all else the class.
 
     Raises `ValueError` if it is none, or damaged.

@@ -101,7 +101,7 @@ def recognises(path) -> bool:
 
 
 def _nested(path, tree) -> dict[str, int]:
-    per_jet = dict.fromkeys((*AXIS, *LABELS), (1,)) | {"sample_isQCD": (0, 1)}
+    per_jet: dict[str, tuple] = dict.fromkeys((*AXIS, *LABELS), (1,)) | {"sample_isQCD": (0, 1)}
     more = {name: (0, 1) for name in MORE if name in tree.names}
     part = {PREFIX + name: (2,) for name in PART}
     if (weight := PREFIX + "puppiw") in tree.names:

@@ -38,6 +38,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import h5py
@@ -68,7 +69,7 @@ BY_NAME = (
     (re.compile(r"top|ttbar|atlas"), ["QCD", "TTBar"]),
 )
 HINTS = {"HDF5": ("data", "pid", "jet", "global")}
-PROVENANCE = {
+PROVENANCE: dict[str, Any] = {
     "sample": "OmniLearn layout",
     "source": "simulation",
     "description": "a data set as OmniLearn is trained with it: constituents relative to the jet, whose phi is set "

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -90,7 +91,7 @@ def write(path, jets_or_blocks: ak.Array | Iterable[ak.Array], *, overwrite: boo
                 jetnb.jets.check(piece)
                 table = _encode(piece)
                 if writer is None:
-                    about = {
+                    about: dict[str, Any] = {
                         "format": FORMAT,
                         "version": VERSION,
                         "provenance": jetnb.jets.provenance(piece),

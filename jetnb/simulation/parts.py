@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from jetnb.simulation import pileup, pileup_jets, recipes, resimulation
 from jetnb.simulation.processes import make_generator
 
 EVENTS_PER_CHUNK = 250
-RECIPES = {
+RECIPES: dict[str, Any] = {
     **recipes.RECIPES,
     "resimulation": resimulation.RECIPE,
     "pileup": pileup_jets.PileupRecipe(),

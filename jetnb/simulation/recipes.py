@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -240,7 +241,7 @@ def reconstruct(
         )
     z = vertices.z[vertices.start[particles["event"]] + particles["vertex"]]
     by_card = isinstance(recipe.detector, delphes_cards.Card)
-    measure = delphes.reconstruct if by_card else detector.reconstruct
+    measure: Callable = delphes.reconstruct if by_card else detector.reconstruct
     c = measure(particles, z, vertices.z[vertices.start], detector=recipe.detector, rng=rng)
     n_vertices = np.add.reduceat(vertices.found, vertices.start)
     c["weight"] = np.ones(len(c["pt"]))

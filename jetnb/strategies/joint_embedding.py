@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class JointEmbedding(nn.Module):
     """
 
     TITLE = "joint-embedding prediction, arXiv:2412.05333"
-    SETTINGS = {
+    SETTINGS: dict[str, Any] = {
         "encoder": ENCODER,
         "predictor": {"dim": 32, "n_layers": 2, "n_heads": 4},
         "hardest": 40,
@@ -324,7 +325,7 @@ def spread_of(z: Tensor) -> dict[str, float]:
     }
 
 
-def one_of(name: str, value, known: Sequence) -> None:
+def one_of(name: str, value, known: Collection[str]) -> None:
     """Raise `ValueError` for a setting that has no such value."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}: use {', '.join(known)}")

@@ -10,7 +10,7 @@ head only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class MaskedParticles(nn.Module):
     """
 
     TITLE = "masked particles, arXiv:2401.13537 and 2409.12589"
-    SETTINGS = {
+    SETTINGS: dict[str, Any] = {
         "encoder": SIZES,
         "decoder": {"dim": 32, "n_layers": 2, "n_heads": 4},
         "extras": [],

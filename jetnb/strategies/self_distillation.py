@@ -10,6 +10,7 @@ arXiv:2111.07832; on jets, with subjets as views, RINO, arXiv:2509.07486.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class SelfDistillation(nn.Module):
     """
 
     TITLE = "self-distillation, arXiv:2104.14294 (DINO), on jets arXiv:2509.07486"
-    SETTINGS = {
+    SETTINGS: dict[str, Any] = {
         "encoder": ENCODER,
         "hardest": 40,
         "views": "symmetries",

@@ -10,6 +10,7 @@ arXiv:2210.02747.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class SetFlow(nn.Module):
     """
 
     TITLE = "set-to-set flow matching, arXiv:2409.12589 (public code)"
-    SETTINGS = {
+    SETTINGS: dict[str, Any] = {
         "encoder": SIZES,
         "decoder": {"dim": 64, "n_layers": 2, "n_heads": 4},
         "extras": [],

@@ -6,11 +6,12 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jetnb import _json, atomic
 
 NUMBER = (int, float)
-FIELDS = {
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "steps": {"step": int, "epoch": int, "loss": NUMBER, "skipped": int},
     "epochs": {"epoch": int, "step": int, "loss": NUMBER},
 }
@@ -77,7 +78,7 @@ def read(path) -> History:
     # The rest is half a line.
     whole, newline, _ = (file.read_bytes() if file.exists() else b"").rpartition(b"\n")
     for number, line in enumerate((whole + newline).splitlines()):
-        about = dict(
+        about: dict[str, Any] = dict(
             source=f"{file}, line {number + 1},",
             what="record of a training",
             remedy="put the file back, or train again with another path",

@@ -19,7 +19,8 @@ class Interrupts:
     """
 
     def __init__(self, signals: Sequence[signal.Signals]):
-        self.signals, self.asked, self._before, self._now = signals, None, {}, False
+        self.signals, self._before, self._now = signals, {}, False
+        self.asked: int | None = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():

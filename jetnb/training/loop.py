@@ -7,7 +7,7 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,7 +129,9 @@ class Training:
                     resume.save(self)
         return True
 
-    def batches(self, data, whole: list[np.ndarray]) -> Iterator[tuple[tuple[Tensor, ...], float]]:
+    def batches(
+        self, data, whole: list[np.ndarray]
+    ) -> Generator[tuple[tuple[Tensor, ...], float], None, None]:
         """This process's share of each batch, on the device, and its weight in the mean over
         processes.
         """

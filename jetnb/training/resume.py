@@ -13,7 +13,12 @@ from jetnb import _json, checkpoints
 from jetnb.training import fingerprint, history, optimisation
 
 DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
-TRAINED = {"steps": int, "epochs": int, "seconds": (int, float), "reason": str}
+TRAINED: dict[str, type | tuple[type, ...]] = {
+    "steps": int,
+    "epochs": int,
+    "seconds": (int, float),
+    "reason": str,
+}
 
 
 SAVE_SECONDS = 60  # between checkpoints within an epoch, or SAVE_SHARE times as long as one takes,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anywidget
 import ipywidgets
@@ -65,7 +65,7 @@ class Prepared(NamedTuple):
     names.
     """
 
-    jets: object
+    jets: Any
     images: sparse.csr_matrix
     table: dict
     radius: float

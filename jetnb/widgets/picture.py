@@ -64,4 +64,5 @@ def frame(ax, *, both: bool = True) -> dict:
 def _between(limits, low: float, high: float, log: bool) -> tuple[float, float]:
     first, last = np.log(limits) if log else limits
     found = [first + share * (last - first) for share in (low, high)]
-    return tuple(float(each) for each in (np.exp(found) if log else found))
+    low, high = np.exp(found) if log else found
+    return float(low), float(high)
