@@ -34,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="the longest that one cell may take",
     )
+    run.add_argument(
+        "--keep-going", action="store_true", help="go on where one fails; without, it ends the run"
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="leave out those that are done, as they stand now"
+    )
 
     simulate = commands.add_parser(
         "simulate", help="simulate a named sample with Pythia 8 and a fast detector"
@@ -132,7 +138,14 @@ def _run(args) -> int:
     from jetnb.book import runner
 
     return min(
-        runner.run(args.numbers, args.scale, out=args.out or runner.GALLERY, timeout=args.timeout),
+        runner.run(
+            args.numbers,
+            args.scale,
+            out=args.out or runner.GALLERY,
+            timeout=args.timeout,
+            keep_going=args.keep_going,
+            resume=args.resume,
+        ),
         1,
     )
 
@@ -312,7 +325,7 @@ def _is_ours(error) -> bool:
 
 
 INTERRUPTED = {  # what becomes of the work of a command that is interrupted
-    "run": "the notebooks that were done are in the gallery",
+    "run": "the notebooks that were done are in the gallery; --resume goes on from there",
     "simulate": "the parts that were done are kept; the same command goes on from there",
     "pretrain": "the same command goes on from what was kept",
     "download": "what has come is kept; the same command goes on from there",

@@ -218,7 +218,7 @@ def test_nothing_that_is_damaged_ends_the_run(tmp_path, capsys):
     for name, text in foreign.items():
         (out / name).write_text(text)
     (out / "6.json").mkdir()
-    assert runner.run(out=out, folder=tmp_path) == 7
+    assert runner.run(out=out, folder=tmp_path, keep_going=True) == 7
     said = capsys.readouterr().out
     lines = dict(line.split(None, 1) for line in said.splitlines())
     assert lines["01_good"].endswith("ok") and lines["07_picture"].endswith("ok")
@@ -291,11 +291,83 @@ def test_a_run_that_is_stopped_keeps_what_was_done_and_leaves_no_process(tmp_pat
     _, alive = psutil.wait_procs([one for one in family if one.is_running()], timeout=30)
     assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive)
     lines = [line for line in re.split("[\r\n]", errors) if line.strip() and "cell" not in line]
-    assert lines == ["jetnb: interrupted: the notebooks that were done are in the gallery"] * (
+    told = "jetnb: interrupted: the notebooks that were done are in the gallery; --resume goes on"
+    assert [line.partition(" from there")[0] for line in lines] == [told] * (
         number == signal.SIGINT
     )
+    if number == signal.SIGINT:
+        assert "01_done" in output and "not run: 02_long" in output and "gallery: file://" in output
     index = (tmp_path / "gallery" / "index.html").read_text()
     assert "01_done.html" in index and "02_long" not in index
+
+
+def test_a_failure_ends_the_series_and_resume_goes_on(tmp_path, capsys):
+    out = tmp_path / "gallery"
+    write(tmp_path, "result = {}", name="01_good.ipynb")
+    write(
+        tmp_path,
+        "import os\nif not os.path.exists('mended'): 1 / 0",
+        "result = {}",
+        name="02_bad.ipynb",
+    )
+    write(tmp_path, "result = {}", name="03_last.ipynb")
+    assert runner.run(out=out, folder=tmp_path) == 1
+    assert "not run: 03_last" in capsys.readouterr().out
+    assert not (out / "03_last.html").exists()
+    (tmp_path / "mended").touch()
+    assert runner.run(out=out, folder=tmp_path, resume=True) == 0
+    said = capsys.readouterr().out
+    assert "done before: 01_good\n" in said and "03_last.html" in (out / "index.html").read_text()
+    done = [runner.is_done(tmp_path / "01_good.ipynb", scale, out) for scale in ("laptop", "ci")]
+    assert done == [True, False]
+    write(tmp_path, "result = {'changed': 1}", name="01_good.ipynb")
+    assert not runner.is_done(tmp_path / "01_good.ipynb", "laptop", out)
+    (out / "02_bad.json").write_text("[1]")
+    assert not runner.is_done(tmp_path / "02_bad.ipynb", "laptop", out)
+
+
+BIG = """import os, time
+os.system("echo warning of a worker >&2")
+block = bytearray(300_000_000)
+time.sleep(2)
+result = {}"""
+
+
+def test_memory_is_measured_and_warnings_go_into_the_log(tmp_path, capfd):
+    out = tmp_path / "gallery"
+    write(tmp_path, "result = {}", name="01_quiet.ipynb")
+    write(tmp_path, BIG, name="02_big.ipynb")
+    assert runner.run(out=out, folder=tmp_path) == 0
+    assert "warning of a worker" not in capfd.readouterr().err
+    assert "warning of a worker" in (out / "02_big.log").read_text()
+    assert not (out / "01_quiet.log").exists()
+    quiet, big = (json.loads((out / f"{name}.json").read_text()) for name in ("01_quiet", "02_big"))
+    assert quiet["memory_mb"] + 200 < big["memory_mb"] < quiet["memory_mb"] + 900
+
+
+def test_the_card_shows_the_tagged_figure_and_the_named_numbers(tmp_path):
+    import base64
+
+    out = tmp_path / "gallery"
+    path = write(
+        tmp_path,
+        FIGURE,
+        FIGURE.replace("[1, 2]", "[2, 1]"),
+        "result = {'loss': 0.1}\nheadline = {'mass of <a> jet [GeV]': (80.4, 80.1, 80.9)}",
+        tags=[(4, "headline")],
+    )
+    assert runner.run(out=out, folder=tmp_path) == 0
+    index, facts = (out / "index.html").read_text(), json.loads((out / "07_small.json").read_text())
+    assert "<td>mass of &lt;a&gt; jet</td><td>80.40 (80.10 to 80.90) GeV</td>" in index
+    assert "loss" not in index and facts["headline"] == {
+        "mass of <a> jet [GeV]": [80.4, 80.1, 80.9]
+    }
+    executed = nbformat.read(out / "07_small.ipynb", as_version=4)
+    second = executed.cells[4].outputs[0].data["image/png"]
+    assert (out / "07_small.png").read_bytes() == base64.b64decode(second)
+    for wrong in ("3", "{'mass': 80.4}", "{'mass': (80.4, 81, 82)}"):
+        write(tmp_path, f"result = {{}}\nheadline = {wrong}")
+        assert "headline: " in runner.execute(path, progress=False).error
 
 
 def test_two_runs_do_not_share_a_gallery(tmp_path):

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import copy
 import json
+import math
 import os
 import re
 from datetime import datetime
@@ -23,6 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from jetnb import _json, atomic
 from jetnb.book import runner
+from jetnb.metrics.estimates import show
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FACTS: dict[str, type | tuple[type, ...]] = {
@@ -116,13 +118,23 @@ def html(notebook, *, line="") -> str:
 
 
 def thumbnail(notebook) -> bytes | None:
-    """The first PNG that a notebook shows."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                with contextlib.suppress(ValueError):  # no base64
-                    return base64.b64decode(output["data"]["image/png"])
-    return None
+    """The telling figure of a notebook as PNG: the last of its cell tagged `headline`, else its
+    first.
+    """
+    tagged = runner.cell_index(notebook, "headline")
+    told = [] if tagged is None else _pictures(notebook.cells[tagged])
+    return next(
+        iter([*told[::-1], *(one for cell in notebook.cells for one in _pictures(cell))]), None
+    )
+
+
+def _pictures(cell) -> list[bytes]:
+    found = []
+    for output in cell.get("outputs", []):
+        if "image/png" in output.get("data", {}):
+            with contextlib.suppress(ValueError):  # no base64
+                found.append(base64.b64decode(output["data"]["image/png"]))
+    return found
 
 
 def write_page(outcome, out, *, folder) -> Path:
@@ -160,6 +172,10 @@ def write_page(outcome, out, *, folder) -> Path:
         "seconds": round(outcome.seconds, 1),
         "date": date,
         "result": outcome.result,
+        "headline": outcome.headline,
+        "memory_mb": round(outcome.memory / 1e6),
+        "disk_mb": round(outcome.disk / 1e6, 1),
+        "source": outcome.source,
     }
     _replace(out / f"{name}.ipynb", executed)
     _replace(out / f"{name}.png", picture)
@@ -208,13 +224,36 @@ def _card(name, facts, has_picture) -> dict:
         "picture": has_picture,
         "number": runner.number_of(name),
         "name": re.sub(r"^[0-9]{2}[a-z]?[.:]? +", "", facts["title"]),
-        "headlines": _headlines(facts["result"]),
-        "time": _duration(facts["seconds"]),
+        "headlines": headlines(facts.get("headline")) or _numbers(facts["result"]),
+        "time": took(facts),
     }
 
 
-def _headlines(result, most=8) -> list[tuple[str, str]]:
-    """The numbers and words of a result as text; lists and inner tables are left to the notebook."""
+def took(facts) -> str:
+    """Time and memory of a run in words: '20 s, 0.9 GB'."""
+    memory = facts.get("memory_mb")
+    memory = f", {memory / 1000:.1f} GB" if isinstance(memory, (int, float)) and memory else ""
+    return _duration(facts["seconds"]) + memory
+
+
+def headlines(headline) -> list[tuple[str, str]]:
+    """The named numbers of a notebook as text: `{"median mass [GeV]": [56.4, 55.9, 57.0]}` gives
+    `("median mass", "56.4 (55.9 to 57.0) GeV")`.
+    """
+    shown = []
+    for name, numbers in headline.items() if isinstance(headline, dict) else ():
+        found = re.fullmatch(r"(.*?)\s*\[([^\]]+)\]", name, re.S)
+        words, unit = found.groups() if found else (name, "")
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # of a damaged record
+            low, high = (math.nan if end is None else float(end) for end in numbers[1:3])
+            shown.append((words, f"{show(float(numbers[0]), low, high)} {unit}".strip()))
+    return shown
+
+
+def _numbers(result, most=8) -> list[tuple[str, str]]:
+    """The numbers and words of a result as text; lists and inner tables are left to the notebook.
+    For notebooks without a `headline`.
+    """
     plain = [
         (key.replace("_", " "), value)
         for key, value in result.items()

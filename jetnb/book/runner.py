@@ -8,6 +8,7 @@ import ast
 import asyncio
 import atexit
 import contextlib
+import hashlib
 import json
 import re
 import signal
@@ -24,17 +25,22 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+from jetnb.book import usage
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 GALLERY = ROOT / "data" / "derived" / "gallery"
 SCALES = ("ci", "laptop", "paper")
+PROBE = """import json as _json
+print(_json.dumps([result, globals().get("headline", {})], default=float))"""
 TIMEOUT = 3600  # seconds per cell; never infinite, a lost message would otherwise hang for ever
 
 
 @dataclass
 class Outcome:
-    """What came of one notebook: the executed copy, the seconds it took, its ``result``, and the
-    error if it failed.
+    """What came of one notebook: the executed copy, the seconds it took, the most memory that it
+    had and what it left under data/derived [bytes], its ``result``, its ``headline``, and the error
+    if it failed. ``source`` is a fingerprint of what was executed.
     """
 
     name: str
@@ -42,7 +48,11 @@ class Outcome:
     notebook: NotebookNode
     seconds: float = 0.0
     result: dict = field(default_factory=dict)
+    headline: dict = field(default_factory=dict)
     error: str = ""
+    memory: int = 0
+    disk: int = 0
+    source: str = ""
 
 
 def number_of(name) -> str:
@@ -155,6 +165,8 @@ class _SlicedChannel:
 
 class _Client(NotebookClient):
     stopped = None  # the signal that ended it
+    stream = None  # the file for what the kernel and its workers print past the cells
+    memory = None
 
     async def async_start_new_kernel(self, **options):
         self._execution = asyncio.current_task()
@@ -163,7 +175,11 @@ class _Client(NotebookClient):
             # Not the main thread; Windows.
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+        if self.stream is not None:
+            options |= {"stdout": self.stream, "stderr": self.stream}
         await super().async_start_new_kernel(**options)
+        if self.memory is not None:
+            self.memory.of(getattr(self.km.provisioner, "pid", None))
 
     def _stop(self, number):
         # A busy kernel would not hear a request.
@@ -185,14 +201,23 @@ class _Client(NotebookClient):
         return await super()._async_poll_for_reply(*args, **kwargs)
 
 
-def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
+def fingerprint(notebook) -> str:
+    """A short text that another source, or other parameters, would not have."""
+    sources = json.dumps([[cell.cell_type, cell.source] for cell in notebook.cells])
+    return hashlib.sha256(sources.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def execute(
+    path, scale="laptop", *, timeout=TIMEOUT, progress=True, log: Path | None = None
+) -> Outcome:
     """Execute a copy of one notebook, the kernel working in the notebook's own folder; the file is
     not touched.
 
-    The last cell's ``result`` is read out of the kernel. A cell that fails (unless it is tagged
-    ``raises-exception``), takes longer than ``timeout`` seconds or kills its kernel ends the
-    notebook and is told in the outcome's ``error``, as is a notebook that cannot be read or has no
-    dict as ``result``. Raises ValueError for an unknown scale.
+    The last cell's ``result`` and ``headline`` are read out of the kernel. With ``log`` that file
+    gets what kernel and workers print past the cells; it is there only if there is something. A cell
+    that fails (unless it is tagged ``raises-exception``), takes longer than ``timeout`` seconds or
+    kills its kernel ends the notebook and is told in the outcome's ``error``, as is a notebook that
+    cannot be read or has no dict as ``result``. Raises ValueError for an unknown scale.
     """
     path = Path(path)
     _check_scale(scale)
@@ -203,16 +228,18 @@ def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
         why = f"{path.name} cannot be run: {_first_line(error)}"
         stub = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {path.stem}")])
         return Outcome(path.stem, scale, stub, error=why)
-    probe = nbformat.v4.new_code_cell(
-        "import json as _json\nprint(_json.dumps(result, default=float))"
-    )
+    outcome = Outcome(path.stem, scale, notebook, source=fingerprint(notebook))
+    probe = nbformat.v4.new_code_cell(PROBE)
     notebook.cells.append(probe)
-    outcome = Outcome(path.stem, scale, notebook)
     total = sum(cell.cell_type == "code" for cell in notebook.cells) - 1
-    current, start = 0, time.monotonic()
-    with tqdm(
-        total=total, desc=path.stem, unit="cell", disable=not progress, dynamic_ncols=True
-    ) as bar:
+    current, start, began = 0, time.monotonic(), time.time()
+    with (
+        tqdm(
+            total=total, desc=path.stem, unit="cell", disable=not progress, dynamic_ncols=True
+        ) as bar,
+        usage.Memory() as memory,
+        _opened(log) as stream,
+    ):
 
         def started(cell, cell_index):
             nonlocal current
@@ -230,9 +257,10 @@ def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
             resources={"metadata": {"path": str(path.parent)}},
         )
+        client.stream, client.memory = stream, memory
         try:
             client.execute()
-            outcome.result = _result(probe)
+            outcome.result, outcome.headline = _result(probe)
         except CellExecutionError as error:
             outcome.error = f"{error.ename}: {error.evalue}"
         except CellTimeoutError:
@@ -257,47 +285,113 @@ def execute(path, scale="laptop", *, timeout=TIMEOUT, progress=True) -> Outcome:
         )
         outcome.error = f"{path.name}, {here}: {outcome.error}"
     notebook.cells.remove(probe)
-    outcome.seconds = time.monotonic() - start
+    outcome.seconds, outcome.memory = time.monotonic() - start, memory.peak
+    outcome.disk = usage.written_since(began, ROOT / "data" / "derived", without=log and log.parent)
     return outcome
 
 
-def _result(probe) -> dict:
+@contextlib.contextmanager
+def _opened(log: Path | None):
+    if log is None:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as stream:
+        try:
+            yield stream
+        finally:
+            if not log.stat().st_size:
+                log.unlink()
+
+
+def _result(probe) -> tuple[dict, dict]:
     text = "".join(
         output.get("text", "") for output in probe.outputs if output.get("name") == "stdout"
     )
-    result = json.loads(text.strip().rpartition("\n")[2])  # a thread may have printed before
+    # A thread may have printed before.
+    result, headline = json.loads(text.strip().rpartition("\n")[2])
     if not isinstance(result, dict):
         raise ValueError(
             f"it is of type {type(result).__name__}, and must be a dict of names and values"
         )
-    return result
+    for name, numbers in headline.items() if isinstance(headline, dict) else [("headline", 0)]:
+        if not (isinstance(numbers, list) and 3 <= len(numbers) <= 4 and low_to_high(*numbers[:3])):
+            raise ValueError(
+                f"headline: {name!r} is {numbers!r}, and must be value, low, high (or an Estimate)"
+            )
+    return result, {name: numbers[:3] for name, numbers in headline.items()}
+
+
+def low_to_high(value, low, high) -> bool:
+    """Whether these are a number and an interval around it; ends that are not known are nan."""
+    numbers = all(isinstance(one, (int, float)) for one in (value, low, high))
+    return numbers and not (low > value or high < value)
 
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.300}"
 
 
-def run(numbers=(), scale="laptop", *, out=GALLERY, folder=NOTEBOOKS, timeout=TIMEOUT) -> int:
+def is_done(path, scale, out) -> bool:
+    """Whether the gallery in `out` has this notebook, as it stands, executed at this scale without
+    an error.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        facts = json.loads((Path(out) / f"{path.stem}.json").read_text(encoding="utf-8"))
+        same = facts["source"] == fingerprint(at_scale(path, scale)) and facts["scale"] == scale
+        return same and not facts["error"]
+    return False
+
+
+def run(
+    numbers=(),
+    scale="laptop",
+    *,
+    out=GALLERY,
+    folder=NOTEBOOKS,
+    timeout=TIMEOUT,
+    keep_going=False,
+    resume=False,
+) -> int:
     """Execute the numbered notebooks, write the gallery, print a summary; the number of notebooks
     that failed.
 
-    ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page and the facts as
-    ``.json``, and ``index.html`` over everything that the folder holds. A notebook that fails does
-    not stop the others, and after Ctrl-C those that were done are there. Raises ValueError for an
-    unknown number or scale, and while another process writes this gallery.
+    ``out`` receives per notebook the executed ``.ipynb``, an ``.html`` page, the facts as ``.json``
+    and, if there is something, a ``.log``; and ``index.html`` over everything that the folder holds.
+    A notebook that fails ends the series unless ``keep_going``; ``resume`` leaves out what `is_done`.
+    After Ctrl-C the summary and the index of what is done are there. Raises ValueError for an unknown
+    number or scale, and while another process writes this gallery.
     """
     from jetnb import atomic
     from jetnb.book import gallery
 
     _check_scale(scale)
-    outcomes, paths = [], find(numbers, folder=folder)
+    outcomes, paths, out = [], find(numbers, folder=folder), Path(out)
+    if resume:
+        done = [path for path in paths if is_done(path, scale, out)]
+        paths = [path for path in paths if path not in done]
+        if done:
+            print(f"done before: {', '.join(path.stem for path in done)}")
     with atomic.alone(out, "writing the gallery"):
-        index = gallery.write_index(out)
-        for path in paths:
-            outcomes.append(execute(path, scale, timeout=timeout))
-            gallery.write_page(outcomes[-1], out, folder=folder)
-            gallery.write_index(out)
-    for outcome in outcomes:
-        print(f"{outcome.name:32s} {outcome.seconds:7.1f} s  {outcome.error or 'ok'}")
-    print(f"gallery: {index.resolve().as_uri()}")
+        gallery.write_index(out)
+        try:
+            for path in paths:
+                found = execute(path, scale, timeout=timeout, log=out / f"{path.stem}.log")
+                gallery.write_page(found, out, folder=folder)
+                outcomes.append(found)
+                gallery.write_index(out)
+                if found.error and not keep_going:
+                    break
+        finally:
+            _summary(outcomes, paths[len(outcomes) :], out)
     return sum(bool(outcome.error) for outcome in outcomes)
+
+
+def _summary(outcomes, left, out) -> None:
+    for one in outcomes:
+        print(
+            f"{one.name:32s} {one.seconds:7.1f} s {one.memory / 1e9:5.1f} GB  {one.error or 'ok'}"
+        )
+    if left:
+        print(f"not run: {', '.join(path.stem for path in left)}; --resume goes on from here")
+    print(f"gallery: {(out / 'index.html').resolve().as_uri()}")
