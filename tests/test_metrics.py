@@ -319,3 +319,19 @@ def test_few_passing_are_a_bound_where_asked_for(passing, value, bound):
     found = metrics.rejection([1] * 50 + [0] * 100, scores, signal_efficiency=1.0, least=4)
     assert (found.is_bound, found.n_passing, np.isnan(found.high)) == (bound, passing, bound)
     assert found.value == pytest.approx(value, rel=1e-3)  # the exact limits at 95 %, on one side
+
+
+def test_intervals_of_a_mean_and_of_a_median_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(3)
+    for measure, size in ((metrics.mean, 3), (lambda x: metrics.bootstrap(x, n=100), 60)):
+        found = [measure(rng.normal(5, 2, size)) for _ in range(300)]
+        assert np.mean([one.low <= 5 <= one.high for one in found]) == pytest.approx(0.68, abs=0.08)
+        assert all(one.low <= one.value <= one.high for one in found)
+
+
+def test_intervals_of_nothing_and_of_one_value_are_not_known():
+    for one in (metrics.mean([]), metrics.bootstrap([]), metrics.bootstrap([np.nan])):
+        assert np.isnan(one[:3]).all()
+    alone = metrics.mean([2.0])
+    assert alone.value == 2 and np.isnan(alone[1:3]).all()
+    assert metrics.within(2, 0.5)[:3] == (2, 1.5, 2.5)

@@ -16,7 +16,15 @@ from jetnb.metrics.classification import (
     roc,
     significance_improvement,
 )
-from jetnb.metrics.estimates import LEVEL, Estimate, efficiency, half_width
+from jetnb.metrics.estimates import (
+    LEVEL,
+    Estimate,
+    bootstrap,
+    efficiency,
+    half_width,
+    mean,
+    within,
+)
 from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
 from jetnb.metrics.sidebands import Sideband, closure, sideband
 
@@ -31,15 +39,18 @@ __all__ = [
     "Worth",
     "accuracy",
     "auc",
+    "bootstrap",
     "calibrate",
     "closure",
     "efficiency",
     "epochs_until",
     "fit_power_law",
     "half_width",
+    "mean",
     "measure_worth",
     "rejection",
     "roc",
     "sideband",
     "significance_improvement",
+    "within",
 ]

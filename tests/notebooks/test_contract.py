@@ -82,7 +82,8 @@ def sizes(notebook, code):
     counts = sorted(len(lines(cell)) for cell in code) or [0]
     if statistics.median(counts) > 5:
         yield f"the median code cell has {statistics.median(counts):g} lines, at most 5 are allowed"
-    if sum(count <= 15 for count in counts) < 0.9 * len(counts):
+    long = sum(len(lines(cell)) > 15 for cell in code[:-1])  # the last one is the results
+    if long > 0.1 * len(counts):
         yield "more than one in ten code cells has over 15 lines"
     if counts[-1] > 25:
         yield f"a code cell has {counts[-1]} lines, at most 25 are allowed"
@@ -182,6 +183,10 @@ def parts(code):
         yield "a solution is not folded away (metadata.jupyter.source_hidden)"
     if not code or not re.search(r"^result = \{", code[-1].source, re.M):
         yield "the last code cell does not assign 'result = {'"
+    if not code or not re.search(r"^headline = \{", code[-1].source, re.M):
+        yield "the last code cell does not assign 'headline = {', two or three named numbers"
+    if sum("headline" in tags(cell) for cell in code) != 1:
+        yield "not one cell, the one with the telling figure, is tagged 'headline'"
 
 
 def cell_problems(cell):
@@ -300,6 +305,8 @@ BROKEN = {
     "no exercise": lambda n: _change(n, SOLUTION, tags=[]),
     "not folded": lambda n: _change(n, SOLUTION, jupyter={}),
     "'result = {'": lambda n: _change(n, -1, "results = 3"),
+    "'headline = {'": lambda n: _change(n, -1, "result = {}"),
+    "tagged 'headline'": lambda n: [cell.metadata.pop("tags", None) for cell in n.cells],
     "magic": lambda n: _last(n, "%pip install x"),
     "shell": lambda n: _last(n, "!ls"),
     "sys.path": lambda n: _last(n, "sys.path.append('x')"),
@@ -311,7 +318,7 @@ BROKEN = {
     "commented-out": lambda n: _last(n, "# jets = load('x')"),
     "at most 25": lambda n: _last(n, "x = 1\n" * 25),
     "median": lambda n: [_change(n, i, "x = 1\n" * 6) for i in (6, 8, 10, 12, 14)],
-    "one in ten": lambda n: _last(n, "x = 1\n" * 16),
+    "one in ten": lambda n: _change(n, 6, "x = 1\n" * 16),
     "85 %": lambda n: [n.cells.pop(i) for i in (9, 7)],
 }
 
