@@ -3,6 +3,7 @@
 
     python3 start.py lab             open the notebooks in JupyterLab
     python3 start.py run [NN ...]    run the notebooks (or some of them), leave an HTML gallery
+    python3 start.py site            pages that need no network, of what was run
     python3 start.py test            run the tests
 
 More words are passed on. The first call makes an environment in .venv, or in the folder JETNB_VENV
@@ -35,12 +36,14 @@ PATIENCE = ["--retries", "1", "--timeout", "20"]  # for a server that may not be
 PROGRAMS = {
     "lab": ["jupyterlab", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],
     "run": ["jetnb", "run"],
+    "site": ["jetnb", "site"],
     "test": ["pytest"],
 }
 NEEDS = {
     "lab": "awkward, torch, jupyterlab",
     "run": "awkward, torch, nbclient",
-    "test": "awkward, torch, pytest",
+    "site": "awkward, torch, pdoc",
+    "test": "awkward, torch, pytest, mypy",
 }
 
 
@@ -184,7 +187,7 @@ def update(project, extras, have, needs):
 def set_up(command):
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     recipe = hashlib.sha256((project + str(ROOT) + TORCH).encode()).hexdigest()
-    wanted = ["test", "browser", "sim"] if command == "test" else []
+    wanted = {"test": ["test", "site", "browser", "sim"], "site": ["site"]}.get(command, [])
 
     def ready(have):
         return have.get("recipe") == recipe and all(extra in have["extras"] for extra in wanted)
@@ -198,7 +201,7 @@ def set_up(command):
         print(f"setting up {ENV}: once, a minute or more ...")
         extras = [
             extra
-            for extra in ("test", "browser", "sim")
+            for extra in ("test", "site", "browser", "sim")
             if extra in [*wanted, *have.get("extras", [])]
         ]
         needs = f"jetnb, {NEEDS[command]}"

@@ -11,6 +11,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from jetnb.book import commands as book
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -18,29 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="execute the notebooks and leave an HTML gallery")
-    run.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks; all without")
-    run.add_argument("--scale", choices=("ci", "laptop", "paper"), default="laptop")
-    run.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="where the gallery goes; data/derived/gallery without",
-    )
-    run.add_argument(
-        "--timeout",
-        type=int,
-        default=3600,
-        metavar="SECONDS",
-        help="the longest that one cell may take",
-    )
-    run.add_argument(
-        "--keep-going", action="store_true", help="go on where one fails; without, it ends the run"
-    )
-    run.add_argument(
-        "--resume", action="store_true", help="leave out those that are done, as they stand now"
-    )
-
+    book.add(commands)
     simulate = commands.add_parser(
         "simulate", help="simulate a named sample with Pythia 8 and a fast detector"
     )
@@ -132,22 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("files", nargs="*", metavar="FILE")
     return parser
-
-
-def _run(args) -> int:
-    from jetnb.book import runner
-
-    return min(
-        runner.run(
-            args.numbers,
-            args.scale,
-            out=args.out or runner.GALLERY,
-            timeout=args.timeout,
-            keep_going=args.keep_going,
-            resume=args.resume,
-        ),
-        1,
-    )
 
 
 def _simulate(args) -> int:
@@ -341,9 +305,14 @@ def main(argv=None) -> int:
     # have something to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return {"run": _run, "simulate": _simulate, "pretrain": _pretrain, "data": _data}[
-            args.command
-        ](args)
+        return {
+            "run": book.run,
+            "readme": book.readme,
+            "site": book.site,
+            "simulate": _simulate,
+            "pretrain": _pretrain,
+            "data": _data,
+        }[args.command](args)
     except KeyboardInterrupt:
         kept = INTERRUPTED.get(getattr(args, "what", args.command))
         print(f"jetnb: interrupted{f': {kept}' if kept else ''}", file=sys.stderr)

@@ -32,6 +32,7 @@ PACKAGES = {  # what is imported under another name
     "IPython": "ipython",
     "sklearn": "scikit-learn",
     "umap": "umap-learn",
+    "PIL": "pillow",
     "zlib_ng": "zlib-ng",
     "zmq": "pyzmq",
 }
@@ -94,7 +95,12 @@ def test_optional_parts_stay_optional():
     plain = {split(requirement)[0] for requirement in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
     assert not plain & {split(requirement)[0] for extra in extras.values() for requirement in extra}
-    assert "pythia8mc>=8.317,<8.318" in extras["sim"] and set(extras) == {"sim", "browser", "test"}
+    assert "pythia8mc>=8.317,<8.318" in extras["sim"] and set(extras) == {
+        "sim",
+        "browser",
+        "test",
+        "site",
+    }
 
 
 def test_version_is_said_once_in_each_place():

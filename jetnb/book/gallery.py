@@ -50,7 +50,9 @@ def tex_to_mathml(tex, display="inline") -> str:
         return f"<code>{escape(tex)}</code>"
 
 
-class _Renderer(IPythonRenderer):
+class Renderer(IPythonRenderer):
+    """Markdown with formulae as MathML."""
+
     def inline_math(self, body):
         return tex_to_mathml(body)
 
@@ -68,7 +70,7 @@ class _Exporter(HTMLExporter):
         yield from super().default_filters()
         yield (
             "markdown2html",
-            lambda source: MarkdownWithMath(renderer=_Renderer(escape=False)).render(source),
+            lambda source: MarkdownWithMath(renderer=Renderer(escape=False)).render(source),
         )
 
 
@@ -137,15 +139,16 @@ def _pictures(cell) -> list[bytes]:
     return found
 
 
-def write_page(outcome, out, *, folder) -> Path:
+def write_page(outcome, out, *, folder, date=None) -> Path:
     """Write NAME.ipynb, NAME.html, NAME.json and NAME.png (the thumbnail) of one outcome of
     `jetnb.book.runner.execute`.
 
     Each appears when it is complete. Where the notebook makes no page, that is added to the `error`
     of the outcome.
     """
-    out, name, date = Path(out), outcome.name, f"{datetime.now():%Y-%m-%d %H:%M}"
-    line = f"{_duration(outcome.seconds)} at {outcome.scale} scale, {date}"
+    out, name, date = Path(out), outcome.name, date or f"{datetime.now():%Y-%m-%d %H:%M}"
+    about = {"seconds": outcome.seconds, "memory_mb": outcome.memory / 1e6, "scale": outcome.scale}
+    line = _line(about | {"date": date})
     try:
         title, asks = question(outcome.notebook)
         executed, picture = nbformat.writes(outcome.notebook), thumbnail(outcome.notebook)
@@ -176,6 +179,7 @@ def write_page(outcome, out, *, folder) -> Path:
         "memory_mb": round(outcome.memory / 1e6),
         "disk_mb": round(outcome.disk / 1e6, 1),
         "source": outcome.source,
+        "speed": outcome.speed,
     }
     _replace(out / f"{name}.ipynb", executed)
     _replace(out / f"{name}.png", picture)
@@ -195,9 +199,9 @@ def _replace(path: Path, content: str | bytes | None) -> None:
         )
 
 
-def write_index(out) -> Path:
+def write_index(out, *, links=()) -> Path:
     """Write index.html over all notebooks whose pages lie in the folder; other files are left out,
-    and named there.
+    and named there. With `links` (address, words) it is the first page of a site, with a search.
     """
     out, cards, left_out = Path(out), [], []
     for path in sorted(out.glob("[0-9]*.json")):
@@ -212,7 +216,7 @@ def write_index(out) -> Path:
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters["formulae"] = _with_formulae
-    page = templates.get_template("index.html").render(cards=cards, left_out=left_out)
+    page = templates.get_template("index.html").render(cards=cards, left_out=left_out, links=links)
     _replace(out / "index.html", page)
     return out / "index.html"
 
@@ -225,8 +229,13 @@ def _card(name, facts, has_picture) -> dict:
         "number": runner.number_of(name),
         "name": re.sub(r"^[0-9]{2}[a-z]?[.:]? +", "", facts["title"]),
         "headlines": headlines(facts.get("headline")) or _numbers(facts["result"]),
-        "time": took(facts),
+        "line": _line(facts),
     }
+
+
+def _line(facts) -> str:
+    scale = f"{took(facts)} at {facts['scale']} scale, " if facts["scale"] else ""
+    return scale + facts["date"]
 
 
 def took(facts) -> str:

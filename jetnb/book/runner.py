@@ -53,6 +53,7 @@ class Outcome:
     memory: int = 0
     disk: int = 0
     source: str = ""
+    speed: float = 0.0  # of the machine, see `usage.speed`
 
 
 def number_of(name) -> str:
@@ -166,7 +167,7 @@ class _SlicedChannel:
 class _Client(NotebookClient):
     stopped = None  # the signal that ended it
     stream = None  # the file for what the kernel and its workers print past the cells
-    memory = None
+    memory: usage.Memory | None = None
 
     async def async_start_new_kernel(self, **options):
         self._execution = asyncio.current_task()
@@ -201,9 +202,10 @@ class _Client(NotebookClient):
         return await super()._async_poll_for_reply(*args, **kwargs)
 
 
-def fingerprint(notebook) -> str:
-    """A short text that another source, or other parameters, would not have."""
-    sources = json.dumps([[cell.cell_type, cell.source] for cell in notebook.cells])
+def fingerprint(notebook, kinds=("code", "markdown", "raw")) -> str:
+    """A short text that cells of these kinds with another source would not have."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] in kinds]
+    sources = json.dumps([[cell["cell_type"], cell["source"]] for cell in cells])
     return hashlib.sha256(sources.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -228,7 +230,7 @@ def execute(
         why = f"{path.name} cannot be run: {_first_line(error)}"
         stub = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {path.stem}")])
         return Outcome(path.stem, scale, stub, error=why)
-    outcome = Outcome(path.stem, scale, notebook, source=fingerprint(notebook))
+    outcome = Outcome(path.stem, scale, notebook, source=fingerprint(notebook), speed=usage.speed())
     probe = nbformat.v4.new_code_cell(PROBE)
     notebook.cells.append(probe)
     total = sum(cell.cell_type == "code" for cell in notebook.cells) - 1
