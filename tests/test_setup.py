@@ -317,9 +317,9 @@ def test_an_extra_that_cannot_be_added_leaves_what_was(installed):
 def test_an_extra_is_added_to_what_is_there(installed):
     done = installed.start("test", pip=0, test=0)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "the environment is ready"
-    assert any(f"-e {installed.folder}[test,browser]" in call for call in installed.calls)
+    assert any(f"-e {installed.folder}[test,site,browser]" in call for call in installed.calls)
     assert (
-        json.loads(installed.stamp.read_text())["extras"] == ["test", "browser", "sim"]
+        json.loads(installed.stamp.read_text())["extras"] == ["test", "site", "browser", "sim"]
         and installed.is_whole()
     )
     assert installed.start("lab").stderr == "" and len(installed.calls) == 2

@@ -242,7 +242,7 @@ def took(facts) -> str:
     """Time and memory of a run in words: '20 s, 0.9 GB'."""
     memory = facts.get("memory_mb")
     memory = f", {memory / 1000:.1f} GB" if isinstance(memory, (int, float)) and memory else ""
-    return _duration(facts["seconds"]) + memory
+    return duration(facts["seconds"]) + memory
 
 
 def headlines(headline) -> list[tuple[str, str]]:
@@ -275,5 +275,6 @@ def _numbers(result, most=8) -> list[tuple[str, str]]:
     )
 
 
-def _duration(seconds) -> str:
+def duration(seconds) -> str:
+    """Seconds in words: '20 s', '3.5 min'."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -8,8 +8,10 @@ import functools
 import importlib
 import importlib.util
 import json
+import pkgutil
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from html import escape, unescape
 from pathlib import Path
@@ -157,7 +159,11 @@ def _reference(package: str, out: Path) -> None:
     for name in getattr(top, "__all__", ()):  # what is imported when it is asked for
         setattr(top, name, getattr(top, name))
     pdoc.render.configure(docformat="markdown", show_source=False, footer_text="jetnb")
-    pdoc.pdoc(package, output_directory=out)
+    below = pkgutil.walk_packages(getattr(top, "__path__", ()), f"{package}.")
+    public = [one.name for one in below if not re.search(r"\._", one.name)]
+    with warnings.catch_warnings():  # of hints that only a checker of types can read
+        warnings.simplefilter("ignore")
+        pdoc.pdoc(package, *public, output_directory=out)
 
 
 def _menu(out: Path) -> list[tuple[str, str]]:

@@ -1,0 +1,137 @@
+"""The front door: two commands first, a picture of each notebook, and the command that makes them."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from jetnb import __main__
+from jetnb.book import overview, readme, runner, usage
+
+TEXT = readme.README.read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_begins_with_two_commands():
+    assert len(TEXT.splitlines()) <= 120
+    first = re.search(r"```\n(.*?)```", TEXT, re.S)[1].splitlines()
+    assert [line.split("#")[0].strip() for line in first] == [
+        "python3 start.py lab",
+        "python3 start.py test",
+    ]
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)|(?:src|href)=\"([^\"#:]+)\"", TEXT)
+    assert len(links) > 20
+    dead = [link for pair in links for link in pair if link and not (runner.ROOT / link).exists()]
+    assert not dead
+
+
+@pytest.mark.parametrize("path", runner.find(), ids=lambda path: path.stem)
+def test_each_notebook_has_a_picture_of_the_code_that_is_there(path):
+    remedy = "run all notebooks (python3 start.py run), then: .venv/bin/jetnb readme"
+    picture = readme.PICTURES / f"{path.stem}.png"
+    assert picture.is_file(), f"{path.stem} has no picture: {remedy}"
+    assert picture.stat().st_size <= readme.MOST
+    facts = readme.read()[path.stem]
+    same = facts["figure"] == readme.telling(nbformat.read(path, as_version=4))
+    assert same, f"the figure of {path.stem} was drawn by other code: {remedy}"
+    assert f"docs/pictures/{path.stem}.png" in TEXT and facts["seconds"] > 0
+
+
+def test_pictures_of_notebooks_that_are_gone_are_gone():
+    stems = {path.stem for path in runner.find()}
+    assert {path.stem for path in readme.PICTURES.glob("*.png")} <= stems
+    assert readme.read().keys() <= stems
+
+
+@pytest.fixture
+def gallery_of_two(tmp_path):
+    """A repository with notebooks 01 and 02, a gallery that has both, and a README."""
+    folder, out = tmp_path / "notebooks", tmp_path / "gallery"
+    folder.mkdir()
+    (tmp_path / "docs").mkdir()
+    draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    for number in ("01", "02"):
+        cells = [
+            nbformat.v4.new_markdown_cell(f"# {number} One | two\n\n**Question: is $m_T$ there?**"),
+            nbformat.v4.new_code_cell(draw, metadata={"tags": ["headline"]}),
+            nbformat.v4.new_code_cell("result = {}\nheadline = {'mass [GeV]': (80.4, 80.1, 80.9)}"),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{number}_one.ipynb")
+    (tmp_path / "README.md").write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    assert runner.run(out=out, folder=folder) == 0
+    return tmp_path
+
+
+def test_the_command_writes_pictures_numbers_and_costs(gallery_of_two, monkeypatch, capsys):
+    folder, pictures = gallery_of_two / "notebooks", gallery_of_two / "docs" / "pictures"
+    options = {"notebooks": folder, "pictures": pictures, "readme": gallery_of_two / "README.md"}
+    pictures.mkdir()
+    (pictures / "09_gone.png").touch()
+    assert readme.write([gallery_of_two / "gallery"], **options) == []
+    text = (gallery_of_two / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "mass: 80.40 (80.10 to 80.90) GeV" in text and " GB" in text and "01 One   two" in text
+    assert "Is m_T there?" in text.replace("m T", "m_T")
+    assert sorted(path.name for path in pictures.glob("*.png")) == ["01_one.png", "02_one.png"]
+    with Image.open(pictures / "01_one.png") as image:
+        assert image.size == readme.SIZE
+    row = next(line for line in text.splitlines() if "01_one" in line)
+    assert row.count(" | ") == readme.COLUMNS - 1, "a bar in a title must not end its cell"
+
+    changed = nbformat.read(folder / "02_one.ipynb", as_version=4)
+    changed.cells[1].source += "\nplt.plot([2, 1])"
+    nbformat.write(changed, folder / "02_one.ipynb")
+    before = (pictures / "02_one.png").read_bytes()
+    assert readme.write([gallery_of_two / "gallery"], **options) == ["02_one"]
+    assert (pictures / "02_one.png").read_bytes() == before
+    assert readme.read(pictures)["02_one"]["figure"] != readme.telling(changed)
+
+    monkeypatch.setattr(readme.write, "__kwdefaults__", options)
+    assert __main__.main(["readme", str(gallery_of_two / "gallery")]) == 1
+    assert "02_one" in capsys.readouterr().out
+    (gallery_of_two / "README.md").write_text("no place")
+    assert __main__.main(["readme", str(gallery_of_two / "gallery")]) == 2
+
+
+def test_a_picture_is_small_whatever_it_shows():
+    rng = np.random.default_rng(1)
+    for shape in ((3000, 2000, 4), (50, 900, 3)):
+        noise, png = rng.integers(0, 256, shape, np.uint8), io.BytesIO()
+        Image.fromarray(noise).save(png, "PNG")
+        made = readme.picture(png.getvalue())
+        assert len(made) <= readme.MOST
+        with Image.open(io.BytesIO(made)) as image:
+            assert image.size == readme.SIZE
+
+
+def test_times_follow_the_speed_and_short_memory_is_said(gallery_of_two, monkeypatch, capsys):
+    pictures = gallery_of_two / "docs" / "pictures"
+    pictures.mkdir()
+    facts = {
+        "01_one": {"seconds": 60, "memory_mb": 1000, "speed": 100.0},
+        "02_one": {"seconds": 30, "memory_mb": 9000, "speed": 100.0},
+    }
+    (pictures / "facts.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(usage, "speed", lambda: 50.0)
+    monkeypatch.setattr(overview, "_free", lambda: 2.0)
+    found = overview.overview(notebooks=gallery_of_two / "notebooks", pictures=pictures)
+    assert [row[3] for row in found] == [120, 60] and found.pace == 0.5
+    assert "2.0 GB of memory are free" in repr(found)
+    assert repr(found).count("more than is free") == found._repr_html_().count("than is free") == 1
+    overview.room("01", pictures=pictures)
+    assert capsys.readouterr().out == ""
+    overview.room("02", pictures=pictures)
+    assert "took 9.0 GB at laptop scale, and 2.0 GB are free" in capsys.readouterr().out
+    none = overview.overview(notebooks=gallery_of_two / "notebooks", pictures=Path("nowhere"))
+    assert "not measured" in repr(none)
+
+
+def test_speed_is_a_number_of_this_machine():
+    assert usage.speed(0.03) > 10
