@@ -127,10 +127,8 @@ def _links(text: str, home: Path, root: Path, out: Path) -> str:
 
     def lead(match):
         words, kind, address = match[0], match[1], unescape(match[2])
-        if (
-            re.match(r"[a-z]+:|#|$", address)
-            or (out / unquote(address.partition("#")[0])).is_file()
-        ):
+        here = (out / unquote(address.partition("#")[0])).resolve()
+        if re.match(r"[a-z]+:|#|$", address) or (here.is_relative_to(out) and here.is_file()):
             return words
         place, _, anchor = address.partition("#")
         path = (home / unquote(place)).resolve()
