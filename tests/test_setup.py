@@ -81,10 +81,36 @@ def test_what_is_imported_is_declared():
         elif isinstance(node, ast.ImportFrom) and not node.level:
             modules.add(node.module)
     found = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"jetnb"}
-    simulation = PROJECT["optional-dependencies"]["sim"]
-    declared = {split(name)[0] for name in [*PROJECT["dependencies"], *simulation]}
+    extras = [name for extra in ("sim", "site") for name in PROJECT["optional-dependencies"][extra]]
+    declared = {split(name)[0] for name in [*PROJECT["dependencies"], *extras]}
     # Who gives `parallel` a client of distributed has it.
     assert {PACKAGES.get(name, name) for name in found} - declared - {"distributed"} == set()
+
+
+def test_the_environment_of_conda_is_one_that_conda_can_read():
+    """As far as that can be said offline: YAML, one channel, names as conda writes them, each once."""
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, last = found["dependencies"]
+    assert found["channels"] == ["conda-forge"] and last == {"pip": ["-e ."]}
+    names = [split(one)[0] for one in conda]
+    assert len(set(names)) == len(names)
+    for one in conda:
+        assert re.fullmatch(r"[a-z0-9._-]+((>=|<|==)[0-9.]+(,<[0-9.]+)?)?", one, re.I), one
+
+
+def test_workflows_try_each_python_that_is_promised():
+    yaml = pytest.importorskip("yaml")
+    folder = ROOT / ".github" / "workflows"
+    for path in folder.glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        jobs = yaml.safe_load(text)["jobs"]
+        assert "Untried" in text.splitlines()[0]
+        assert all("runs-on" in job and job["steps"] for job in jobs.values()), path.name
+    linux = yaml.safe_load((folder / "tests.yml").read_text(encoding="utf-8"))["jobs"]["linux"]
+    assert linux["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    words = "".join(step.get("run", "") for step in linux["steps"])
+    assert "python3 start.py test" in words
 
 
 def test_every_package_says_what_needs_it():
