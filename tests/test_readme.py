@@ -51,9 +51,9 @@ def test_pictures_of_notebooks_that_are_gone_are_gone():
 
 
 @pytest.fixture
-def gallery_of_two(tmp_path):
-    """A repository with notebooks 01 and 02, a gallery that has both, and a README."""
-    folder, out = tmp_path / "notebooks", tmp_path / "gallery"
+def repository(tmp_path):
+    """A repository with notebooks 01 and 02, and a README."""
+    folder = tmp_path / "notebooks"
     folder.mkdir()
     (tmp_path / "docs").mkdir()
     draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
@@ -65,17 +65,17 @@ def gallery_of_two(tmp_path):
         ]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{number}_one.ipynb")
     (tmp_path / "README.md").write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
-    assert runner.run(out=out, folder=folder) == 0
     return tmp_path
 
 
-def test_the_command_writes_pictures_numbers_and_costs(gallery_of_two, monkeypatch, capsys):
-    folder, pictures = gallery_of_two / "notebooks", gallery_of_two / "docs" / "pictures"
-    options = {"notebooks": folder, "pictures": pictures, "readme": gallery_of_two / "README.md"}
+def test_the_command_writes_pictures_numbers_and_costs(repository, monkeypatch, capsys):
+    folder, pictures = repository / "notebooks", repository / "docs" / "pictures"
+    options = {"notebooks": folder, "pictures": pictures, "readme": repository / "README.md"}
     pictures.mkdir()
     (pictures / "09_gone.png").touch()
-    assert readme.write([gallery_of_two / "gallery"], **options) == []
-    text = (gallery_of_two / "README.md").read_text()
+    assert runner.run(out=repository / "gallery", folder=folder) == 0
+    assert readme.write([repository / "gallery"], **options) == []
+    text = (repository / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "mass: 80.40 (80.10 to 80.90) GeV" in text and " GB" in text and "01 One   two" in text
     assert "Is m_T there?" in text.replace("m T", "m_T")
@@ -89,15 +89,15 @@ def test_the_command_writes_pictures_numbers_and_costs(gallery_of_two, monkeypat
     changed.cells[1].source += "\nplt.plot([2, 1])"
     nbformat.write(changed, folder / "02_one.ipynb")
     before = (pictures / "02_one.png").read_bytes()
-    assert readme.write([gallery_of_two / "gallery"], **options) == ["02_one"]
+    assert readme.write([repository / "gallery"], **options) == ["02_one"]
     assert (pictures / "02_one.png").read_bytes() == before
     assert readme.read(pictures)["02_one"]["figure"] != readme.telling(changed)
 
     monkeypatch.setattr(readme.write, "__kwdefaults__", options)
-    assert __main__.main(["readme", str(gallery_of_two / "gallery")]) == 1
+    assert __main__.main(["readme", str(repository / "gallery")]) == 1
     assert "02_one" in capsys.readouterr().out
-    (gallery_of_two / "README.md").write_text("no place")
-    assert __main__.main(["readme", str(gallery_of_two / "gallery")]) == 2
+    (repository / "README.md").write_text("no place")
+    assert __main__.main(["readme", str(repository / "gallery")]) == 2
 
 
 def test_a_picture_is_small_whatever_it_shows():
@@ -111,8 +111,8 @@ def test_a_picture_is_small_whatever_it_shows():
             assert image.size == readme.SIZE
 
 
-def test_times_follow_the_speed_and_short_memory_is_said(gallery_of_two, monkeypatch, capsys):
-    pictures = gallery_of_two / "docs" / "pictures"
+def test_times_follow_the_speed_and_short_memory_is_said(repository, monkeypatch, capsys):
+    pictures = repository / "docs" / "pictures"
     pictures.mkdir()
     facts = {
         "01_one": {"seconds": 60, "memory_mb": 1000, "speed": 100.0},
@@ -121,7 +121,7 @@ def test_times_follow_the_speed_and_short_memory_is_said(gallery_of_two, monkeyp
     (pictures / "facts.json").write_text(json.dumps(facts))
     monkeypatch.setattr(usage, "speed", lambda: 50.0)
     monkeypatch.setattr(overview, "_free", lambda: 2.0)
-    found = overview.overview(notebooks=gallery_of_two / "notebooks", pictures=pictures)
+    found = overview.overview(notebooks=repository / "notebooks", pictures=pictures)
     assert [row[3] for row in found] == [120, 60] and found.pace == 0.5
     assert "2.0 GB of memory are free" in repr(found)
     assert repr(found).count("more than is free") == found._repr_html_().count("than is free") == 1
@@ -129,7 +129,7 @@ def test_times_follow_the_speed_and_short_memory_is_said(gallery_of_two, monkeyp
     assert capsys.readouterr().out == ""
     overview.room("02", pictures=pictures)
     assert "took 9.0 GB at laptop scale, and 2.0 GB are free" in capsys.readouterr().out
-    none = overview.overview(notebooks=gallery_of_two / "notebooks", pictures=Path("nowhere"))
+    none = overview.overview(notebooks=repository / "notebooks", pictures=Path("nowhere"))
     assert "not measured" in repr(none)
 
 

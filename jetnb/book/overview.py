@@ -26,8 +26,10 @@ class Overview(list):
         self.free, self.pace = free, pace
 
     def _head(self) -> str:
-        pace = f"this machine has {self.pace:.1f} times the speed of the one that was timed; "
-        return f"{pace if self.pace else ''}{self.free:.1f} GB of memory are free"
+        free = f"{self.free:.1f} GB of memory are free"
+        if self.pace is None:
+            return free
+        return f"this machine has {self.pace:.1f} times the speed of the one that was timed; {free}"
 
     def _cells(self):
         for number, title, question, seconds, memory in self:
