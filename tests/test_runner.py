@@ -1,6 +1,7 @@
 """The runner and the gallery: parameters, results, failures, and pages that load nothing."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -365,6 +366,9 @@ def test_the_card_shows_the_tagged_figure_and_the_named_numbers(tmp_path):
     executed = nbformat.read(out / "07_small.ipynb", as_version=4)
     second = executed.cells[4].outputs[0].data["image/png"]
     assert (out / "07_small.png").read_bytes() == base64.b64decode(second)
+    point = "from jetnb import metrics\nresult = {}\nheadline = {'R': metrics.rejection([1, 1, 0], [2, 3, 1])}"
+    found = runner.execute(write(tmp_path, point), progress=False)
+    assert not found.error and len(found.headline["R"]) == 3 and math.isnan(found.headline["R"][2])
     for wrong in ("3", "{'mass': 80.4}", "{'mass': (80.4, 81, 82)}"):
         write(tmp_path, f"result = {{}}\nheadline = {wrong}")
         assert "headline: " in runner.execute(path, progress=False).error

@@ -16,23 +16,25 @@ import time
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty
 
 import nbformat
-from jupyter_client.utils import ensure_async
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
 from jetnb.book import usage
+from jetnb.book.channel import SlicedChannel
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 GALLERY = ROOT / "data" / "derived" / "gallery"
 SCALES = ("ci", "laptop", "paper")
 PROBE = """import json as _json
-print(_json.dumps([result, globals().get("headline", {})], default=float))"""
+_told = globals().get("headline", {})
+if isinstance(_told, dict):
+    _told = {k: [v.value, v.low, v.high] if hasattr(v, "low") else v for k, v in _told.items()}
+print(_json.dumps([result, _told], default=float))"""
 TIMEOUT = 3600  # seconds per cell; never infinite, a lost message would otherwise hang for ever
 
 
@@ -140,30 +142,6 @@ def _check_scale(scale) -> None:
         raise ValueError(f"unknown scale {scale!r}; there are {', '.join(SCALES)}")
 
 
-class _SlicedChannel:
-    """A shell channel that is polled in slices of a second.
-
-    While a widget's Output is in use, nbclient can lose the wake-up of a reply and then waits for
-    the whole timeout (jupyter/nbclient 312); a fresh poll sees the reply that is already there.
-    """
-
-    def __init__(self, channel):
-        self._channel = channel
-
-    def __getattr__(self, name):
-        return getattr(self._channel, name)
-
-    async def get_msg(self, timeout=None):
-        end = float("inf") if timeout is None else time.monotonic() + timeout
-        while True:
-            left = end - time.monotonic()
-            try:
-                return await ensure_async(self._channel.get_msg(timeout=max(0.0, min(1.0, left))))
-            except Empty:
-                if left <= 1.0:
-                    raise
-
-
 class _Client(NotebookClient):
     stopped = None  # the signal that ended it
     stream = None  # the file for what the kernel and its workers print past the cells
@@ -197,8 +175,8 @@ class _Client(NotebookClient):
         raise KeyboardInterrupt
 
     async def _async_poll_for_reply(self, *args, **kwargs):
-        if not isinstance(self.kc.shell_channel, _SlicedChannel):
-            self.kc._shell_channel = _SlicedChannel(self.kc.shell_channel)
+        if not isinstance(self.kc.shell_channel, SlicedChannel):
+            self.kc._shell_channel = SlicedChannel(self.kc.shell_channel)
         return await super()._async_poll_for_reply(*args, **kwargs)
 
 
