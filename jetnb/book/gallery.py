@@ -124,10 +124,13 @@ def thumbnail(notebook) -> bytes | None:
     first.
     """
     tagged = runner.cell_index(notebook, "headline")
-    told = [] if tagged is None else _pictures(notebook.cells[tagged])
-    return next(
-        iter([*told[::-1], *(one for cell in notebook.cells for one in _pictures(cell))]), None
-    )
+    told = None if tagged is None else last_picture(notebook.cells[tagged])
+    return told or next((one for cell in notebook.cells for one in _pictures(cell)), None)
+
+
+def last_picture(cell) -> bytes | None:
+    """The last PNG that a cell shows."""
+    return next(iter(_pictures(cell)[::-1]), None)
 
 
 def _pictures(cell) -> list[bytes]:
