@@ -14,7 +14,8 @@ and where the defaults do not do,
                      after pt, deta and dphi
     jet_fields       attribute: the numbers of jets that follow in a batch, names of their fields; without it the
                      label, where the jets have one
-    data(jets)       makes the training data itself; of stores only where `whole` is True, which reads them whole
+    data(jets)       makes the training data itself; of stores only where `from_stores` is True: then of
+                     `batches.Rows`, of which it should keep numbers of jets and read batches
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
     card()           what the checkpoint says of it in place of "settings"
     after_step(done, total)  called after each step of the optimiser, for what follows the weights, such as a
@@ -202,8 +203,8 @@ def particles(
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
-    if isinstance(jets, batches.Rows) and getattr(model, "whole", False):
-        jets = ak.concatenate([some.jets[rows] for some, rows in jets.by_store()])
+    if isinstance(jets, batches.Rows) and getattr(model, "from_stores", False):
+        return model.data(jets)
     targets = getattr(model, "jet_fields", ("label",))
     stored = isinstance(jets, batches.Rows)
     have = [store.jets.fields for store in jets.stores] if stored else [jets.fields]
@@ -231,11 +232,12 @@ def _some(data, seed: int) -> batches.Packed:
     """Of data that lie on disk so many jets as fit into memory, drawn at random where there are
     more.
     """
-    if not isinstance(data, batches.Stored):
+    if isinstance(data, batches.Packed):
         return data
-    rows = np.arange(len(data))
-    if len(data) > FITTED:
-        rows = np.random.default_rng(seed).permutation(len(data))[:FITTED]
+    rows, n_jets = np.arange(len(data)), getattr(data, "n_jets", len(data))
+    if n_jets > FITTED:
+        n = len(data) * FITTED // n_jets
+        rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
     return batches.Packed(*data[rows])
 
 
