@@ -165,6 +165,7 @@ def _pretrain(args) -> int:
     from jetnb import jets, pretraining
     from jetnb.data import catalogue
     from jetnb.inputs import batches
+    from jetnb.training import launched
 
     if args.strategy == "list":
         for name in pretraining.STRATEGIES:
@@ -184,8 +185,9 @@ def _pretrain(args) -> int:
         )
     every = batches.Rows([catalogue.open_store(name) for name in args.data])
     part = jets.parts(every.column("event"), args.split, seed=args.seed)
-    train, validation = (np.flatnonzero(part == i) for i in (0, 1))
+    train, validation = (batches.numbers(part == i) for i in (0, 1))
     train = np.random.default_rng(args.seed).permutation(train)[: args.jets]
+    del part
     made = [
         {"sample": about["sample"], "seed": about.get("seed"), "jets": len(store)}
         for store in every.stores
@@ -209,7 +211,8 @@ def _pretrain(args) -> int:
     if history.reason == "interrupted":
         raise KeyboardInterrupt
     loss = f"loss {history.epochs[-1]['loss']:.3f}" if history.epochs else "nothing to train"
-    print(f"{history.reason}: {loss}, in {args.out}")
+    if launched.rank() == 0:
+        print(f"{history.reason}: {loss}, in {args.out}")
     return 0
 
 

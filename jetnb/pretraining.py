@@ -39,6 +39,7 @@ import jetnb.jets
 from jetnb import augment, checkpoints, inputs, training
 from jetnb.inputs import batches
 from jetnb.models.particles import ENCODER, FromParticles, from_settings
+from jetnb.training import launched
 from jetnb.training.history import History
 
 HARDEST = 40
@@ -110,8 +111,9 @@ def pretrain(
     }
     # `fit` has found all there is, as in k-means.
     if not any(weights.requires_grad for weights in model.parameters()):
-        training.check_free(path, options.get("resume", False))
-        checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
+        if launched.rank() == 0:
+            training.check_free(path, options.get("resume", False))
+            checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
         return History(reason="finished")
     return training.fit(model, train, validation=held, path=path, seed=seed, card=card, **options)
 

@@ -251,8 +251,7 @@ class Groups:
             targets=("label",) if labelled else (),
             hardest=None if tracks else hardest,
         )
-        small = np.int32 if len(jets) < 2**31 else np.int64
-        self.chosen, self.edges = chosen.astype(small), edges
+        self.chosen, self.edges = chosen.astype(batches.small(len(jets))), edges
         self.number, self.hardest, self.tracks = number.astype(np.int8), hardest, tracks
 
     def __len__(self) -> int:
