@@ -236,10 +236,11 @@ def _some(data, seed: int) -> batches.Packed:
     """
     if isinstance(data, batches.Packed):
         return data
-    rows, n_jets = np.arange(len(data)), getattr(data, "n_jets", len(data))
+    n_jets = getattr(data, "n_jets", len(data))
+    rows = np.arange(len(data), dtype=batches.small(len(data)))
     if n_jets > FITTED:
-        n = len(data) * FITTED // n_jets
-        rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:n])
+        np.random.default_rng(seed).shuffle(rows)
+        rows = rows[: len(data) * FITTED // n_jets]
     return batches.Packed(*data[rows])
 
 

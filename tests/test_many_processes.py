@@ -167,7 +167,7 @@ def started(rank: int, folder: Path, out: str, port: int, kill: str) -> None:
 
     batches.Stored.__getitem__ = noted
     command = f"pretrain {folder}/own.py:Killed {folder}/jets --steps 24 --batch-size 9"
-    with contextlib.redirect_stdout((folder / f"{out}-said-{rank}").open("w")):
+    with contextlib.redirect_stdout((folder / f"{out}-said-{rank}").open("w", 1)):
         status = main([*command.split(), "--accelerator", "cpu", "--out", str(folder / out)])
     os._exit(status)
 

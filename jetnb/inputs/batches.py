@@ -19,7 +19,7 @@ from torch import Tensor
 from jetnb import inputs, packed
 from jetnb.data.store import Store
 
-BLOCK = 1 << 20  # jets looked at together
+BLOCK = 1 << 17  # jets looked at together
 
 
 class Packed:

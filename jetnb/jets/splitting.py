@@ -12,7 +12,7 @@ import numpy as np
 
 from jetnb.jets.origin import classes
 
-BLOCK = 1 << 20
+BLOCK = 1 << 17
 
 
 def split(
