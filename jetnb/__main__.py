@@ -94,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "--accelerator", default="auto", help="cpu, cuda, ...; what there is without"
     )
     pretrain.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="each of many processes keeps a share of the weights, for what does not fit into one device",
+    )
+    pretrain.add_argument(
         "--out", type=Path, metavar="DIR", help="the checkpoint; goes on from there"
     )
 
@@ -206,6 +211,7 @@ def _pretrain(args) -> int:
         batch_size=args.batch_size,
         lr=args.lr,
         accelerator=args.accelerator,
+        fsdp=args.fsdp,
         resume=True,
     )
     if history.reason == "interrupted":

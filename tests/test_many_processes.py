@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 import test_strategies as audits
 import torch
+from safetensors.torch import load_file
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from jetnb import pretraining
+from jetnb import pretraining, training
 from jetnb.data import store
 from jetnb.inputs import batches
 from jetnb.models import across
@@ -143,10 +144,7 @@ def one_of_two(rank: int, folder: Path) -> None:
     os._exit(0)
 
 
-def started(rank: int, folder: Path, out: str, port: int, kill: str) -> None:
-    """What `torchrun` starts, by the command line."""
-    from jetnb.__main__ import main
-
+def as_torchrun(rank: int, port: int) -> None:
     os.environ |= {
         "TORCHELASTIC_RUN_ID": "none",
         "RANK": str(rank),
@@ -156,8 +154,15 @@ def started(rank: int, folder: Path, out: str, port: int, kill: str) -> None:
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "KILL": kill,
     }
+
+
+def started(rank: int, folder: Path, out: str, port: int, kill: str) -> None:
+    """What `torchrun` starts, by the command line."""
+    from jetnb.__main__ import main
+
+    as_torchrun(rank, port)
+    os.environ["KILL"] = kill
     notes, real = folder / f"{out}-read-{rank}", batches.Stored.__getitem__
 
     def noted(self, indices):
@@ -170,6 +175,45 @@ def started(rank: int, folder: Path, out: str, port: int, kill: str) -> None:
     with contextlib.redirect_stdout((folder / f"{out}-said-{rank}").open("w", 1)):
         status = main([*command.split(), "--accelerator", "cpu", "--out", str(folder / out)])
     os._exit(status)
+
+
+def in_shares(rank: int, folder: Path, port: int) -> None:
+    """The same training with whole weights and with shares of them; in `again` with a break."""
+    as_torchrun(rank, port)
+    step, held = training.loop.Training._step, []
+
+    def look(self, *args):
+        held.append(sum(p.numel() for p in self.module.parameters()))
+        mine = [getattr(p, "to_local", lambda p=p: p)() for p in self.module.parameters()]
+        held.append(sum(p.numel() for p in mine))
+        step(self, *args)
+
+    training.loop.Training._step = look
+    sample = audits.sample("jetclass")
+    for name, watch in (
+        ("ddp", None),
+        ("fsdp", None),
+        ("again", lambda record: record["step"] == 3),
+        ("again", None),
+    ):
+        pretraining.pretrain(
+            "jetclr",
+            sample,
+            folder / name,
+            validation=sample[:20],
+            seed=1,
+            settings={"encoder": audits.SMALL},
+            steps=8,
+            batch_size=16,
+            log_every=1,
+            fsdp=name != "ddp",
+            watch=watch,
+            resume=True,
+            accelerator="cpu",
+            progress=False,
+        )
+        (folder / f"{name}-held-{rank}").write_text(repr(held[-2:]))
+    os._exit(0)
 
 
 def together(target, *args) -> list[int]:
@@ -200,6 +244,7 @@ def main(folder: Path) -> None:
         for out, kill in (("whole", ""), ("killed", "1"), ("killed", ""))
     ]
     (folder / "codes").write_text(repr(codes))
+    assert together(in_shares, folder, port()) == [0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +288,45 @@ def test_a_killed_process_ends_all_and_the_same_call_goes_on_without_loss(child)
     assert weights[0] == weights[1]
     assert "finished" in (child / "whole-said-0").read_text()
     assert (child / "whole-said-1").read_text() == ""
+
+
+def test_shares_of_the_weights_learn_the_same(child):
+    whole = load_file(child / "ddp" / "model.safetensors")
+    begun = pretraining._make(
+        *pretraining.find("jetclr")[1:],
+        pretraining.checkpoints.read_card(child / "ddp")["settings"],
+        seed=1,
+    ).state_dict()
+    for name in ("fsdp", "again"):
+        found = load_file(child / name / "model.safetensors")
+        assert found.keys() == whole.keys()
+        for part, value in whole.items():
+            moved = (value - begun[part]).norm()
+            assert (found[part] - value).norm() <= 1e-2 * moved + 1e-6, f"{name}: {part}"
+        held = [eval((child / f"{name}-held-{rank}").read_text()) for rank in (0, 1)]
+        total, mine = zip(*held, strict=True)
+        assert sum(mine) == total[0] and max(mine) < 0.6 * total[0]
+    assert eval((child / "ddp-held-0").read_text())[0] == total[0]
+    card = pretraining.checkpoints.read_card(child / "again")
+    assert card["trained"]["steps"] == 8
+    encoder, _ = pretraining.load(child / "fsdp")
+    assert not hasattr(next(encoder.parameters()), "to_local")
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"path": None}, "no path"),
+        ({"measure": lambda model: {}}, "measure"),
+        ({"precision": "16-mixed"}, "16-mixed"),
+    ],
+)
+def test_what_shares_cannot_do_is_said(options, said, tmp_path):
+    model, data = audits.made("jetclr")
+    with pytest.raises(ValueError, match=f"fsdp does not go with .*{said}.*leave one"):
+        training.fit(
+            model, data, steps=1, seed=1, fsdp=True, **{"path": tmp_path / "never", **options}
+        )
 
 
 def test_each_process_reads_its_share(child):

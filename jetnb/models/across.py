@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.nn import functional as collective
 from torch.nn import functional as F
 
 
@@ -23,7 +22,7 @@ def shared() -> bool:
 
 def total(values: Tensor) -> Tensor:
     """Sum of `values`, of one shape in all processes, over the processes; gradients go back to each."""
-    return collective.all_reduce(values.contiguous()) if shared() else values
+    return _Total.apply(values) if shared() else values
 
 
 def mean(values: Tensor, n) -> Tensor:
@@ -54,10 +53,10 @@ def gathered(z: Tensor) -> Tensor:
     """
     if not shared():
         return z
-    counts = _counts(z)
-    padded = F.pad(z, (0, 0) * (z.ndim - 1) + (0, max(counts) - len(z)))  # all must be of one size
-    parts = collective.all_gather(padded.contiguous())
-    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+    counts, rank = _counts(z), distributed.get_rank()
+    before, after = sum(counts[:rank]), sum(counts[rank + 1 :])
+    # Each adds zeros where the others have their rows, so that gradients are those of a sum.
+    return total(F.pad(z, (0, 0) * (z.ndim - 1) + (before, after)))
 
 
 def own(every: Tensor, z: Tensor) -> Tensor:
@@ -75,6 +74,18 @@ def var_mean(z: Tensor) -> tuple[Tensor, Tensor]:
         return torch.var_mean(z, 0, correction=0)
     middle = mean(z.mean(0), len(z))
     return mean((z - middle).square().mean(0), len(z)), middle
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        values = values.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Total.apply(gradient)
 
 
 def _counts(z: Tensor) -> list[int]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from jetnb import atomic, checkpoints, hardware
-from jetnb.training import launched
+from jetnb.training import launched, sharding
 from jetnb.training.history import History
 from jetnb.training.loop import Training
 from jetnb.training.resume import is_done
@@ -53,6 +53,7 @@ def fit(
     devices: int | str | None = None,
     num_nodes: int | None = None,
     strategy: str = "auto",
+    fsdp: bool = False,
     compile: bool = False,
     log_every: int = 10,
     watch: Callable[[dict], Any] | None = None,
@@ -102,14 +103,16 @@ def fit(
     float32. With several devices each takes its share of each batch, and reads no other jets: the
     gradient is that of one device as long as the loss is a mean over jets, and for other losses by
     `jetnb.models.across`, as all of ours are. Where one process dies all end, and with resume the
-    same call goes on from the last checkpoint. compile: use torch.compile, which takes up to
-    minutes to begin, for what lies between attentions, or for all of a model that has no attention
-    of ours. Measure before you use it: on an H200 a transformer of 2 million weights was slower
-    with it in float32, TF32 and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a Particle
-    Transformer quicker (8 200, not 7 000). On a CPU, a network of less than a million weights
-    trains on at most two threads, and on one unless OMP_WAIT_POLICY is PASSIVE, as `start.py` and
-    `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own OMP_NUM_THREADS
-    or torch.set_num_threads win.
+    same call goes on from the last checkpoint. fsdp: each process keeps a share of the weights and
+    of what the optimiser remembers, for a network that does not fit into one device; the model is
+    left in shares then, and the checkpoint has the whole. compile: use torch.compile, which takes
+    up to minutes to begin, for what lies between attentions, or for all of a model that has no
+    attention of ours. Measure before you use it: on an H200 a transformer of 2 million weights was
+    slower with it in float32, TF32 and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a
+    Particle Transformer quicker (8 200, not 7 000). On a CPU, a network of less than a million
+    weights trains on at most two threads, and on one unless OMP_WAIT_POLICY is PASSIVE, as
+    `start.py` and `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own
+    OMP_NUM_THREADS or torch.set_num_threads win.
 
     Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a
         path to which another process trains, and a checkpoint that cannot be written; `FileExistsError`
@@ -144,8 +147,11 @@ def fit(
         log_every=log_every,
         watch=watch,
         progress=progress,
+        shares=fsdp,
     )
     check(model, data, settings, options)
+    if options.shares:
+        sharding.refuse(model, settings, options)
     hardware.check(accelerator)
     check_free(path, resume)
     if devices is None:
@@ -159,7 +165,7 @@ def fit(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes or 1,
-            strategy=strategy,
+            strategy=sharding.strategy() if options.shares else strategy,
             precision="32-true" if precision == "tf32" else precision,
         )
         done, weights = fabric.launch(_run, os.getpid(), model, data, settings, options)
@@ -184,7 +190,7 @@ def _run(
         training.run()
     weights = None
     if os.getpid() != caller:  # in a process that was forked or spawned, with a copy of the model
-        weights = safetensors.torch.save(checkpoints.copies(model.state_dict()))
+        weights = safetensors.torch.save(checkpoints.copies(training.best or training.weights()))
     return training.history, weights
 
 
