@@ -276,6 +276,11 @@ def test_two_processes_have_the_gradient_of_one(child, name):
             )
 
 
+def test_alone_nothing_is_gathered():
+    z = torch.ones(3, 2)
+    assert across.gathered(z) is z and across.total(z) is z and across.mean(z, 3) is z
+
+
 def test_a_killed_process_ends_all_and_the_same_call_goes_on_without_loss(child):
     whole, broken, again = eval((child / "codes").read_text())
     assert whole == again == [0, 0]
