@@ -14,7 +14,8 @@ and where the defaults do not do,
                      after pt, deta and dphi
     jet_fields       attribute: the numbers of jets that follow in a batch, names of their fields; without it the
                      label, where the jets have one
-    data(jets)       makes the training data itself; of stores only where `whole` is True, which reads them whole
+    data(jets)       makes the training data itself; of stores only where `from_stores` is True: then of
+                     `batches.Rows`, of which it should keep numbers of jets and read batches
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
     card()           what the checkpoint says of it in place of "settings"
     after_step(done, total)  called after each step of the optimiser, for what follows the weights, such as a
@@ -39,6 +40,7 @@ import jetnb.jets
 from jetnb import augment, checkpoints, inputs, training
 from jetnb.inputs import batches
 from jetnb.models.particles import ENCODER, FromParticles, from_settings
+from jetnb.training import launched
 from jetnb.training.history import History
 
 HARDEST = 40
@@ -110,8 +112,9 @@ def pretrain(
     }
     # `fit` has found all there is, as in k-means.
     if not any(weights.requires_grad for weights in model.parameters()):
-        training.check_free(path, options.get("resume", False))
-        checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
+        if launched.rank() == 0:
+            training.check_free(path, options.get("resume", False))
+            checkpoints.save(path, model, {**card, "trained": {}})  # refuses one of other settings
         return History(reason="finished")
     return training.fit(model, train, validation=held, path=path, seed=seed, card=card, **options)
 
@@ -203,8 +206,8 @@ def particles(
 def data_of(model: nn.Module, jets: ak.Array | batches.Rows):
     """The training data that a strategy makes, or wants made, of these jets."""
     hardest, extras = getattr(model, "hardest", None), getattr(model, "extras", ())
-    if isinstance(jets, batches.Rows) and getattr(model, "whole", False):
-        jets = ak.concatenate([some.jets[rows] for some, rows in jets.by_store()])
+    if isinstance(jets, batches.Rows) and getattr(model, "from_stores", False):
+        return model.data(jets)
     targets = getattr(model, "jet_fields", ("label",))
     stored = isinstance(jets, batches.Rows)
     every = [store.jets for store in jets.stores] if isinstance(jets, batches.Rows) else [jets]
@@ -233,11 +236,13 @@ def _some(data, seed: int) -> batches.Packed:
     """Of data that lie on disk so many jets as fit into memory, drawn at random where there are
     more.
     """
-    if not isinstance(data, batches.Stored):
+    if isinstance(data, batches.Packed):
         return data
-    rows = np.arange(len(data))
-    if len(data) > FITTED:
-        rows = np.random.default_rng(seed).permutation(len(data))[:FITTED]
+    n_jets = getattr(data, "n_jets", len(data))
+    rows = np.arange(len(data), dtype=batches.small(len(data)))
+    if n_jets > FITTED:
+        np.random.default_rng(seed).shuffle(rows)
+        rows = rows[: len(data) * FITTED // n_jets]
     return batches.Packed(*data[rows])
 
 

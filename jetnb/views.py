@@ -24,6 +24,7 @@ from jetnb.augment import Batch
 from jetnb.inputs import batches
 
 HARDEST = 40
+BLOCK = 65536  # jets of stores looked at together
 
 
 def members(
@@ -75,22 +76,26 @@ def split(particles: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pairs(
-    jets: ak.Array, *, variations: Sequence[str] | None = None, hardest: int | None = HARDEST
-) -> batches.Packed:
+    jets: ak.Array | batches.Rows,
+    *,
+    variations: Sequence[str] | None = None,
+    hardest: int | None = HARDEST,
+) -> batches.Packed | Groups:
     """The jets of each hard parton of the sample "resimulation" as one group, in the order of
     `variations`; partons with fewer than two are left out.
 
-    variations: names of those to take, the first is the first of its group; None is all of the
-    sample. hardest: constituents kept of each jet. Returns `Packed(particles (T, 4), offsets (G + 1,),
-    label (G,))`. Raises ValueError for jets without `pair`, an unknown variation, and where no parton
-    has two. Taught in notebook 13.
+    jets: in memory, or `batches.Rows` of stores, which are read as they are asked for. variations:
+    names of those to take, the first is the first of its group; None is all of the sample. hardest:
+    constituents kept of each jet. Returns `Packed(particles (T, 4), offsets (G + 1,), label (G,))`,
+    or `Groups` of stores, which have the same batches. Raises ValueError for jets without `pair`, an
+    unknown variation, and where no parton has two. Taught in notebook 13.
     """
-    if "pair" not in jets.fields:
+    if "pair" not in _fields(jets):
         raise ValueError(
-            f"jets have no field 'pair', only {', '.join(jets.fields)}: simulate pairs with `jetnb "
+            f"jets have no field 'pair', only {', '.join(_fields(jets))}: simulate pairs with `jetnb "
             "simulate resimulation`"
         )
-    known = list(jetnb.jets.provenance(jets).get("variations", ()))
+    known = _variations(jets)
     wanted = known if variations is None else list(variations)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(
@@ -98,28 +103,34 @@ def pairs(
         )
     place = np.full(len(known), -1)
     place[[known.index(name) for name in wanted]] = np.arange(len(wanted))
-    place = place[ak.to_numpy(jets.variation)]
-    return _groups(jets, ak.to_numpy(jets.pair), place, hardest, what="hard parton")
+    place = place[_field(jets, "variation")]
+    return _groups(jets, _field(jets, "pair"), place, hardest, what="hard parton")
 
 
-def dijet_partner(jets: ak.Array, *, hardest: int | None = HARDEST) -> batches.Packed:
+def dijet_partner(
+    jets: ak.Array | batches.Rows, *, hardest: int | None = HARDEST
+) -> batches.Packed | Groups:
     """The two hardest jets of each event as one group: what they share is the event.
 
     jets: with `event`, such as those of the samples "hh4b" and "aoj". Returns and raises as `pairs`.
     """
-    if "event" not in jets.fields:
+    if "event" not in _fields(jets):
         raise ValueError(
             "jets have no field 'event': without the number of their collision none has a partner"
         )
-    event = ak.to_numpy(jets.event)
-    order = np.lexsort((-ak.to_numpy(jets.pt), event))
-    sizes = np.unique(event, return_counts=True)[1]
+    event = _field(jets, "event")
+    store = _store_of(jets) if isinstance(jets, batches.Rows) else np.zeros(len(event), np.int16)
+    order = np.lexsort((-_field(jets, "pt"), event, store))
+    new = (np.diff(event[order]) != 0) | (np.diff(store[order]) != 0)
+    starts = np.flatnonzero(np.concatenate([[True], new, [True]]))
     place = np.empty(len(event), np.int64)
-    place[order] = packed.ranks(sizes)
+    place[order] = packed.ranks(np.diff(starts))
     return _groups(jets, event, np.where(place < 2, place, -1), hardest, what="event")
 
 
-def tracks_against_clusters(jets: ak.Array, *, hardest: int | None = HARDEST) -> batches.Packed:
+def tracks_against_clusters(
+    jets: ak.Array | batches.Rows, *, hardest: int | None = HARDEST
+) -> batches.Packed | Groups:
     """What the tracker and what the calorimeter see of the same particles, as one group: charged
     candidates of the nominal jet, and the calorimeter's towers before the energy flow.
 
@@ -127,18 +138,16 @@ def tracks_against_clusters(jets: ak.Array, *, hardest: int | None = HARDEST) ->
     are relative to the axis of their own jet. Returns and raises as `pairs`. Taught in notebook 13.
     """
     names = ("nominal", "calorimeter")
-    known = list(jetnb.jets.provenance(jets).get("variations", ()))
-    if "pair" not in jets.fields or not set(names) <= set(known):
+    known = _variations(jets)
+    if "pair" not in _fields(jets) or not set(names) <= set(known):
         raise ValueError(
             "jets need the variations 'nominal' and 'calorimeter', which the sample 'resimulation' has"
         )
-    variation = ak.to_numpy(jets.variation)
+    variation = _field(jets, "variation")
     place = np.select([variation == known.index(name) for name in names], [0, 1], -1)
-    kept = (jets.constituents.charge != 0) | (place == 1)
-    # The axis stays that of the whole jet: `to_relative` takes it from the jet's own fields.
-    some = ak.with_field(jets, jets.constituents[kept], "constituents")
-    place = np.where(ak.to_numpy(ak.num(some.constituents)) > 0, place, -1)
-    return _groups(some, ak.to_numpy(jets.pair), place, hardest, what="hard parton")
+    place[(place == 0) & ~_with_tracks(jets)] = -1
+    # The axis stays that of the whole jet, which is in the jet's own fields.
+    return _groups(jets, _field(jets, "pair"), place, hardest, what="hard parton", tracks=True)
 
 
 def subjet_pair(
@@ -177,22 +186,135 @@ def _taken(x: Tensor, edges: Tensor, jets: Tensor) -> Batch:
     return x[rows.to(x.device)], offsets
 
 
-def _groups(jets, key, place, hardest, *, what) -> batches.Packed:
+def _groups(jets, key, place, hardest, *, what, tracks=False):
     """Groups of the jets with the same key, by their place in it; -1 is left out, and so is who is
     alone.
+
+    tracks: of the first of each group only charged constituents.
     """
     chosen = np.flatnonzero(place >= 0)
-    _, inverse, sizes = np.unique(key[chosen], return_inverse=True, return_counts=True)
-    chosen = chosen[sizes[inverse] > 1]
-    if not len(chosen):
+    store = _store_of(jets)[chosen] if isinstance(jets, batches.Rows) else 0
+    # The numbers of two stores are not those of one event.
+    order = np.lexsort((place[chosen], key[chosen], np.broadcast_to(store, chosen.shape)))
+    chosen = chosen[order]
+    new = np.ones(len(chosen), bool)
+    new[1:] = np.diff(key[chosen]) != 0
+    if np.ndim(store):
+        new[1:] |= np.diff(store[order]) != 0
+    group = np.cumsum(new) - 1
+    kept = np.bincount(group)[group] > 1 if len(group) else new
+    if not kept.any():
         raise ValueError(f"no {what} has two of these jets: take more jets or other variations")
-    chosen = chosen[np.lexsort((place[chosen], key[chosen]))]
+    chosen, first = chosen[kept], np.flatnonzero(new[kept])
+    edges = np.append(first, len(chosen))
+    if isinstance(jets, batches.Rows):
+        return Groups(jets, chosen, edges, place[chosen], hardest=hardest, tracks=tracks)
     some = jets[chosen]
-    x, edges = (torch.from_numpy(one) for one in inputs.to_relative(some))
-    if hardest is not None:
-        x, edges = augment.keep_hardest(x, edges, n_max=hardest)
-    number = torch.from_numpy(place[chosen]).repeat_interleave(edges.diff()).to(x.dtype)
-    first = np.flatnonzero(np.diff(key[chosen], prepend=key[chosen][0] - 1))
-    offsets = torch.cat([edges[:-1][torch.from_numpy(first)], edges[-1:]])
+    x, offsets = (torch.from_numpy(one) for one in inputs.to_relative(some))
+    if tracks:
+        charged = torch.from_numpy(ak.to_numpy(ak.flatten(some.constituents.charge != 0)))
+        x, offsets = _charged(x, offsets, charged, place[chosen])
     labels = [ak.to_numpy(some.label)[first]] if "label" in some.fields else []
-    return batches.Packed(torch.cat([x, number[:, None]], 1), offsets, *labels)
+    return batches.Packed(*_joined(x, offsets, place[chosen], edges, hardest), *labels)
+
+
+def _joined(x: Tensor, offsets: Tensor, number: np.ndarray, edges: np.ndarray, hardest):
+    """Particles (T, 4) of groups, and their offsets, of those (T, 3) of jets."""
+    if hardest is not None:
+        x, offsets = augment.keep_hardest(x, offsets, n_max=hardest)
+    number = torch.from_numpy(number).repeat_interleave(offsets.diff()).to(x.dtype)
+    return torch.cat([x, number[:, None]], 1), offsets[torch.from_numpy(edges)]
+
+
+def _charged(x: Tensor, offsets: Tensor, charged: Tensor, number: np.ndarray) -> Batch:
+    """Only what is charged of the jets of number 0, and all of the others."""
+    jet = torch.arange(len(number)).repeat_interleave(offsets.diff())
+    kept = charged | torch.from_numpy(number != 0)[jet]
+    counts = jet[kept].bincount(minlength=len(number))
+    return x[kept], torch.cat([offsets[:1], counts.cumsum(0)])
+
+
+class Groups:
+    """Groups of jets that stay in their stores: data for training, like the `Packed` that `pairs`
+    makes of jets in memory.
+
+    jets: N. chosen (M,): which of them, group after group; group g has those from edges[g] to
+    edges[g + 1]. number (M,): of each within its group. hardest: constituents kept of each jet.
+    tracks: of the jets of number 0 only what is charged. In memory are these numbers, some tens of
+    bytes a jet.
+    """
+
+    def __init__(self, jets: batches.Rows, chosen, edges, number, *, hardest, tracks: bool):
+        labelled = all("label" in store.jets.fields for store in jets.stores)
+        self.data = batches.Stored(
+            jets,
+            ("pt", "deta", "dphi", *(("charge",) if tracks else ())),
+            targets=("label",) if labelled else (),
+            hardest=None if tracks else hardest,
+        )
+        self.chosen, self.edges = chosen.astype(batches.small(len(jets))), edges
+        self.number, self.hardest, self.tracks = number.astype(np.int8), hardest, tracks
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def n_jets(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, indices) -> tuple[Tensor, ...]:
+        """Packed batch of the groups `indices` (B,), in this order: particles (T, 4), offsets
+        (B + 1,), and the label (B,) of the first of each where there are labels."""
+        indices = packed.valid(indices, len(self))
+        first = self.edges[indices]
+        sizes = self.edges[indices + 1] - first
+        rows, edges = packed.rows(first, sizes), packed.starts(sizes)
+        x, offsets, *labels = self.data[self.chosen[rows]]
+        number = self.number[rows]
+        if self.tracks:
+            x, offsets = _charged(x[:, :3], offsets, x[:, 3] != 0, number)
+        labels = [label[torch.from_numpy(edges[:-1])] for label in labels]
+        return *_joined(x, offsets, number, edges, self.hardest), *labels
+
+
+def _store_of(jets: batches.Rows) -> np.ndarray:
+    """The number (N,) of the store of each of the jets."""
+    counts = np.diff(jets.starts)
+    store = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
+    return store if jets.rows is None else store[jets.rows]
+
+
+def _field(jets: ak.Array | batches.Rows, name: str) -> np.ndarray:
+    return jets.column(name) if isinstance(jets, batches.Rows) else ak.to_numpy(jets[name])
+
+
+def _fields(jets: ak.Array | batches.Rows) -> list[str]:
+    """Those that all jets have."""
+    if not isinstance(jets, batches.Rows):
+        return jets.fields
+    first, *others = (store.jets.fields for store in jets.stores)
+    return [name for name in first if all(name in fields for fields in others)]
+
+
+def _variations(jets: ak.Array | batches.Rows) -> list[str]:
+    every = [store.jets for store in jets.stores] if isinstance(jets, batches.Rows) else [jets]
+    known = [list(jetnb.jets.provenance(one).get("variations", ())) for one in every]
+    if other := [one for one in known if one != known[0]]:
+        raise ValueError(
+            f"one store has the variations {', '.join(known[0])}, another {', '.join(other[0])}: "
+            "use those of one simulation"
+        )
+    return known[0]
+
+
+def _with_tracks(jets: ak.Array | batches.Rows) -> np.ndarray:
+    """Which of the jets (N,) have a charged constituent."""
+    if not isinstance(jets, batches.Rows):
+        return ak.to_numpy(ak.any(jets.constituents.charge != 0, axis=1))
+    found, every = np.zeros(len(jets), bool), batches.Stored(jets, ("charge",), targets=())
+    for first in range(0, len(jets), BLOCK):
+        some = np.arange(first, min(first + BLOCK, len(jets)))
+        charge, offsets = every[some]
+        jet = packed.jet_of(offsets.diff().numpy())
+        found[some[jet[charge[:, 0].numpy() != 0]]] = True
+    return found

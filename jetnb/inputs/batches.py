@@ -19,6 +19,8 @@ from torch import Tensor
 from jetnb import inputs, packed
 from jetnb.data.store import Store
 
+BLOCK = 1 << 17  # jets looked at together
+
 
 class Packed:
     """Jets in memory as one packed batch: `packed[indices]` gathers a smaller one.
@@ -89,7 +91,8 @@ class Rows:
         if not self.stores:
             raise ValueError("stores is empty: give at least one")
         self.starts = packed.starts(np.array([len(one) for one in self.stores]))
-        self.rows = None if rows is None else packed.valid(rows, int(self.starts[-1]))
+        n = int(self.starts[-1])
+        self.rows = None if rows is None else packed.valid(rows, n).astype(small(n))
 
     def __len__(self) -> int:
         return int(self.starts[-1]) if self.rows is None else len(self.rows)
@@ -200,15 +203,30 @@ def schedule(n: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarr
 
     n: number of jets. batch_size: of the largest batch; all are of this size but for at most one
     jet less if n is a multiple of it, and otherwise equally smaller, so that no jet is left out and
-    no batch is tiny. Returns jet indices (B,) int64 per batch: a function of the arguments alone,
+    no batch is tiny. Returns jet indices (B,), integers, per batch: a function of the arguments alone,
     so training can resume anywhere. Raises `ValueError` for sizes below 1. Taught in notebook 07.
 
     >>> [len(batch) for batch in schedule(10, 4, seed=1, epoch=0)]
     [4, 3, 3]
     """
-    return split(
-        np.random.default_rng([seed, epoch]).permutation(_at_least_one(n, "n")), batch_size
-    )
+    order = np.arange(_at_least_one(n, "n"), dtype=small(n))
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return split(order, batch_size)
+
+
+def small(n: int) -> type:
+    """The type of numbers of n jets: they are what grows with a sample that stays on disk."""
+    return np.int32 if n < 2**31 else np.int64
+
+
+def numbers(chosen: np.ndarray) -> np.ndarray:
+    """Where chosen (N,) is True, as `small` integers, without a larger copy between."""
+    found, at = np.empty(np.count_nonzero(chosen), small(len(chosen))), 0
+    for first in range(0, len(chosen), BLOCK):
+        some = np.flatnonzero(chosen[first : first + BLOCK]) + first
+        found[at : at + len(some)] = some
+        at += len(some)
+    return found
 
 
 def split(indices: np.ndarray, batch_size: int) -> list[np.ndarray]:

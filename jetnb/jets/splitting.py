@@ -12,6 +12,8 @@ import numpy as np
 
 from jetnb.jets.origin import classes
 
+BLOCK = 1 << 17
+
 
 def split(
     jets: ak.Array, fractions: Sequence[float] = (0.6, 0.2, 0.2), *, seed: int
@@ -39,7 +41,10 @@ def parts(event: np.ndarray, fractions: Sequence[float], *, seed: int) -> np.nda
         raise ValueError(
             f"fractions must not be negative and must sum to 1, got {tuple(fractions)}"
         )
-    part = np.searchsorted(np.cumsum(fractions)[:-1], uniform(event, seed), side="right")
+    part, edges = np.empty(len(event), np.int8), np.cumsum(fractions)[:-1]
+    for first in range(0, len(event), BLOCK):  # so that memory is that of the result
+        some = slice(first, first + BLOCK)
+        part[some] = np.searchsorted(edges, uniform(event[some], seed), side="right")
     sizes = np.bincount(part, minlength=len(fractions))
     for i, fraction in enumerate(fractions):
         if fraction > 0 and sizes[i] == 0:

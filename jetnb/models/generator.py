@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from jetnb import packed
 from jetnb.hardware import send
-from jetnb.models import _packed
+from jetnb.models import _packed, across
 from jetnb.models._attention import arrange, check_heads, plan, restore
 from jetnb.models._fast import Linear, linear
 from jetnb.models.encoder import Block, at_least
@@ -210,7 +210,7 @@ class Generator(nn.Module):
             h, self.head.weight, self.head.bias, target, chunk, torch.is_grad_enabled()
         )
         self._last, self._rows = (nats, target == n_codes), (rows, lengths)
-        return loss
+        return across.mean(loss, len(h))
 
     @torch.no_grad()
     def nats(self, batch: Sequence[Tensor]) -> Tensor:

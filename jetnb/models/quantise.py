@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from jetnb.models._packed import wide
+from jetnb.models.across import shared
 
 BLOCK = 64  # codes of which the best is found together
 TREE = 4, 4096  # on a CPU, up to so many dimensions and from so many codes on, a tree is quicker
@@ -193,7 +194,7 @@ class VectorQuantiser(nn.Module):
     def _follow(self, z: Tensor, tokens: Tensor) -> None:
         """Take a batch into account; one that is not finite changes nothing."""
         count, total = self._sums(z, tokens)
-        if _shared():
+        if shared():
             for values in (count, total):
                 dist.all_reduce(values)
         fine = total.isfinite().all()
@@ -210,7 +211,7 @@ class VectorQuantiser(nn.Module):
         # Drawn for all codes: to look which are dead would mean waiting for the device.
         rows = torch.randint(len(z), (self.n_codes,), generator=generator, device=z.device)
         new = z[rows]  # (K, D)
-        if _shared():
+        if shared():
             dist.broadcast(new, 0)
         dead = (self.unused >= self.patience) & new.isfinite().all(1)
         self._put(dead, new)
@@ -258,11 +259,6 @@ def _rotation_trick(z: Tensor, q: Tensor) -> Tensor:
         + 2 * end * (start * z).sum(1, keepdim=True)
     )
     return rotated * (q.norm(dim=1, keepdim=True) / size)
-
-
-def _shared() -> bool:
-    """Whether several processes train this together."""
-    return dist.is_available() and dist.is_initialized()
 
 
 @contextlib.contextmanager

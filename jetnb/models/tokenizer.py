@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb import checkpoints, inputs, kinematics, packed
-from jetnb.models import _packed, heads
+from jetnb.models import _packed, across, heads
 from jetnb.models._fast import Linear
 from jetnb.models.encoder import Transformer
 from jetnb.models.quantise import VectorQuantiser, nearest
@@ -169,6 +169,7 @@ class Tokenizer(nn.Module):
         found, _, codebook = self(particles, offsets, generator=generator)
         with torch.autocast(particles.device.type, enabled=False):
             errors = (_packed.wide(found) - self._scaled(particles)).square().mean(0)  # (3 + E,)
+        errors, codebook = (across.mean(one, len(particles)) for one in (errors, codebook))
         self._last = torch.cat([errors.detach(), codebook.detach()[None]])
         return errors.mean() + self.alpha * codebook
 

@@ -16,6 +16,7 @@ import numpy as np
 from jetnb import atomic, clustering, packed
 from jetnb.simulation import pileup, pileup_jets, recipes, resimulation
 from jetnb.simulation.processes import make_generator
+from jetnb.simulation.veto import hook as hook_of
 
 EVENTS_PER_CHUNK = 250
 RECIPES: dict[str, Any] = {
@@ -25,9 +26,9 @@ RECIPES: dict[str, Any] = {
 }
 
 
-def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
+def make(name: str, c: int, k: int, seed: int, pool: str, file: str, veto: bool = False) -> int:
     """Worker: one chunk of one component, in a file that is there when it is complete. Returns its
-    jets.
+    jets. veto: with that of the recipe.
     """
     _without_banner()
     recipe = RECIPES[name]
@@ -54,14 +55,8 @@ def make(name: str, c: int, k: int, seed: int, pool: str, file: str) -> int:
     elif recipe.variations:
         made = resimulation.make_chunk(recipe, component, seed=seed, chunk=k)
     else:
-        cut = (f"PhaseSpace:pTHatMin={component.pt_hat}",) if component.pt_hat else ()
-        pythia = make_generator(
-            component.process,
-            seed=a,
-            settings=(*component.settings, *cut),
-            energy=recipe.energy,
-            long_lived=recipe.long_lived,
-        )
+        hook = hook_of(recipe, component) if veto else None
+        pythia = recipes.generator(recipe, component, seed=a, hook=hook)
         made = recipes.make_chunk(
             recipe,
             component,

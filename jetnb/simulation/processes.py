@@ -6,6 +6,7 @@ freezes: ``production.py`` runs this module in worker processes.
 
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,13 @@ from jetnb import packed
 
 # Higgs, W, Z and top are produced in pairs or with an invisible Z, so that the process alone
 # decides what is in the jet.
-_Z_TO_NEUTRINOS = ("23:onMode=off", "23:onIfAny=12 14 16")
+Z_TO_NEUTRINOS = ("23:onMode=off", "23:onIfAny=12 14 16")
 _W_TO_QUARKS = ("24:onMode=off", "24:onIfAny=1 2 3 4 5")
 _TOP_PAIRS = ("Top:gg2ttbar=on", "Top:qqbar2ttbar=on")
 
 
 def _higgs_to(pair: str, *more: str) -> tuple[str, ...]:
-    return ("HiggsSM:ffbar2HZ=on", *_Z_TO_NEUTRINOS, "25:onMode=off", f"25:onIfMatch={pair}", *more)
+    return ("HiggsSM:ffbar2HZ=on", *Z_TO_NEUTRINOS, "25:onMode=off", f"25:onIfMatch={pair}", *more)
 
 
 PROCESSES = {
@@ -29,7 +30,7 @@ PROCESSES = {
         "WeakBosonAndParton:qqbar2gmZg=on",
         "WeakBosonAndParton:qg2gmZq=on",
         "WeakZ0:gmZmode=2",
-        *_Z_TO_NEUTRINOS,
+        *Z_TO_NEUTRINOS,
     ),
     "ZZ": (
         "WeakDoubleBoson:ffbar2gmZgmZ=on",
@@ -48,7 +49,7 @@ PROCESSES = {
     # A light pseudoscalar a of 30 GeV, each to two b quarks: four prongs in the mass of a Higgs.
     "HZ_aa4b": (
         "HiggsSM:ffbar2HZ=on",
-        *_Z_TO_NEUTRINOS,
+        *Z_TO_NEUTRINOS,
         "25:oneChannel=1 1.0 103 36 36",
         "25:doForceWidth=on",
         "25:mWidth=0.004",
@@ -121,12 +122,14 @@ def make_generator(
     energy: float = 13000.0,
     underlying_event: bool = True,
     long_lived: bool = True,
+    hook=None,
 ):
     """A ready Pythia for one of PROCESSES.
 
     long_lived: strange hadrons that fly out of the tracker stay, as in a real detector; else all
     decay, as by default. seed is folded into Pythia's range; settings are further lines as in
-    Pythia's manual; energy in GeV. Raises ValueError naming the first setting that Pythia refuses.
+    Pythia's manual; energy in GeV; hook: a UserHooks of Pythia, such as ``veto.hook``. Raises
+    ValueError naming the first setting that Pythia refuses.
     """
     return start(
         (
@@ -138,16 +141,21 @@ def make_generator(
         seed=seed,
         long_lived=long_lived,
         what=f"process {process!r}",
+        hook=hook,
     )
 
 
-def start(lines: tuple[str, ...], *, seed: int, long_lived: bool, what: str):
+def start(lines: tuple[str, ...], *, seed: int, long_lived: bool, what: str, hook=None):
     """A Pythia started with these settings; what it is for goes into the errors of
     ``make_generator``.
     """
     import pythia8mc
 
     pythia = pythia8mc.Pythia("", False)
+    if hook is not None:
+        pythia.setUserHooksPtr(hook)
+        # Pythia holds of it what is C++: without the part in Python it would do nothing, unsaid.
+        weakref.finalize(pythia, lambda kept: None, hook)
     common = (
         "Print:quiet=on",
         "Random:setSeed=on",

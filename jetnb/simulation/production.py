@@ -28,6 +28,7 @@ from jetnb.simulation import parts, pileup, pileup_jets
 from jetnb.simulation.delphes_cards import Card
 from jetnb.simulation.parts import RECIPES
 from jetnb.simulation.response import Detector
+from jetnb.simulation.veto import of as veto_of
 
 BLOCK = 20_000  # jets joined and shuffled at a time
 
@@ -39,6 +40,7 @@ def simulate(
     seed: int,
     path: str | Path | None = None,
     processes: int | None = None,
+    veto: bool = False,
     progress: bool = True,
 ) -> store.Store:
     """Simulate a named sample and return its store, with n_jets jets, or a few more since events
@@ -49,6 +51,8 @@ def simulate(
     file, then the jets
                 are also written to it in the compact form of the shipped samples
     processes : worker processes, by default one per core; the result does not depend on it
+    veto      : with the veto of the recipe, see `jetnb.simulation.veto`: other events with the same
+                distributions in half the time. The shipped samples are made without.
     An interrupted call goes on where it stopped; what it left damaged is made again. Raises
     ValueError for an unknown name, a size below 1, an existing store, parts left by other settings,
     or while another process makes the same store; ModuleNotFoundError without Pythia or FastJet.
@@ -60,13 +64,22 @@ def simulate(
         raise ValueError(f"n_jets = {n_jets}: ask for at least one jet")
     versions = _versions()
     recipe = RECIPES[name]
-    default = catalogue.derived() / "simulated" / f"{name}-{n_jets}-seed{seed}"
+    dropped = veto_of(name) if veto else None
+    default = f"{name}-{n_jets}-seed{seed}{'-veto' if veto else ''}"
+    default = catalogue.derived() / "simulated" / default
     path = Path(path) if path else default
     if path.suffix == ".parquet" and not path.exists():
         made = (
             store.open(default)
             if default.exists()
-            else simulate(name, n_jets=n_jets, seed=seed, processes=processes, progress=progress)
+            else simulate(
+                name,
+                n_jets=n_jets,
+                seed=seed,
+                processes=processes,
+                veto=veto,
+                progress=progress,
+            )
         )
         parquet.write(path, made.jets)
         return made
@@ -84,6 +97,8 @@ def simulate(
         "versions": versions,
         "settings": _settings(recipe),
     }
+    if dropped:
+        provenance["veto"] = dropped._asdict()
     if getattr(recipe, "variations", ()):
         provenance["variations"] = list(recipe.variations)
     with atomic.alone(path, "making"):
@@ -98,7 +113,8 @@ def simulate(
             else ""
         )
         quotas = _quotas(recipe, n_jets)
-        files = _run(recipe, quotas, seed, pool, folder, processes or parallel.cores(), progress)
+        make = functools.partial(parts.make, seed=seed, pool=pool, veto=veto)
+        files = _run(recipe, quotas, make, folder, processes or parallel.cores(), progress)
         made = store.write(
             path, _blocks(recipe, quotas, files, seed, provenance), provenance=provenance
         )
@@ -207,7 +223,7 @@ def _quotas(recipe, n_jets: int) -> list[int]:
     return [int(q) for q in quotas]
 
 
-def _run(recipe, quotas, seed, pool, folder, n_processes, progress) -> list[list[Path]]:
+def _run(recipe, quotas, made_by, folder, n_processes, progress) -> list[list[Path]]:
     """Make chunks of every component until its quota is reached; files of each, in order, none more
     than needed.
     """
@@ -234,7 +250,7 @@ def _run(recipe, quotas, seed, pool, folder, n_processes, progress) -> list[list
     recipe_name = recipe.name
 
     def make(chunk):
-        return parts.make(recipe_name, *chunk, seed, pool, str(name(*chunk)))
+        return made_by(recipe_name, *chunk, file=str(name(*chunk)))
 
     with (
         tqdm(

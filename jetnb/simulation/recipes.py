@@ -12,7 +12,7 @@ import numpy as np
 from jetnb import clustering, kinematics, packed
 from jetnb.names import JETCLASS
 from jetnb.simulation import delphes, delphes_cards, detector, matching, pileup
-from jetnb.simulation.processes import Events, generate
+from jetnb.simulation.processes import Events, generate, make_generator
 from jetnb.simulation.response import CMS, Detector
 
 EVENT_STRIDE = 1_000_000_000  # event numbers of one component
@@ -200,6 +200,19 @@ _HH4B = Recipe(
     max_jets=5,
     jets_per_event=0.6,
 )
+
+
+def generator(recipe: Recipe, component: Component, *, seed: int, hook=None):
+    """A ready Pythia for a component of a recipe; hook: see ``processes.make_generator``."""
+    cut = (f"PhaseSpace:pTHatMin={component.pt_hat}",) if component.pt_hat else ()
+    return make_generator(
+        component.process,
+        seed=seed,
+        settings=(*component.settings, *cut),
+        energy=recipe.energy,
+        long_lived=recipe.long_lived,
+        hook=hook,
+    )
 
 
 def make_chunk(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from jetnb import inputs, packed
 from jetnb.hardware import send
 from jetnb.inputs.features import TABLE
-from jetnb.models import _packed, flow, heads
+from jetnb.models import _packed, across, flow, heads
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import ENCODER, HAS_TRACK, FromParticles, from_settings, massless
 from jetnb.packed import Batch
@@ -218,9 +218,8 @@ class ClassifyAndGenerate(nn.Module):
             found = self.velocity(h[-len(x) :], y, offsets, t, normal, label)
             self._last |= {"found": found.detach(), "target": target}
             whole = self.kinematics.loss(jets, label, generator=generator)
-            loss = loss + self.weights["generate"] * (
-                F.mse_loss(_packed.wide(found), target) + whole
-            )
+            each = across.mean(F.mse_loss(_packed.wide(found), target), len(target))
+            loss = loss + self.weights["generate"] * (each + whole)
         return loss
 
     def monitors(self) -> dict[str, float]:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as collective
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb import augment
 from jetnb.augment import Batch
 from jetnb.models import heads
 from jetnb.models._packed import wide
+from jetnb.models.across import gathered
 from jetnb.models.particles import ENCODER, from_settings
 
 
@@ -110,27 +110,6 @@ def spread(jets: Tensor) -> dict[str, float]:
         "rank": float(embedding_rank(jets)),
         "variance": float(jets.double().var(0, correction=0).mean()),
     }
-
-
-def gathered(z: Tensor) -> Tensor:
-    """The rows of all processes of a training one below the other, in the order of the processes; z
-    itself where there is one process.
-
-    `z` (B, D): of any B in each. Gradients go back to the process that a row came from, summed over
-    all that used it: where each takes the same loss of all rows, and gradients are averaged as in
-    distributed data parallel, they are those of one process with the whole batch.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return z
-    counts = [
-        torch.zeros(1, dtype=torch.int64, device=z.device)
-        for _ in range(distributed.get_world_size())
-    ]
-    distributed.all_gather(counts, torch.full_like(counts[0], len(z)))
-    counts = torch.cat(counts).tolist()
-    padded = F.pad(z, (0, 0, 0, max(counts) - len(z)))  # all must be of one size
-    parts = collective.all_gather(padded.contiguous())
-    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
 
 class JetCLR(nn.Module):

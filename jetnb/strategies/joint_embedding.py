@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from jetnb import masks
 from jetnb.hardware import send
-from jetnb.models import _packed
+from jetnb.models import _packed, across
 from jetnb.models._packed import select, wide
 from jetnb.models.encoder import Transformer
 from jetnb.models.particles import ENCODER, FEATURES, from_settings
@@ -194,7 +194,7 @@ class JointEmbedding(nn.Module):
             if self.normalise == "vector":
                 found = F.layer_norm(found, found.shape[1:])
             elif self.normalise == "batch":
-                width, middle = torch.var_mean(found, 0, correction=0)
+                width, middle = across.var_mean(found)
                 found = (found - middle) / (width + 1e-6).sqrt()
             return found
 
@@ -221,7 +221,7 @@ class JointEmbedding(nn.Module):
         target = self.targets(x, offsets, tokens=tokens).index_select(0, rows)
         self._last = found.detach(), target.detach(), jets.detach()
         with torch.autocast(x.device.type, enabled=False):
-            return F.mse_loss(wide(found), target)
+            return across.mean(F.mse_loss(wide(found), target), len(target))
 
     def monitors(self) -> dict[str, float]:
         """What the last batch of `loss` says: of prediction, and of collapse.

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from jetnb import masks, packed
 from jetnb.hardware import send
-from jetnb.models import _packed
+from jetnb.models import _packed, across
 from jetnb.models._packed import pad, select, wide
 from jetnb.models.encoder import DeepSets, Transformer
 from jetnb.models.particles import FEATURES, FromParticles, from_settings
@@ -225,7 +225,7 @@ class MaskedAutoencoder(nn.Module):
         columns = torch.stack([scaled[:, column] for column in self.targets], 1)
         target, start = select(columns, offsets, mask)
         self._last = found.detach(), target, jets.detach()
-        return self.loss_of(found, target, start)
+        return across.mean(self.loss_of(found, target, start), len(found))
 
     def monitors(self) -> dict[str, float]:
         """What the last batch of `loss` says: of reconstruction, and of collapse.

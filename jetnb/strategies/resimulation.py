@@ -42,7 +42,7 @@ class Resimulation(JetCLR):
         "temperature": 0.1,
     }
 
-    whole = True  # jets of one origin have to be found
+    from_stores = True  # where jets of one origin are
 
     @classmethod
     def make(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from jetnb import augment, masks
 from jetnb.augment import Batch
 from jetnb.hardware import send
-from jetnb.models import _packed, heads
+from jetnb.models import _packed, across, heads
 from jetnb.models._packed import select, wide
 from jetnb.models.particles import ENCODER, from_settings
 from jetnb.models.subjets import grouped
@@ -196,7 +196,7 @@ class SelfDistillation(nn.Module):
                 x, offsets, hidden[0], seen[: len(crops[0][0])], tokens[len(tokens) - len(x) :]
             )
         if self.koleo:
-            loss = loss + self.koleo * crowding(jets[-n_jets:])
+            loss = loss + self.koleo * crowding(across.gathered(jets[-n_jets:]))
         self._last = jets[-n_jets:].detach(), wanted.flatten(0, 1)
         return loss
 
@@ -226,17 +226,21 @@ class SelfDistillation(nn.Module):
         rows = send(mask.nonzero()[:, 0], x.device)
         with torch.no_grad():
             wanted = self._assign(self.teacher[1](tokens.index_select(0, rows)), 1, 1)[0]
-        return -(wanted * (wide(found) / self.temperatures[0]).log_softmax(1)).sum(1).mean()
+        loss = -(wanted * (wide(found) / self.temperatures[0]).log_softmax(1)).sum(1).mean()
+        return across.mean(loss, len(found))
 
     def _assign(self, scores: Tensor, n_views: int, kind: int) -> Tensor:
         """Distributions (views, N, K) of the teacher's scores (views N, K), sharp and balanced."""
         scores, centre = wide(scores), self.centres[kind]
         if self.balance == "sinkhorn":
             each = scores.view(n_views, -1, scores.shape[1]) / self.temperatures[1]
-            return sinkhorn(each)
+            every = across.gathered(each.transpose(0, 1))  # of all processes: (N, views, K)
+            return across.own(sinkhorn(every.transpose(0, 1)).transpose(0, 1), each[0]).transpose(
+                0, 1
+            )
         found = scores - centre if self.balance == "centre" else scores
         if self.training:
-            self.centres[kind] = 0.9 * centre + 0.1 * scores.mean(0)
+            self.centres[kind] = 0.9 * centre + 0.1 * across.mean(scores.mean(0), len(scores))
         found = (found / self.temperatures[1]).softmax(1)
         return found.view(n_views, -1, scores.shape[1])
 

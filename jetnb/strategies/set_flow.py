@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from jetnb import packed
 from jetnb.hardware import send
-from jetnb.models import _packed, flow
+from jetnb.models import _packed, across, flow
 from jetnb.models._attention import check_heads
 from jetnb.models._fast import Linear
 from jetnb.models._packed import select, wide
@@ -155,7 +155,7 @@ class SetFlow(nn.Module):
         found = self._towards(at, t, hidden, visible, shown)
         off, size = (wide(found) - direction).square() * known, direction.square() * known
         self._last = {"jets": jets.detach(), "explained": (1 - off.sum() / size.sum()).detach()}
-        return off.sum() / known.sum()
+        return across.over(off.sum(), known.sum())
 
     def monitors(self) -> dict[str, float]:
         """Of the last batch: `explained`, the share of the squares of the directions that is found,

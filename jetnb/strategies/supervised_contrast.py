@@ -14,6 +14,7 @@ from jetnb import augment
 from jetnb.augment import Batch
 from jetnb.models import heads
 from jetnb.models._packed import wide
+from jetnb.models.across import gathered
 from jetnb.models.particles import ENCODER, from_settings
 from jetnb.strategies.contrastive import alignment, spread, uniformity
 from jetnb.strategies.supervised import Labels
@@ -126,12 +127,12 @@ class SupervisedContrast(nn.Module):
         has nothing to be told from, and as `sup_con`.
         """
         x, offsets, *targets = batch
-        if len(offsets) == 2:
+        label = gathered(self.labels(targets))  # of all processes
+        if len(label) == 1:
             raise ValueError(
-                "batch has one jet, and a contrastive loss needs others to tell it from: take more jets, a "
-                "larger batch_size, or fewer devices"
+                "batch has one jet, and a contrastive loss needs others to tell it from: take more jets, or "
+                "a larger batch_size"
             )
-        label = self.labels(targets)
         # Below zero, each unlabelled jet has a class of its own.
         alone = -1 - torch.arange(len(label), device=label.device)
         label = torch.where(label < 0, alone, label)
@@ -140,6 +141,7 @@ class SupervisedContrast(nn.Module):
         _, jets = self.encoder(torch.cat([one, two]), offsets)  # (2 B, D): both views in one pass
         z = self.head(jets)
         self._last = jets.detach(), z.detach()
+        z = torch.cat([gathered(one) for one in z.chunk(2)])
         return sup_con(z, label.repeat(2), temperature=self.temperature)
 
     def monitors(self) -> dict[str, float]:

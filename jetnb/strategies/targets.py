@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jetnb import inputs
-from jetnb.models import flow, heads
+from jetnb.models import across, flow, heads
 from jetnb.models._packed import wide
 from jetnb.models.quantise import VectorQuantiser, nearest
 from jetnb.models.tokenizer import Tokenizer
@@ -142,7 +142,8 @@ class Regression(nn.Module):
         """Loss, and what a guess at the mean would have, of h (M, D)."""
         known = wanted.known
         off = (wide(self.out(h)) - wanted.numbers).abs() * known
-        return off.sum() / known.sum(), (wanted.numbers.abs() * known).sum() / known.sum()
+        guess = (wanted.numbers.abs() * known).sum()
+        return tuple(across.over(one, known.sum()) for one in (off.sum(), guess))
 
 
 class Classes(nn.Module):
@@ -166,7 +167,8 @@ class Classes(nn.Module):
     def loss(self, h: Tensor, wanted: Wanted, *, generator=None) -> tuple[Tensor, Tensor]:
         """Loss, and what the frequencies alone would have, of h (M, D)."""
         label = self.label(wanted)
-        return F.cross_entropy(wide(self.out(h)), label), -self.frequency[label].mean()
+        found = F.cross_entropy(wide(self.out(h)), label), -self.frequency[label].mean()
+        return tuple(across.mean(one, len(label)) for one in found)
 
 
 class Types(Classes):
@@ -233,7 +235,8 @@ class Flow(nn.Module):
         noise, t = flow.normal(x, generator), flow.normal(x[:, 0], generator).sigmoid()
         at, direction = flow.noised(x, noise, t)
         off = (wide(self._towards(h, at, t)) - direction).square() * known
-        return off.sum() / known.sum(), (direction.square() * known).sum() / known.sum()
+        guess = (direction.square() * known).sum()
+        return tuple(across.over(one, known.sum()) for one in (off.sum(), guess))
 
     def draw(self, h: Tensor, *, generator=None, evaluations: int = 40) -> Tensor:
         """Numbers drawn for h (M, D), scaled, (M, K); evaluations: as for `flow.follow`."""

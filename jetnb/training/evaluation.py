@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,8 +22,12 @@ def validate(training) -> float:
     total = torch.zeros((), device=training.fabric.device, dtype=torch.float32)
     for (batch, share), indices in zip(training.batches(data, whole), whole, strict=True):
         training.interrupts.check()
-        with training.fabric.autocast():
-            loss = training.module.loss(batch, generator=training.generator).float()
+        if training.shares:  # which the module alone cannot bring together
+            given = SimpleNamespace(batch=batch, generator=training.generator)
+            loss = training.loss(given).float()
+        else:
+            with training.fabric.autocast():
+                loss = training.module.loss(batch, generator=training.generator).float()
         total += loss * (share * len(indices))
     return float(training.fabric.all_reduce(total, reduce_op="mean")) / len(data)
 

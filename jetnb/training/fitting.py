@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from jetnb import atomic, checkpoints, hardware
+from jetnb.training import launched, sharding
 from jetnb.training.history import History
 from jetnb.training.loop import Training
 from jetnb.training.resume import is_done
@@ -49,70 +50,76 @@ def fit(
     card: dict | None = None,
     precision: str = "32-true",
     accelerator: str = "auto",
-    devices: int | str = 1,
-    num_nodes: int = 1,
+    devices: int | str | None = None,
+    num_nodes: int | None = None,
     strategy: str = "auto",
+    fsdp: bool = False,
     compile: bool = False,
     log_every: int = 10,
     watch: Callable[[dict], Any] | None = None,
     progress: bool = True,
 ) -> History:
     """Train `model` on `data`, in place, and return what happened. The model is left in eval mode,
-    on its device.
+        on its device.
 
-    model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()`
-    -> dict of numbers about the last batch, which are recorded every epoch, and `after_step(done,
-    total)`, called after each step of the optimiser, for what follows the weights, as a teacher
-    does; what it changes must be in the `state_dict`, to be there after a break. data: see
-    `jetnb.inputs.batches`; its batches reach the model as tuples of tensors, the offsets on the CPU
-    and all else on the device. epochs or steps: one of them. batch_size: jets per step, over all
-    devices.
+        model: `nn.Module` with `loss(batch, *, generator=None)` -> scalar, and if it likes `monitors()`
+        -> dict of numbers about the last batch, which are recorded every epoch, and `after_step(done,
+        total)`, called after each step of the optimiser, for what follows the weights, as a teacher
+        does; what it changes must be in the `state_dict`, to be there after a break. data: see
+        `jetnb.inputs.batches`; its batches reach the model as tuples of tensors, the offsets on the CPU
+        and all else on the device. epochs or steps: one of them. batch_size: jets per step, over all
+        devices.
 
-    The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all
-    steps) and falls to zero on a cosine. weight_decay spares biases and norms. clip: largest norm
-    of the gradient; None is 1, and with 16-mixed 0.1. parameters: param groups, dicts of "params"
-    and, where they differ, "lr" and "weight_decay". seed: order of jets, augmentation and dropout;
-    initial weights are those of `model`. The same seed gives the same numbers on the same CPU with
-    the same number of threads; on a GPU sums over a jet have no fixed order. torch's global
-    generator is left as it was.
+        The optimiser is AdamW, arXiv:1711.05101: lr rises over the first `warmup` (a share of all
+        steps) and falls to zero on a cosine. weight_decay spares biases and norms. clip: largest norm
+        of the gradient; None is 1, and with 16-mixed 0.1. parameters: param groups, dicts of "params"
+        and, where they differ, "lr" and "weight_decay". seed: order of jets, augmentation and dropout;
+        initial weights are those of `model`. The same seed gives the same numbers on the same CPU with
+        the same number of threads; on a GPU sums over a jet have no fixed order. torch's global
+        generator is left as it was.
 
-    validation: data on which the mean loss is taken after every epoch, in eval mode and with the
-    same random numbers each time. measure(model): more numbers to take then. keep: "best" ends with
-    the weights of the epoch that is best by "validation_loss" (the lowest), or by the number
-    `best_by` of `measure` (the highest), the first of equals; "last", or no validation, with the
-    last ones. patience: end after so many epochs in a row without a better one.
+        validation: data on which the mean loss is taken after every epoch, in eval mode and with the
+        same random numbers each time. measure(model): more numbers to take then. keep: "best" ends with
+        the weights of the epoch that is best by "validation_loss" (the lowest), or by the number
+        `best_by` of `measure` (the highest), the first of equals; "last", or no validation, with the
+        last ones. patience: end after so many epochs in a row without a better one.
 
-    path: folder for checkpoints, of every epoch, every `save_every` steps and, at the next record,
-    after every minute, see `jetnb.checkpoints`; `card` is added to theirs. The history grows in the
-    file `<path>.history.jsonl` beside it. One training at a time writes there. resume: go on where
-    the checkpoint at `path` is, if there is one, as if nothing had happened; a finished training is
-    loaded and returned. Data are compared with those of the checkpoint: their number, and labels,
-    numbers of constituents and features of up to 4096 jets, evenly over them. log_every: steps
-    between records. watch(record): called after each, the last of an epoch with its validation too;
-    what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of
-    JupyterLab), after the step that is under way: what was learned is kept. So it is, at `path`,
-    with SIGTERM, which then ends the process. progress: show a bar.
+        path: folder for checkpoints, of every epoch, every `save_every` steps and, at the next record,
+        after every minute, see `jetnb.checkpoints`; `card` is added to theirs. The history grows in the
+        file `<path>.history.jsonl` beside it. One training at a time writes there. resume: go on where
+        the checkpoint at `path` is, if there is one, as if nothing had happened; a finished training is
+        loaded and returned. Data are compared with those of the checkpoint: their number, and labels,
+        numbers of constituents and features of up to 4096 jets, evenly over them. log_every: steps
+        between records. watch(record): called after each, the last of an epoch with its validation too;
+        what it returns, if true, ends the training, as does an interrupt (Ctrl-C, or the square of
+        JupyterLab), after the step that is under way: what was learned is kept. So it is, at `path`,
+        with SIGTERM, which then ends the process. progress: show a bar.
 
-    precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed",
-    "auto", 4, 1, "ddp". precision "tf32" is "32-true" where factors of matrix products on a GPU are
-    rounded to TensorFloat-32, with 10 bits of mantissa in place of 23: several times as quick from
-    NVIDIA's Ampere on, and all else is float32. With several devices each takes its share of each
-    batch: the gradient is that of one device as long as the loss is a mean over jets. A contrastive
-    loss of ours compares the jets of all devices. compile: use torch.compile, which takes up to
-    minutes to begin, for what lies between attentions, or for all of a model that has no attention
-    of ours. Measure before you use it: on an H200 a transformer of 2 million weights was slower
-    with it in float32, TF32 and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a Particle
-    Transformer quicker (8 200, not 7 000). On a CPU, a network of less than a million weights
-    trains on at most two threads, and on one unless OMP_WAIT_POLICY is PASSIVE, as `start.py` and
-    `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own OMP_NUM_THREADS
-    or torch.set_num_threads win.
+        precision, accelerator, devices, num_nodes, strategy: as in Lightning Fabric, e.g. "bf16-mixed",
+    "auto", 4, 1, "ddp"; devices and num_nodes are by themselves those of `torchrun` or `srun`,
+    where these start the same call in many processes, and else 1. precision "tf32" is "32-true"
+    where factors of matrix products on a GPU are rounded to TensorFloat-32, with 10 bits of
+    mantissa in place of 23: several times as quick from NVIDIA's Ampere on, and all else is
+    float32. With several devices each takes its share of each batch, and reads no other jets: the
+    gradient is that of one device as long as the loss is a mean over jets, and for other losses by
+    `jetnb.models.across`, as all of ours are. Where one process dies all end, and with resume the
+    same call goes on from the last checkpoint. fsdp: each process keeps a share of the weights and
+    of what the optimiser remembers, for a network that does not fit into one device; the model is
+    left in shares then, and the checkpoint has the whole. compile: use torch.compile, which takes
+    up to minutes to begin, for what lies between attentions, or for all of a model that has no
+    attention of ours. Measure before you use it: on an H200 a transformer of 2 million weights was
+    slower with it in float32, TF32 and bfloat16 (18 700 jets/s in place of 20 000 in bfloat16), a
+    Particle Transformer quicker (8 200, not 7 000). On a CPU, a network of less than a million
+    weights trains on at most two threads, and on one unless OMP_WAIT_POLICY is PASSIVE, as
+    `start.py` and `jetnb` set it (`jetnb.hardware.n_threads` has the measurement); the user's own
+    OMP_NUM_THREADS or torch.set_num_threads win.
 
     Raises `ValueError` for arguments that make no sense, a checkpoint of other settings or data, a
-    path to which another process trains, and a checkpoint that cannot be written; `FileExistsError`
-    where there is one and resume is False; `FloatingPointError` at the next record after a loss or
-    gradient that is not finite; no step with such a gradient changes the weights. With 16-mixed
-    these steps are skipped, counted, and end the training only when 50 follow on each other. Warns,
-    once each, of gradients that explode and of collapse. Taught in notebook 07.
+        path to which another process trains, and a checkpoint that cannot be written; `FileExistsError`
+        where there is one and resume is False; `FloatingPointError` at the next record after a loss or
+        gradient that is not finite; no step with such a gradient changes the weights. With 16-mixed
+        these steps are skipped, counted, and end the training only when 50 follow on each other. Warns,
+        once each, of gradients that explode and of collapse. Taught in notebook 07.
     """
     settings = Settings(
         epochs=epochs,
@@ -140,10 +147,16 @@ def fit(
         log_every=log_every,
         watch=watch,
         progress=progress,
+        shares=fsdp,
     )
     check(model, data, settings, options)
+    if options.shares:
+        sharding.refuse(model, settings, options)
     hardware.check(accelerator)
     check_free(path, resume)
+    if devices is None:
+        devices, nodes = launched.processes() or (1, 1)
+        num_nodes = num_nodes or nodes
     # Lightning takes seconds, which those who only look at records need not wait.
     from lightning.fabric import Fabric
 
@@ -151,8 +164,8 @@ def fit(
         fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
+            num_nodes=num_nodes or 1,
+            strategy=sharding.strategy() if options.shares else strategy,
             precision="32-true" if precision == "tf32" else precision,
         )
         done, weights = fabric.launch(_run, os.getpid(), model, data, settings, options)
@@ -177,7 +190,7 @@ def _run(
         training.run()
     weights = None
     if os.getpid() != caller:  # in a process that was forked or spawned, with a copy of the model
-        weights = safetensors.torch.save(checkpoints.copies(model.state_dict()))
+        weights = safetensors.torch.save(checkpoints.copies(training.best or training.weights()))
     return training.history, weights
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from jetnb import checkpoints, hardware
 from jetnb.inputs import batches
 from jetnb.models._regions import compile_regions
-from jetnb.training import evaluation, fingerprint, history, optimisation, resume
+from jetnb.training import evaluation, fingerprint, history, optimisation, resume, sharding
 from jetnb.training.history import History
 from jetnb.training.interrupts import Interrupts
 from jetnb.training.pace import Pace
@@ -43,6 +43,7 @@ class Training:
         self.watchdog = Watchdog(
             tolerant=getattr(fabric.strategy.precision, "scaler", None) is not None
         )
+        self.shares = options.shares
         self._set_up_optimiser()
         self.generator = torch.Generator(fabric.device)
         self.history, self.step, self.seconds, self.tidied = History(), 0, 0.0, 0.0
@@ -53,6 +54,8 @@ class Training:
         if options.resume and self.path is not None and self.path.exists():
             resume.go_back(self)
             fabric.barrier()  # all have read the history
+        if self.shares and not self._done():
+            self._share_weights()
         self.begun = self.step
         if self._writes() and not self._done():
             history.rewrite(self.path, self.history)
@@ -81,7 +84,7 @@ class Training:
                     self.module.eval()
                 self._record()
                 resume.save(self)
-        if self.best is not None:
+        if self.best is not None and not self.shares:
             self.module.load_state_dict(self.best)
         self.module.eval()
         if self.interrupts.asked == signal.SIGTERM:
@@ -158,6 +161,8 @@ class Training:
         norm = self.fabric.clip_gradients(
             self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
         )
+        if self.shares:
+            norm = norm.full_tensor()
         if self.watchdog.tolerant:
             self.optimizer.step()  # by the scaler, which skips it where a gradient is not finite
         else:
@@ -234,8 +239,13 @@ class Training:
         record["seconds"] = self.seconds = time.perf_counter() - self.started
         self._keep("epochs", record)
         if self.settings.keep == "best" and self.since_best() == 0:
-            self.best = checkpoints.copies(self.module.state_dict())
+            self.best = checkpoints.copies(self.weights())
         return record
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the module; in all processes at once, where each has a share of them."""
+        found = self.module.state_dict()
+        return sharding.whole(found) if self.shares else found
 
     def _keep(self, kind: str, record: dict) -> None:
         """Add a record to the history, and to its file."""
@@ -279,9 +289,22 @@ class Training:
         self.clip = clip if given.clip is None else given.clip
         self.raw = torch.optim.AdamW(groups, eps=eps, fused=not half)
         self.raw.zero_grad()  # of what the caller, or a training that was interrupted, has left
+        if self.shares:
+            return  # until it is known where the training goes on
         loss = _Loss(self.module)
         if self.options.compile and not compile_regions(self.module):
             loss.compile(dynamic=True)
+        self.loss, self.optimizer = self.fabric.setup(loss, self.raw)
+
+    def _share_weights(self) -> None:
+        """Let each process go on with a share of the weights and of their moments."""
+        moments = optimisation.to_tensors(self.raw)
+        loss = _Loss(self.module)
+        sharding.shard(loss, self.fabric.device)
+        self._set_up_optimiser()
+        parameters = [value for group in self.raw.param_groups for value in group["params"]]
+        if moments:
+            optimisation.from_tensors(self.raw, sharding.spread(moments, parameters))
         self.loss, self.optimizer = self.fabric.setup(loss, self.raw)
 
     def _card(self) -> dict:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jetnb import _json, checkpoints
-from jetnb.training import fingerprint, history, optimisation
+from jetnb.training import fingerprint, history, optimisation, sharding
 
 DONE = ("finished", "patience")  # reasons after which there is nothing to go on with
 TRAINED: dict[str, type | tuple[type, ...]] = {
@@ -46,9 +46,9 @@ def save(training) -> None:
     go on.
     """
     began = time.perf_counter()
-    if training.path is not None and training.fabric.is_global_zero:
+    if training.path is not None and (training.shares or training.fabric.is_global_zero):
         epochs, reason = training.history.epochs, training.history.reason
-        kept, weights = len(epochs) - 1, training.module  # the last
+        kept, weights = len(epochs) - 1, training.weights()  # the last
         if training.best is not None:
             kept, weights = kept - training.since_best(), training.best
         trained = {
@@ -58,12 +58,14 @@ def save(training) -> None:
             "seconds": began - training.started,
             "reason": reason,
         }
-        checkpoints.save(
-            training.path,
-            weights,
-            {**training.card, "trained": trained, "metrics": epochs[kept] if epochs else {}},
-            state=None if reason in DONE else state(training),
-        )
+        going_on = None if reason in DONE else state(training)
+        if training.fabric.is_global_zero:
+            checkpoints.save(
+                training.path,
+                weights,
+                {**training.card, "trained": trained, "metrics": epochs[kept] if epochs else {}},
+                state=going_on,
+            )
     training.fabric.barrier()
     training.saving.last = time.perf_counter()
     training.saving.took = training.saving.last - began
@@ -85,10 +87,11 @@ def state(training) -> dict[str, Tensor]:
     Current weights (not the best ones), moments of the optimiser, the scale of float16
     gradients, and what the watchdog remembers.
     """
-    state = {f"model.{name}": value for name, value in training.module.state_dict().items()}
-    state |= {
-        f"optimizer.{name}": value for name, value in optimisation.to_tensors(training.raw).items()
-    }
+    state = {f"model.{name}": value for name, value in training.weights().items()}
+    moments = optimisation.to_tensors(training.raw)
+    if training.shares:
+        moments = sharding.whole(moments)
+    state |= {f"optimizer.{name}": value for name, value in moments.items()}
     state |= {f"watchdog.{name}": value for name, value in training.watchdog.to_tensors().items()}
     scale = training.fabric.strategy.precision.state_dict()
     return state | {

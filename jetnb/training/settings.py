@@ -44,6 +44,7 @@ class Options:
     log_every: int
     watch: Callable[[dict], Any] | None
     progress: bool
+    shares: bool = False
 
 
 def check(model: nn.Module, data, settings: Settings, options: Options) -> None:
