@@ -17,6 +17,7 @@ from jetnb.metrics.classification import (
     significance_improvement,
 )
 from jetnb.metrics.estimates import LEVEL, Estimate, efficiency
+from jetnb.metrics.laws import ScalingLaw, fit_scaling_law, worth_of
 from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
 from jetnb.metrics.sidebands import Sideband, closure, sideband
 
@@ -26,6 +27,7 @@ __all__ = [
     "Estimate",
     "PowerLaw",
     "Roc",
+    "ScalingLaw",
     "Sideband",
     "WorkingPoint",
     "Worth",
@@ -36,9 +38,11 @@ __all__ = [
     "efficiency",
     "epochs_until",
     "fit_power_law",
+    "fit_scaling_law",
     "measure_worth",
     "rejection",
     "roc",
     "sideband",
     "significance_improvement",
+    "worth_of",
 ]

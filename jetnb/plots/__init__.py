@@ -30,6 +30,7 @@ from jetnb.plots.maps import (
     n_pixels,
 )
 from jetnb.plots.results import bounded_lines, learning_curve, reliability, roc_curve
+from jetnb.plots.sweeps import finders, scaling_law
 
 __all__ = [
     "BORDERS",
@@ -42,6 +43,7 @@ __all__ = [
     "by_class",
     "eta_phi_map",
     "field_grid",
+    "finders",
     "hist1d",
     "histogram",
     "jet_display",
@@ -55,6 +57,7 @@ __all__ = [
     "points",
     "reliability",
     "roc_curve",
+    "scaling_law",
     "source",
     "stamp",
     "style",
