@@ -24,6 +24,9 @@ from jetnb.training import optimisation
 SMOOTH = 3.0  # steps of the ramp: width of the normal curve with which its loss is smoothed
 
 
+FEW = 5  # steps of which the mean says that a ramp has ended
+
+
 class Rates(NamedTuple):
     """A ramp of the learning rate.
 
@@ -112,8 +115,8 @@ def find_rate(
     logarithm, once for each seed.
 
     A seed changes the order of jets and what a loss draws; weights begin as they are in `model`. A
-    ramp ends where the loss is not finite, or has risen above its start by as much as it had
-    fallen. The rate that is suggested is where the smoothed loss falls fastest for each factor of
+    ramp ends where the loss is not finite, or its mean over five steps half as much again above the
+    start. The rate that is suggested is where the smoothed loss falls fastest for each factor of
     the rate. A rule of thumb: for token generators of 9 600 to 59 000 weights it was within a
     factor of two of the best of a grid of rates. arXiv:1506.01186 (the ramp). Raises `ValueError`
     for rates that do not rise, and for fewer than ten steps.
@@ -134,8 +137,8 @@ def find_rate(
             if not np.isfinite(loss):
                 break
             losses[row, i] = loss
-            first, least = losses[row, 0], np.nanmin(losses[row])
-            if loss > first + max(first - least, 0.1 * abs(first)):
+            first = losses[row, :FEW].mean()
+            if i >= FEW and losses[row, i + 1 - FEW : i + 1].mean() > first + abs(first) / 2:
                 break
         n = int(np.isfinite(losses[row]).sum())
         if n < 10:
