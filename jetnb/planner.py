@@ -33,7 +33,7 @@ FAMILY = (  # models in data/reference/gpu whose work is that of transformers on
     "next token, turned",
 )
 STEPS = 5  # that are timed, after a first
-COUNTED = 128  # jets whose operations are counted: their numbers of constituents differ
+COUNTED = 48  # jets whose operations are counted: their numbers of constituents differ
 KEPT = (
     2  # checkpoints on disk while a training goes on: the one before is there until the new one is
 )
@@ -167,7 +167,7 @@ def measure(
 def stored(path, model: nn.Module, data, *, batch_size: int, precision="float32") -> Machine:
     """What a training of `model` would do on the machine whose measurements are in the file `path`.
 
-    path: of data/reference/gpu. The operations of a step are counted here, on 128 jets of `data`,
+    path: of data/reference/gpu. The operations of a step are counted here, on 48 jets of `data`,
     and turned into time by `speed`. That holds for transformers on packed jets. precision: one that
     was measured there. Raises as `speed` does. Taught in notebook 18.
     """
@@ -229,7 +229,7 @@ def points(path, *, precision: str = "float32") -> dict[str, tuple[float, float]
 
 def flop_per_jet(model: nn.Module, data) -> float:
     """Floating-point operations of loss and gradient per jet, in matrix products and attention,
-    counted on 128 jets of `data`.
+    counted on 48 jets of `data`.
     """
     model = copy.deepcopy(model).cpu().train()
     n = min(COUNTED, len(data))

@@ -1,5 +1,9 @@
 """Scaling laws: a known law is found again, and runs are made once."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +121,21 @@ def test_cases_that_cannot_be_are_refused():
     ):
         with pytest.raises(ValueError, match=says):
             scaling.measure(Counts, parts[0], parts[1:], {"one": {}}, [case], seeds=[1])
+
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def test_the_shipped_study_is_whole_and_its_prediction_is_that_of_its_runs():
+    study = json.loads((DATA / "reference" / "scaling" / "next_token.json").read_text())
+    shipped = hashlib.sha256((DATA / "jetclass.parquet").read_bytes()).hexdigest()
+    assert study["data"]["shipped"]["sha256"] == shipped
+    for size in study["sizes"]:  # the best rate lies between two others
+        tried = {r["lr"]: r["validation_loss"] for r in study["rates"] if r["size"] == size}
+        assert min(tried) < min(tried, key=tried.get) < max(tried), (size, tried)
+    said, larger = study["predicted"], study["larger"]
+    for name in ("weights", "jets", "seen"):
+        assert said[name] == larger[name]
+        assert larger[name] >= max(run[name] for run in study["runs"])
+    law = metrics.fit_scaling_law(study["runs"])
+    assert law.predict([said])[0][0] == pytest.approx(said["loss"][0], rel=0.002)

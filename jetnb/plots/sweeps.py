@@ -97,7 +97,6 @@ def scaling_law(law, runs):
     )
     for ax in (left, right):
         ax.legend(fontsize="x-small")
-    figure.tight_layout()
     return figure
 
 

@@ -169,11 +169,11 @@ def free(where: str) -> int:
 def show(size: float) -> str:
     """Bytes for a reader.
 
-    >>> show(3.2e9), show(45e6), show(2.5e13)
-    ('3.2 GB', '45 MB', '25 TB')
+    >>> show(3.2e9), show(45e6), show(2.5e13), show(600)
+    ('3.2 GB', '45 MB', '25 TB', '0.6 kB')
     """
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale or unit == "MB":
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale or unit == "kB":
             value = size / scale
             return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
     raise AssertionError

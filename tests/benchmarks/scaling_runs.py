@@ -105,7 +105,7 @@ def main() -> int:
     print(law, flush=True)
 
     n = len(train)
-    planned = scaling.Case(LARGER, n, n if args.tiny else 128_000, rates[LARGER])
+    planned = scaling.Case(LARGER, n, n if args.tiny else 64_000, rates[LARGER])
     predicted = args.runs / "predicted.json"
     if not predicted.exists():
         weights = next(run["weights"] for run in tried if run["size"] == LARGER)
