@@ -52,10 +52,12 @@ class ScalingLaw(NamedTuple):
         ]
 
     def __repr__(self) -> str:
-        lines = [f"{name.replace('_', ' '):14} {getattr(self, name)}" for name in NAMES]
-        return "\n".join(
-            [*lines, f"{'scatter':14} {self.scatter:.2%} of the loss, of a single run"]
-        )
+        lines = [
+            f"{name.replace('_', ' '):14} {one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
+            for name, one in zip(NAMES, self[:6], strict=True)
+        ]
+        lines.append(f"{'scatter':14} {self.scatter:.1%} of the loss, of a single run")
+        return "\n".join(lines) + f"\nintervals at {100 * self.floor.level:.3g} %"
 
 
 def worth_of(jets, seen, repeats):
@@ -134,7 +136,7 @@ def fit_scaling_law(
 
 def _numbers(logs) -> np.ndarray:
     """The six numbers of their logarithms, within what a float can hold."""
-    return np.exp(np.clip(logs, -20, [12, 12, 1.5, 12, 1.5, 12]))
+    return np.exp(np.clip(logs, [-12] * 6, [12, 12, 1.5, 12, 1.5, 12]))
 
 
 def _columns(runs: Iterable[Mapping]) -> tuple[np.ndarray, ...]:

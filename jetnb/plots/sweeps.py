@@ -18,9 +18,7 @@ def finders(found):
     for row in rates.losses:
         left.plot(rates.rates, row, color=names.GREY, linewidth=0.8)
     for i, row in enumerate(rates.smooth):
-        left.plot(
-            rates.rates, row, color="C0", label="smoothed loss, one line a seed" if not i else None
-        )
+        left.plot(rates.rates, row, color="C0", label="smoothed" if not i else None)
     left.axvline(
         rates.suggestion, color="C3", linestyle="--", label=f"suggested {rates.suggestion:.1g}"
     )

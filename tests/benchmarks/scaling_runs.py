@@ -54,7 +54,6 @@ PAIRS = [  # different jets, jets seen; the first is that of the search for rate
     (4_000, 4_000),
     (4_000, 16_000),
     (4_000, 64_000),
-    (16_000, 64_000),
 ]
 BATCH = 64
 
