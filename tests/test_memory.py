@@ -52,7 +52,7 @@ def test_the_sentence_says_what_would_fit():
         MemoryError, match=rf"it does not fit; a batch of {small.largest} jets"
     ) as e:
         memory.check(small)
-    assert "200 MB are free" in str(e.value) and "AdamW 824 kB" in str(e.value)
+    assert "200 MB are free" in str(e.value) and "AdamW 816 kB" in str(e.value)
     assert small.at(small.largest).fits and not small.at(int(small.largest * 1.01)).fits
     assert "no batch fits" in repr(need.at(1, free=1_000_000))
 
