@@ -123,7 +123,11 @@ def main() -> int:
             + " ".join([*(path.name for path in args.stores), "--seeds", *map(str, args.seeds)])
             + " --runs FOLDER --out FILE",
             "date": today(),
-            "machine": {"cpu": cpu(), "threads": 1, "system": platform.platform()},
+            "machine": {
+                "cpu": cpu(),
+                "threads": 1,
+                "system": f"{platform.system()} {platform.machine()}",
+            },
             "versions": {name: version(name) for name in ("jetnb", "torch", "numpy")},
             "data": about,
             "codes": CODES,
