@@ -41,7 +41,10 @@ KEPT = (
 
 class Machine(NamedTuple):
     """What is known of a training on a machine: seconds of a step of `batch_size` jets, memory, and
-    `basis`, by which both are known. weights: how many are trained.
+    `basis`, by which both are known.
+
+    weights: how many are trained. overhead: seconds of a step that do not shrink with the batch, 0
+    where that is not known.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Machine(NamedTuple):
     need: Need
     weights: int
     basis: str
+    overhead: float = 0.0
 
 
 class Plan(NamedTuple):
@@ -94,8 +98,8 @@ def plan(
 ) -> Plan:
     """Plan a training on `jets` different jets for so many `epochs`, or until so many were `seen`.
 
-    machine: from `measure` or `stored`. devices: alike; each takes its share of the batch, in the
-    same time as one takes the whole over their number: that is the best that can be. bytes_per_jet:
+    machine: from `measure` or `stored`. devices: alike; each takes its share of the batch, and
+    nothing is lost to sending gradients: that is the best that can be. bytes_per_jet:
     on disk, such as `bytes_on_disk` finds; 0 leaves the jets out. Raises `ValueError` unless one of
     epochs and seen is given, and for numbers that are not positive. Taught in notebook 18.
     """
@@ -108,7 +112,8 @@ def plan(
     seen = round(jets * epochs) if seen is None else seen
     need = machine.need
     each = need.at(-(-machine.batch_size // devices))
-    seconds = seen / machine.batch_size * machine.step / devices
+    step = machine.overhead + (machine.step - machine.overhead) / devices
+    seconds = seen / machine.batch_size * step
     state = need.weights + need.gradients + need.moments  # weights, and what it needs to go on
     return Plan(
         machine, jets, seen, devices, seconds, each, jets * bytes_per_jet, KEPT * float(state)
@@ -189,6 +194,7 @@ def stored(path, model: nn.Module, data, *, batch_size: int, precision="float32"
         _trained(model),
         f"{batch_size / step:,.0f} jets/s: {flop / 1e6:,.0f} MFLOP for each jet at {rate / 1e12:.0f} TFLOP/s, and "
         f"{1e3 * overhead:.1f} ms for each step; {precision}, measured there on {record['date']}",
+        overhead,
     )
 
 

@@ -79,6 +79,8 @@ def test_a_stored_machine_says_when_and_how_it_was_measured(subject, h200):
     there = planner.stored(h200, model, data, batch_size=512)
     assert there.name == "NVIDIA H200" and "2026-11-26" in there.basis
     assert there.step > planner.speed(h200)[0] and there.need.free > 1e11
+    one, many = (planner.plan(there, jets=10**6, epochs=1, devices=n) for n in (1, 1000))
+    assert there.overhead * 10**6 / 512 < many.seconds < one.seconds / 1.01
     with pytest.raises(ValueError, match="0 measurements of training steps in float32"):
         planner.stored(h200.with_name("h100.json"), model, data, batch_size=512)
 

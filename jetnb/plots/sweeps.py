@@ -61,7 +61,7 @@ def scaling_law(law, runs):
                 left,
                 law,
                 "seen",
-                np.geomspace(n, ends[1], 40),
+                np.geomspace(max(n, ends[0]), ends[1], 40),
                 LINES[k],
                 weights=weights,
                 jets=n,
