@@ -25,6 +25,7 @@ from jetnb.metrics.estimates import (
     mean,
     within,
 )
+from jetnb.metrics.laws import ScalingLaw, fit_scaling_law, worth_of
 from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
 from jetnb.metrics.sidebands import Sideband, closure, sideband
 
@@ -34,6 +35,7 @@ __all__ = [
     "Estimate",
     "PowerLaw",
     "Roc",
+    "ScalingLaw",
     "Sideband",
     "WorkingPoint",
     "Worth",
@@ -47,10 +49,12 @@ __all__ = [
     "fit_power_law",
     "half_width",
     "mean",
+    "fit_scaling_law",
     "measure_worth",
     "rejection",
     "roc",
     "sideband",
     "significance_improvement",
     "within",
+    "worth_of",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +43,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     ):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Within the block `linear` is F.linear, whose operations PyTorch can count."""
+    global _ONEDNN
+    before, _ONEDNN = _ONEDNN, None
+    try:
+        yield
+    finally:
+        _ONEDNN = before
 
 
 class _Linear(torch.autograd.Function):

@@ -39,6 +39,7 @@ from jetnb.plots.results import (
     seed_bars,
     seed_rows,
 )
+from jetnb.plots.sweeps import finders, scaling_law
 
 __all__ = [
     "BORDERS",
@@ -52,6 +53,7 @@ __all__ = [
     "error_curves",
     "eta_phi_map",
     "field_grid",
+    "finders",
     "hist1d",
     "histogram",
     "jet_display",
@@ -68,6 +70,7 @@ __all__ = [
     "roc_curve",
     "seed_bars",
     "seed_rows",
+    "scaling_law",
     "source",
     "stamp",
     "style",

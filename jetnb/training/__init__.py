@@ -7,7 +7,8 @@ strategy and every classifier is one. Data are those of `jetnb.inputs.batches`.
 fitting: the function `fit`, what it refuses, and its processes. loop: what runs in each of them.
 resume: going on after a break. watchdog: losses that are not finite, gradients that explode,
 collapse. optimisation: learning rate and groups. history: what happened, on disk. plateau: small
-models until they stop learning.
+models until they stop learning. finders: learning rate and batch size from a sweep. memory: whether
+a training fits.
 """
 
 from jetnb.training.fitting import check_free, fit

@@ -123,4 +123,15 @@ LESSONS = {
             and _above(r, "auc_events", "trees, HLF + counts", "trees, HLF", 0.02)
         ),
     },
+    "18_the_long_run": {
+        "a network learns more from more jets": lambda r: (
+            min(
+                r["loss"][f"{size}, 150, 300"] - r["loss"][f"{size}, 600, 1200"]
+                for size in r["weights"]
+            )
+            > 0.02
+        ),
+        "a killed worker changes nothing": lambda r: r["same_after_death"] is True,
+        "a larger encoder takes longer": lambda r: r["gpu_hours"] == sorted(r["gpu_hours"]),
+    },
 }
