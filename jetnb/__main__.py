@@ -88,6 +88,20 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="the checkpoint; goes on from there"
     )
 
+    league = commands.add_parser(
+        "league", help="pretrain and judge every strategy alike; print the table"
+    )
+    league.add_argument(
+        "data",
+        nargs="?",
+        metavar="STORE",
+        help="jets to pretrain on, none of them shipped; without, the table of what --out has",
+    )
+    league.add_argument("--out", type=Path, required=True, metavar="DIR", help="goes on from there")
+    league.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="S")
+    league.add_argument("--rows", nargs="+", metavar="ROW", help="all without")
+    league.add_argument("--columns", nargs="+", metavar="COLUMN", help="all without")
+
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
         dest="what", required=True, metavar="COMMAND"
     )
@@ -196,6 +210,26 @@ def _pretrain(args) -> int:
     loss = f"loss {history.epochs[-1]['loss']:.3f}" if history.epochs else "nothing to train"
     if launched.rank() == 0:
         print(f"{history.reason}: {loss}, in {args.out}")
+    return 0
+
+
+def _league(args) -> int:
+    from jetnb import league
+    from jetnb.data import catalogue
+    from jetnb.league import tables
+
+    if args.data is not None:
+        if unknown := [name for name in args.rows or () if name not in league.ROWS]:
+            raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(league.ROWS)}")
+        league.run(
+            [league.ROWS[name] for name in args.rows or league.ROWS],
+            args.seeds,
+            catalogue.load(args.data),
+            args.out,
+            columns=args.columns or list(league.COLUMNS),
+            say=lambda text: print(text, flush=True),
+        )
+    print(tables.text(tables.read(args.out)))
     return 0
 
 
@@ -311,6 +345,7 @@ INTERRUPTED = {  # what becomes of the work of a command that is interrupted
     "run": "the notebooks that were done are in the gallery; --resume goes on from there",
     "simulate": "the parts that were done are kept; the same command goes on from there",
     "pretrain": "the same command goes on from what was kept",
+    "league": "what was pretrained and judged is kept; the same command goes on from there",
     "download": "what has come is kept; the same command goes on from there",
     "convert": "no store was made",
 }
@@ -330,6 +365,7 @@ def main(argv=None) -> int:
             "site": book.site,
             "simulate": _simulate,
             "pretrain": _pretrain,
+            "league": _league,
             "data": _data,
         }[args.command](args)
     except KeyboardInterrupt:

@@ -119,6 +119,12 @@ def pretrain(
     return training.fit(model, train, validation=held, path=path, seed=seed, card=card, **options)
 
 
+def make(strategy, settings: Mapping | None = None, *, seed: int) -> nn.Module:
+    """The module that `pretrain` would train, with random weights. Arguments and errors as there."""
+    name, made = find(strategy)
+    return _make(made, _merged(made, settings or {}, name), seed=seed)
+
+
 def find(strategy) -> tuple[str, Any]:
     """Name and class of a strategy, see `pretrain`. Raises `ValueError` where there is none of that
     name.

@@ -343,7 +343,7 @@ def probe(
         for part, one in zip(z, labels, strict=True)
     ]
     table = measure(
-        lambda seed: _Given(data[0].x.shape[1]),
+        lambda seed: Vectors(data[0].x.shape[1]),
         data,
         budgets=budgets,
         seeds=seeds,
@@ -357,7 +357,7 @@ def probe(
     return table
 
 
-class _Given(nn.Module):
+class Vectors(nn.Module):
     """An encoder whose jets are vectors already, as one constituent each."""
 
     def __init__(self, dim: int):

@@ -26,6 +26,7 @@ from jetnb.metrics.estimates import (
     within,
 )
 from jetnb.metrics.laws import ScalingLaw, fit_scaling_law, worth_of
+from jetnb.metrics.ranking import RankTest, rank_test
 from jetnb.metrics.scaling import PowerLaw, Worth, epochs_until, fit_power_law, measure_worth
 from jetnb.metrics.sidebands import Sideband, closure, sideband
 
@@ -34,6 +35,7 @@ __all__ = [
     "Calibration",
     "Estimate",
     "PowerLaw",
+    "RankTest",
     "Roc",
     "ScalingLaw",
     "Sideband",
@@ -47,10 +49,11 @@ __all__ = [
     "efficiency",
     "epochs_until",
     "fit_power_law",
+    "fit_scaling_law",
     "half_width",
     "mean",
-    "fit_scaling_law",
     "measure_worth",
+    "rank_test",
     "rejection",
     "roc",
     "sideband",

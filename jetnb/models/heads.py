@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jetnb.models import _packed
+from jetnb.models._fast import Linear
 from jetnb.models._packed import wide
 
 
@@ -42,6 +44,35 @@ def projection(dim: int, hidden: int = 256, output: int = 128) -> nn.Sequential:
     arXiv:2002.05709 (section 2.1).
     """
     return mlp(dim, output, hidden=(hidden,))
+
+
+class AttentionPool(nn.Module):
+    """Jets from constituents that are there already, by attention with one learned query per head.
+
+    dim: D, a multiple of n_heads. Stands in the place of an encoder where the encoder below is
+    frozen, and reads what that makes of constituents. Raises `ValueError` for sizes that do not fit.
+    Taught in notebook 17.
+
+    >>> h, offsets = torch.randn(9, 32), torch.tensor([0, 5, 9])
+    >>> AttentionPool(32, n_heads=4)(h, offsets)[1].shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(self, dim: int, *, n_heads: int = 4):
+        super().__init__()
+        if n_heads < 1 or dim % n_heads:
+            raise ValueError(f"dim is {dim}: it must be a multiple of n_heads, {n_heads}")
+        self.dim = dim
+        self.query = nn.Parameter(0.02 * torch.randn(n_heads, dim // n_heads))
+        self.key_value = Linear(dim, 2 * dim)
+
+    def forward(self, h: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """h (T, D), offsets (B + 1,) -> h as it is, and jets (B, D), zeros without constituents."""
+        lengths = _packed.check(h, offsets, self.dim)
+        jet = _packed.jet_of(lengths, h.device)
+        key, value = self.key_value(h).unflatten(1, (2, len(self.query), -1)).unbind(1)
+        score = (wide(key) * self.query).sum(-1) / key.shape[-1] ** 0.5  # (T, heads)
+        return h, _packed.weigh(score, value, jet, len(lengths))
 
 
 class _Headed(nn.Module):

@@ -29,6 +29,7 @@ from jetnb.plots.maps import (
     jet_image,
     n_pixels,
 )
+from jetnb.plots.ranks import by_row, critical_difference
 from jetnb.plots.results import (
     bounded_lines,
     error_curves,
@@ -50,6 +51,8 @@ __all__ = [
     "borders",
     "bounded_lines",
     "by_class",
+    "by_row",
+    "critical_difference",
     "error_curves",
     "eta_phi_map",
     "field_grid",

@@ -123,6 +123,18 @@ LESSONS = {
             and _above(r, "auc_events", "trees, HLF + counts", "trees, HLF", 0.02)
         ),
     },
+    "17_the_league": {
+        "eight numbers by hand are ahead of networks that saw a few jets": lambda r: (
+            _above(r["accuracy"], "finetuned", "eight numbers", "scratch", 0.01)
+            and _above(r["accuracy"], "linear", "eight numbers", "next token", 0.1)
+        ),
+        "a step with two views is more computing than one with labels": lambda r: (
+            r["gflop"]["JetCLR"] > 1.8 * r["gflop"]["ten classes"]
+        ),
+        "ranks and pools by hand are those of the package": lambda r: (
+            max(r["difference_by_hand"]) < 1e-5
+        ),
+    },
     "18_the_long_run": {
         "a network learns more from more jets": lambda r: (
             min(
