@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import jetnb
-from jetnb import metrics, scaling
+from jetnb import metrics, plots, scaling
 from jetnb.jets import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,6 +50,8 @@ def test_a_larger_run_is_predicted():
     assert law.scatter == pytest.approx(0.002, rel=0.4)
     assert law.jets_exponent.low < law.jets_exponent.value < law.jets_exponent.high
     assert "jets exponent" in repr(law) and len(law.replicas) == 60
+    left, right = plots.scaling_law(law, runs()).axes
+    assert left.get_xlabel() == "jets seen (log scale)" and len(right.lines) == 2
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():

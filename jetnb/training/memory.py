@@ -102,7 +102,8 @@ def measure(model: nn.Module, data, *, batch_size: int, accelerator: str = "auto
     Two steps of 8 and of 32 jets of `data` are done on the CPU, and every tensor that they make is
     counted while it lives; so what does not grow with the batch is told from what does. data: as
     for `training.fit`. accelerator: where the training shall run; its free memory is asked for. The
-    jets themselves are not counted. On an H200 eight models took 4 to 18 % more than this says. Raises `ValueError` for
+    jets themselves are not counted. What five models took on an
+    H200 agrees to 30 %; the smallest of them set `WORKSPACES`. Raises `ValueError` for
     fewer than 32 jets. Taught in notebook 18.
     """
     hardware.check(accelerator)
