@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--veto",
         action="store_true",
-        help="drop early the events that will have no jet to keep: twice as fast, other events",
+        help="drop early the events that will have no jet to keep: up to twice as fast, other events",
     )
 
     pretrain = commands.add_parser("pretrain", help="pretrain and keep it as checkpoint")

@@ -52,7 +52,7 @@ def simulate(
                 are also written to it in the compact form of the shipped samples
     processes : worker processes, by default one per core; the result does not depend on it
     veto      : with the veto of the recipe, see `jetnb.simulation.veto`: other events with the same
-                distributions in half the time. The shipped samples are made without.
+                distributions, Pythia in half the time. The shipped samples are made without.
     An interrupted call goes on where it stopped; what it left damaged is made again. Raises
     ValueError for an unknown name, a size below 1, an existing store, parts left by other settings,
     or while another process makes the same store; ModuleNotFoundError without Pythia or FastJet.
