@@ -234,6 +234,19 @@ def band(values, *, level: float = LEVEL) -> Estimate:
     return Estimate(float(middle), float(low), float(high), level)
 
 
+def expected(n_found: int, n_seen: int, n_total: float, *, level: float = LEVEL) -> Estimate:
+    """How many to expect among n_total jets, if n_found of n_seen jets are of this kind.
+
+    The interval is that of Clopper and Pearson, of the count alone. Raises `ValueError` where n_found
+    is not from 0 to n_seen.
+
+    >>> expected(14, 20_000, 1e6)
+    700 (516 to 944) at 68.3 %
+    """
+    share = metrics.efficiency(n_found, n_seen, level=level)
+    return Estimate(*(float(one * n_total) for one in share[:3]), level)
+
+
 def _improved(curve: metrics.Roc, at: int, level: float) -> Improvement:
     passing = int(round(curve.background_efficiency[at] * curve.n_background))
     kept = int(round(curve.signal_efficiency[at] * curve.n_signal))
