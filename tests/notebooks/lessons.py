@@ -118,6 +118,10 @@ LESSONS = {
         "most signal is stranger than most background, and yet the cut does harm": lambda r: (
             r["auc"]["six numbers"]["WToQQ"] > 0.6 > r["improvement"]["six numbers"]["WToQQ"]
         ),
+        "a count of displaced tracks uncovers four b quarks": lambda r: (
+            r["improvement"]["seven numbers"]["HToAA4B"]
+            > r["improvement"]["six numbers"]["HToAA4B"] + 2
+        ),
         "what is strange is heavy": lambda r: (
             r["moved"]["six numbers"][0] > 3 * r["moved"]["six numbers"][1]
         ),
