@@ -49,7 +49,7 @@ def score(bank, z, kind: str = "knn", **options) -> np.ndarray:
 
     kind: a name of `SCORES`; options: its own. All but "cosine" look at columns that are shifted
     and scaled to mean 0 and width 1 in the bank. Raises `ValueError` for an unknown kind, arrays
-    that do not fit, are not finite, or a bank that is too small.
+    that do not fit, are not finite, or a bank that is too small. Taught in notebook 16.
 
     >>> bank = np.random.default_rng(1).normal(size=(500, 2))
     >>> score(bank, [[0.0, 0.0], [6.0, 0.0]], "mahalanobis") > 10
@@ -117,6 +117,7 @@ def weak(one, two, more=None, *, classifier=None, folds: int = 5, seed: int = 0)
     by a classifier that was not trained on it, in `folds` parts; classes count alike. more (N, D):
     other jets, scored by the mean over the parts. Returns scores (N1,), (N2,), and with `more`
     (N,). Raises `ValueError` for arrays that do not fit or fewer jets than folds. arXiv:1708.02949.
+    Taught in notebook 16.
     """
     one, two = _checked(one, two, names=("one", "two"))
     more = None if more is None else _checked(one, more, names=("one", "more"))[1]
@@ -148,7 +149,7 @@ def windows(mass, signal: tuple[float, float], sides: tuple[float, float]):
     each.
 
     sides: from where to where the side bands reach, on both sides of the window. Raises
-    `ValueError` where the window is not inside. arXiv:1805.02664.
+    `ValueError` where the window is not inside. arXiv:1805.02664. Taught in notebook 16.
     """
     mass, (low, high), (first, last) = np.asarray(mass), signal, sides
     if not first < low < high < last:
@@ -168,7 +169,7 @@ def improvement(
     labels (N,): 1 for signal, 0 for background; scores (N,), high for signal. Stable, as
     `background_efficiency` is fixed and not chosen. The interval joins those of Clopper and Pearson
     for signal and background that pass. Where scores tie, fewer pass than asked for. Raises
-    `ValueError` as `metrics.roc` does, and where no background jet would pass.
+    `ValueError` as `metrics.roc` does, and where no background jet would pass. Taught in notebook 16.
     """
     if not 0 < background_efficiency <= 1:
         raise ValueError(
@@ -194,7 +195,8 @@ def best_improvement(
 
     As for `improvement`; but a maximum over cuts picks upward fluctuations, more so the fewer jets
     pass: its interval does not know that. It is never below 1, which is what no cut has, so look at
-    what it is for scores that know nothing. Raises `ValueError` where no cut is left.
+    what it is for scores that know nothing. Raises `ValueError` where no cut is left. Taught in
+    notebook 16.
     """
     curve = metrics.roc(labels, scores)
     passing = np.round(curve.background_efficiency * curve.n_background)
@@ -215,6 +217,7 @@ def sculpting(mass, scores, *, background_efficiency: float = 0.01, seed: int = 
     mass, scores: (N,) of background jets only. options: those of `distances.measure`, whose
     `Distance` this returns, with the floor: that of as many jets drawn at random. A score that makes
     a peak of smooth background finds particles that are not there. Raises `ValueError` as that does.
+    Taught in notebook 16.
     """
     mass, scores = np.asarray(mass, float), np.asarray(scores, float)
     if mass.shape != scores.shape or mass.ndim != 1 or not len(mass):
@@ -232,6 +235,19 @@ def band(values, *, level: float = LEVEL) -> Estimate:
     values = np.asarray(values, float)
     low, middle, high = np.quantile(values, [(1 - level) / 2, 0.5, (1 + level) / 2])
     return Estimate(float(middle), float(low), float(high), level)
+
+
+def expected(n_found: int, n_seen: int, n_total: float, *, level: float = LEVEL) -> Estimate:
+    """How many to expect among n_total jets, if n_found of n_seen jets are of this kind.
+
+    The interval is that of Clopper and Pearson, of the count alone. Raises `ValueError` where n_found
+    is not from 0 to n_seen. Taught in notebook 16.
+
+    >>> expected(14, 20_000, 1e6)
+    700 (516 to 944) at 68.3 %
+    """
+    share = metrics.efficiency(n_found, n_seen, level=level)
+    return Estimate(*(float(one * n_total) for one in share[:3]), level)
 
 
 def _improved(curve: metrics.Roc, at: int, level: float) -> Improvement:

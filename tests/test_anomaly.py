@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,6 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from jetnb import anomaly, metrics
+from jetnb.book import runner
 
 RNG = np.random.default_rng(1)
 BANK = RNG.normal(size=(2000, 3)) * [1, 5, 0.1] + [2, 0, 1]
@@ -190,3 +197,41 @@ def test_what_is_wrong_is_said(call, message):
 def test_a_band_of_seeds_is_median_and_quantiles():
     found = anomaly.band(np.arange(101.0))
     assert found.value == 50 and found.low == pytest.approx(15.865) and found.high > 84
+
+
+def test_what_is_expected_follows_from_what_was_counted():
+    found = anomaly.expected(14, 20_000, 178e6)
+    assert found.value == pytest.approx(14 / 20_000 * 178e6)
+    assert found.low < found.value * (1 - 0.8 / np.sqrt(14))  # the error of a count of 14
+    assert found.high > found.value * (1 + 0.8 / np.sqrt(14))
+    none = anomaly.expected(0, 20_000, 178e6)
+    assert none.value == none.low == 0 and none.high > 178e6 / 20_000
+    with pytest.raises(ValueError, match="from 0 to n_total"):
+        anomaly.expected(3, 2, 10)
+
+
+def test_the_notebook_computes_what_it_expects_in_all_of_the_data():
+    """Its cells hold no number of tops, and that of jets only among the parameters."""
+    path = next((Path(__file__).parents[1] / "notebooks").glob("16_*.ipynb"))
+    cells = nbformat.read(path, as_version=4).cells
+    knobs = runner.parameters(nbformat.read(path, as_version=4))
+    assert knobs["N_DATA"] == 178_000_000
+    code = [
+        cell.source
+        for cell in cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+    ]
+    numbers = [
+        node.value
+        for source in code
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+    ]
+    assert max(numbers) < 10_000
+    said = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert not re.search(r"\d[\d ,.]*(thousand |million )?tops\b", said)
+    stored = json.loads((Path(__file__).parent / "notebooks" / "reference.json").read_text("utf-8"))
+    found = stored[path.stem]["in_all"]["value"]
+    for count, *expected in (found["tops"], found["above"]):
+        again = anomaly.expected(count, found["jets"], knobs["N_DATA"])
+        assert expected == pytest.approx(list(again[:3]), rel=1e-6)

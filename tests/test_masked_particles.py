@@ -15,7 +15,7 @@ from jetnb.inputs import TRACK, TYPES
 from jetnb.models import flow as matching
 from jetnb.models.particles import columns
 from jetnb.strategies import targets
-from jetnb.strategies.masked_particles import MaskedParticles
+from jetnb.strategies.masked_particles import MaskedParticles, hide
 from jetnb.strategies.particle_type import ParticleType
 from jetnb.strategies.set_flow import SetFlow
 
@@ -184,6 +184,20 @@ def test_set_flow_scores_the_direction():
     loss = model.loss(data[np.arange(64)], generator=generator())
     assert float(loss.detach()) == pytest.approx(2, rel=0.1)  # both have the width 1
     assert model.monitors()["explained"] == pytest.approx(0, abs=1e-6)
+
+
+def test_set_flow_tells_the_errors_of_single_jets():
+    """Their mean over numbers is the loss; of a single particle nothing can be hidden."""
+    model, data = made(SetFlow)
+    batch = data[np.arange(64)]
+    x, offsets = batch[0], batch[1]
+    errors = model.errors(batch, generator=generator())
+    hidden = hide(x, offsets, model.mask, generator=generator())
+    counts = np.add.reduceat(hidden.numpy().astype(float), offsets[:-1].numpy())
+    loss = float(model.loss(batch, generator=generator()).detach())
+    assert np.average(errors, weights=counts) == pytest.approx(loss, rel=1e-5)
+    alone = model.errors((x[:6], torch.tensor([0, 1, 6])), generator=generator())
+    assert alone[0] == 0 and alone[1] > 0
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,29 @@ class SetFlow(nn.Module):
         (B + 1,). generator draws what is hidden, times and noise. Numbers that a particle lacks are
         not scored. Raises `ValueError` for a malformed batch and one in which nothing can be hidden.
         """
+        off, known, size, jets, _ = self._off(batch, generator)
+        self._last = {"jets": jets.detach(), "explained": (1 - off.sum() / size.sum()).detach()}
+        return across.over(off.sum(), known.sum())
+
+    @torch.no_grad()
+    def errors(
+        self, batch: tuple[Tensor, ...], *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mean squared error of each jet, (B,): how badly its hidden particles are guessed.
+
+        batch, generator and errors: as for `loss`, which is the mean over all numbers of all jets.
+        One draw of what is hidden says little of one jet: take the mean over several. 0 for a jet of
+        which nothing can be hidden. Taught in notebook 16.
+        """
+        off, known, _, jets, hidden = self._off(batch, generator)
+        jet = _packed.jet_of(np.diff(hidden.numpy()), off.device)
+        off, known = (_packed.total(part.sum(1), jet, len(jets)) for part in (off, known))
+        return off / known.clamp(min=1)
+
+    def _off(self, batch: tuple[Tensor, ...], generator: torch.Generator | None):
+        """Squares of what is missed (M, width), which numbers there are, squares of what was to be
+        found, jets (B, D), and offsets of the hidden.
+        """
         x, offsets, *_ = batch
         x = x.index_select(0, _packed.falling(x, offsets))
         mask = hide(x, offsets, self.mask, generator=generator)
@@ -154,8 +177,7 @@ class SetFlow(nn.Module):
         at, direction = flow.noised(data, flow.normal(data, generator), t)
         found = self._towards(at, t, hidden, visible, shown)
         off, size = (wide(found) - direction).square() * known, direction.square() * known
-        self._last = {"jets": jets.detach(), "explained": (1 - off.sum() / size.sum()).detach()}
-        return across.over(off.sum(), known.sum())
+        return off, known, size, jets, hidden
 
     def monitors(self) -> dict[str, float]:
         """Of the last batch: `explained`, the share of the squares of the directions that is found,

@@ -123,6 +123,35 @@ LESSONS = {
             and _above(r, "auc_events", "trees, HLF + counts", "trees, HLF", 0.02)
         ),
     },
+    "16_anomaly_detection": {
+        "the distance to neighbours by hand is that of the package": lambda r: (
+            abs(r["knn_by_hand_over_package"] - 1) < 1e-9
+        ),
+        "most signal is stranger than most background, and yet the cut does harm": lambda r: (
+            r["auc"]["six numbers"]["WToQQ"] > 0.6 > r["improvement"]["six numbers"]["WToQQ"]
+        ),
+        "a count of displaced tracks uncovers four b quarks": lambda r: (
+            r["improvement"]["seven numbers"]["HToAA4B"]
+            > r["improvement"]["six numbers"]["HToAA4B"] + 2
+        ),
+        "what is strange is heavy": lambda r: (
+            r["moved"]["six numbers"][0] > 3 * r["moved"]["six numbers"][1]
+        ),
+        "two mixtures find tops without labels": lambda r: (
+            _above(
+                r,
+                "two_mixtures",
+                "six numbers, trees, TTBar, 40",
+                "six numbers, trees, TTBar, 0",
+                0.5,
+            )
+            and r["two_mixtures"]["six numbers, TTBar, 40"] > 1.5
+        ),
+        "what to expect in all of the data follows from what was counted": lambda r: all(
+            abs(value * r["in_all"]["jets"] / 178e6 - count) < 1e-6
+            for count, value, *_ in (r["in_all"]["tops"], r["in_all"]["above"])
+        ),
+    },
     "17_the_league": {
         "eight numbers by hand are ahead of networks that saw a few jets": lambda r: (
             _above(r["accuracy"], "finetuned", "eight numbers", "scratch", 0.01)
