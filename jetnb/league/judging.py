@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import awkward as ak
 import numpy as np
@@ -85,7 +85,7 @@ def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -
         read(one) for one in (task.train, task.validation, *task.tests.values())
     )
     data = [train, validation, _joined(tests)]
-    shared = dict(
+    shared: dict[str, Any] = dict(
         budgets=task.budgets,
         seeds=[seed],
         validation_share=rules.share,
@@ -93,7 +93,7 @@ def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -
         signal=task.signal,
         progress=False,
     )
-    full = {**shared, **rules.finetune, "tune_at": task.tune_at}
+    full: dict[str, Any] = {**shared, **rules.finetune, "tune_at": task.tune_at}
     if candidate is None:
         runs = _measured(lambda s: Vectors(len(NUMBERS)), data, modes=("random",), **shared)
         runs += _forests(data, seed=seed, rules=rules, budgets=task.budgets)

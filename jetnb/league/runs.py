@@ -147,10 +147,10 @@ class _League:
         def make(s):
             return pretraining.build(rules.encoder, seed=s).fit(train.x, train.offsets)
 
-        def read(these):
+        def momenta(these):
             return pretraining.particles(these, hardest=rules.hardest)
 
-        return judging.Candidate(make, None, read, steps)
+        return judging.Candidate(make, None, momenta, steps)
 
     def pretrained(self, row: Row, seed: int, ledger: Ledger) -> Path:
         """The checkpoint of a row; its learning rate is picked with one seed."""
