@@ -86,14 +86,14 @@ def measure(
     )
     runs = [{**case._asdict(), "seed": seed} for case in cases for seed in seeds]
     todo = [run for run in runs if run not in ledger]
-    data = []
+    data: list = []
     if todo:
         first = _model(made, name, next(iter(sizes.values())), seed=0)
         data = [pretraining.data_of(first, part) for part in (jets, *held)]
 
     def work(run: Mapping) -> dict:
         model = _model(made, name, sizes[run["size"]], seed=run["seed"])
-        return train(model, *data, run, batch_size=batch_size, **options)
+        return train(model, *data, run=run, batch_size=batch_size, **options)
 
     results = parallel.run(work, todo, processes=min(processes, max(len(todo), 1)))
     for run, result in zip(todo, tqdm(results, total=len(todo), disable=not progress), strict=True):
@@ -102,7 +102,7 @@ def measure(
 
 
 def train(
-    model: nn.Module, data, validation, test, run: Mapping, *, batch_size: int, **options
+    model: nn.Module, data, validation, test, *, run: Mapping, batch_size: int, **options
 ) -> dict:
     """Train `model` for one run; see `measure`. data: `batches.Packed` of all jets to draw from."""
     began = time.perf_counter()

@@ -99,10 +99,10 @@ def test_runs_are_made_once_and_smaller_sets_are_parts_of_larger(tmp_path, monke
 
     used, train = [], scaling.train
 
-    def spy(model, data, validation, test, run, **options):
+    def spy(model, data, validation, test, *, run, **options):
         rows = np.random.default_rng(run["seed"]).permutation(len(data))[: run["jets"]]
         used.append(set(rows))
-        return train(model, data, validation, test, run, **options)
+        return train(model, data, validation, test, run=run, **options)
 
     monkeypatch.setattr(scaling, "train", spy)
     found = again()

@@ -131,7 +131,7 @@ def fit_scaling_law(
         Estimate(float(v), float(min(lo, v)), float(max(hi, v)), level)
         for v, lo, hi in zip(numbers, low, high, strict=True)
     ]
-    return ScalingLaw(*estimates, at, scatter, replicas)
+    return ScalingLaw(*estimates, at, scatter, replicas)  # type: ignore[arg-type]
 
 
 def _numbers(logs) -> np.ndarray:
