@@ -244,7 +244,7 @@ def expected(n_found: int, n_seen: int, n_total: float, *, level: float = LEVEL)
     is not from 0 to n_seen. Taught in notebook 16.
 
     >>> expected(14, 20_000, 1e6)
-    700 (516 to 944) at 68.3 %
+    700 (515 to 941) at 68.3 %
     """
     share = metrics.efficiency(n_found, n_seen, level=level)
     return Estimate(*(float(one * n_total) for one in share[:3]), level)

@@ -49,7 +49,7 @@ def half_width(values) -> float:
     a Gaussian. Tails do not count. Taught in notebook 01.
 
     >>> float(half_width([0, 1, 2, 3, 100]).round(2))
-    14.05
+    18.9
     """
     return np.diff(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))[0] / 2
 
