@@ -131,7 +131,7 @@ def write(
         raise ValueError(f"{readme} has no place for the table: put the lines {BEGIN} and {END}")
     before, _, rest = text.partition(BEGIN)
     where = pictures.relative_to(readme.parent).as_posix()
-    made = table(facts, [path.name for path in paths], notebooks.name, where)
+    made = table(facts, paths, notebooks.name, where)
     readme.write_text(f"{before}{BEGIN}\n{made}{END}{rest.partition(END)[2]}", encoding="utf-8")
     return missing
 
@@ -142,21 +142,26 @@ def read(pictures: Path = PICTURES) -> dict[str, dict]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def table(facts: dict, names: Sequence[str], notebooks: str, pictures: str) -> str:
+def table(facts: dict, paths: Sequence[Path], notebooks: str, pictures: str) -> str:
     """The notebooks as a table of Markdown, three in a row, each one cell: picture, title, question,
-    first number, and what it takes.
+    first number, and what it takes; of a notebook without facts, title, question and the time that
+    its head names.
     """
-    cells = [_cell(name, facts.get(Path(name).stem), notebooks, pictures) for name in names]
+    cells = [_cell(path, facts.get(path.stem), notebooks, pictures) for path in paths]
     rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
     rows[-1] += [""] * (COLUMNS - len(rows[-1]))
     lines = ["|" + " |" * COLUMNS, "|" + "---|" * COLUMNS]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def _cell(name: str, facts: dict | None, notebooks: str, pictures: str) -> str:
-    stem, link = Path(name).stem, f"{notebooks}/{name}"
+def _cell(path: Path, facts: dict | None, notebooks: str, pictures: str) -> str:
+    stem, link = path.stem, f"{notebooks}/{path.name}"
     if facts is None:
-        return f"[{stem.replace('_', ' ')}]({link})"
+        head = nbformat.read(path, as_version=4)
+        title, question = gallery.question(head)
+        time = re.search(r"^\| laptop \| ([^|]+) \|", head.cells[0].source, re.M)
+        words = [f"**[{_plain(title)}]({link})**", _plain(question)]
+        return "<br>".join([*words, *(f"<sub>{time[1]}</sub>" for time in [time] if time)])
     words = [
         f'<a href="{link}"><img src="{pictures}/{stem}.png" width="260" alt="{_plain(facts["title"])}"></a>',
         f"**[{_plain(facts['title'])}]({link})**",
