@@ -1,4 +1,4 @@
-"""The shipped figures of a GPU: what README says of them is what they say."""
+"""The shipped figures of a GPU: what docs/gpu.md says of them is what they say."""
 
 import re
 
@@ -8,7 +8,7 @@ from jetnb import _json
 from jetnb.book import runner
 
 FILES = sorted((runner.ROOT / "data" / "reference" / "gpu").glob("*.json"))
-ROWS = {  # of README: where its numbers in float32 and bfloat16 are
+ROWS = {  # of docs/gpu.md: where its numbers in float32 and bfloat16 are
     "transformer": ("Transformer: float32", "Transformer: bfloat16, attention by efficient"),
     "`nn.TransformerEncoder` of this size, on padded jets": tuple(
         f"nn.TransformerEncoder, padded to the longest of the batch: {kind}"
@@ -36,8 +36,8 @@ def h200():
 
 
 @pytest.fixture(scope="module")
-def readme():
-    return " ".join((runner.ROOT / "README.md").read_text(encoding="utf-8").split())
+def page():
+    return " ".join((runner.ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -65,10 +65,10 @@ def test_a_record_says_what_was_measured_where(file):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_speeds_of_readme_are_those_of_the_record(name, h200, readme):
+def test_speeds_of_the_page_are_those_of_the_record(name, h200, page):
     speeds = h200["results"]["generate" if name == "generation" else "speed"]
-    row = re.search(rf"\| {re.escape(name)}(?:, [^|]*)? \| ([\d ]+) \| ([\d ]+) \|", readme)
-    assert row, f"README has no row for {name}"
+    row = re.search(rf"\| {re.escape(name)}(?:, [^|]*)? \| ([\d ]+) \| ([\d ]+) \|", page)
+    assert row, f"docs/gpu.md has no row for {name}"
     for said, key in zip(row.groups(), ROWS[name], strict=True):
         assert int(said.replace(" ", "")) == int(float(f"{speeds[key]['jets/s']:.3g}")), key
     if weights := re.search(r"([\d.]+) M weights", row[0]):
@@ -76,7 +76,7 @@ def test_speeds_of_readme_are_those_of_the_record(name, h200, readme):
         assert float(weights[1]) == round(speeds[f"{key}: weights"]["weights"] / 1e6, 1)
 
 
-def test_conditions_of_readme_are_those_of_the_record(h200, readme):
+def test_conditions_of_the_page_are_those_of_the_record(h200, page):
     results, machine = h200["results"], h200["machine"]
     jets, worst = (
         results["speed"]["jets"],
@@ -100,4 +100,4 @@ def test_conditions_of_readme_are_those_of_the_record(h200, readme):
             "e-0", "e-"
         ),
     ):
-        assert words in readme
+        assert words in page
