@@ -19,18 +19,16 @@ WAITING = {
     "04_tokenize_jets",
     "04b_how_many_tokens",
     "05_generative_pretraining",
+    "05b_judge_generated_jets",
     "06_generative_finetuning",
     "08_finetune_top_tagging",
-    "09_latent_space",
     "10_pileup_masked_autoencoder",
     "11_masked_particles",
     "12_joint_embedding",
     "13_resimulation",
     "14_labels_and_many_tasks",
     "15_joint_analysis_hh4b",
-    "16_anomaly_detection",
     "17_the_league",
-    "18_the_long_run",
 }
 
 

@@ -144,8 +144,8 @@ def read(pictures: Path = PICTURES) -> dict[str, dict]:
 
 def table(facts: dict, paths: Sequence[Path], notebooks: str, pictures: str) -> str:
     """The notebooks as a table of Markdown, three in a row, each one cell: picture, title, question,
-    first number, and what it takes; of a notebook without facts, title, question and the time that
-    its head names.
+    first number, and what it takes; where no run is known, or not how fast its machine was, the time
+    that the head of the notebook names.
     """
     cells = [_cell(path, facts.get(path.stem), notebooks, pictures) for path in paths]
     rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
@@ -156,19 +156,19 @@ def table(facts: dict, paths: Sequence[Path], notebooks: str, pictures: str) -> 
 
 def _cell(path: Path, facts: dict | None, notebooks: str, pictures: str) -> str:
     stem, link = path.stem, f"{notebooks}/{path.name}"
-    if facts is None:
-        head = nbformat.read(path, as_version=4)
-        title, question = gallery.question(head)
-        time = re.search(r"^\| laptop \| ([^|]+) \|", head.cells[0].source, re.M)
-        words = [f"**[{_plain(title)}]({link})**", _plain(question)]
-        return "<br>".join([*words, *(f"<sub>{time[1]}</sub>" for time in [time] if time)])
-    words = [
-        f'<a href="{link}"><img src="{pictures}/{stem}.png" width="260" alt="{_plain(facts["title"])}"></a>',
-        f"**[{_plain(facts['title'])}]({link})**",
-        _plain(facts["question"]),
-        *(f"{_plain(key)}: {value}" for key, value in gallery.headlines(facts["headline"])[:1]),
-        f"<sub>{costs(facts)}</sub>",
-    ]
+    head = nbformat.read(path, as_version=4)
+    title, question = map(_plain, gallery.question(head))
+    words = [f"**[{title}]({link})**", question]
+    if facts is not None:
+        image = f'<img src="{pictures}/{stem}.png" width="260" alt="{title}">'
+        words.insert(0, f'<a href="{link}">{image}</a>')
+        first = gallery.headlines(facts["headline"])[:1]
+        words += [f"{_plain(key)}: {value}" for key, value in first]
+    named = re.search(r"^\| laptop \| ([^|]+) \|", head.cells[0].source, re.M)
+    if facts is not None and facts.get("speed"):  # else it is not known how fast that machine was
+        words.append(f"<sub>{costs(facts)}</sub>")
+    elif named:
+        words.append(f"<sub>{named[1]}</sub>")
     return "<br>".join(words)
 
 
