@@ -19,7 +19,6 @@ WAITING = {
     "04_tokenize_jets",
     "04b_how_many_tokens",
     "05_generative_pretraining",
-    "05b_judge_generated_jets",
     "06_generative_finetuning",
     "08_finetune_top_tagging",
     "10_pileup_masked_autoencoder",
@@ -28,7 +27,6 @@ WAITING = {
     "13_resimulation",
     "14_labels_and_many_tasks",
     "15_joint_analysis_hh4b",
-    "17_the_league",
 }
 
 
