@@ -82,7 +82,7 @@ def sizes(notebook, code):
     counts = sorted(len(lines(cell)) for cell in code) or [0]
     if statistics.median(counts) > 5:
         yield f"the median code cell has {statistics.median(counts):g} lines, at most 5 are allowed"
-    long = sum(len(lines(cell)) > 15 for cell in code[1:-1])  # imports and results aside
+    long = sum(len(lines(cell)) > 15 for cell in code)
     if long > 0.1 * len(counts):
         yield "more than one in ten code cells has over 15 lines"
     if counts[-1] > 25:
