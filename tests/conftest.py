@@ -4,12 +4,22 @@ physics.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
 import jetnb.jets
 
 MASS = {211: 0.13957, 22: 0.0, 130: 0.49761, 11: 0.000511, 13: 0.10566}
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    """What one test has drawn is not there for the next."""
+    yield
+    if plt := sys.modules.get("matplotlib.pyplot"):
+        plt.close("all")
 
 
 def toy_columns(n: int, seed: int = 0, *, mean: float = 45):
