@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     league.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="S")
     league.add_argument("--rows", nargs="+", metavar="ROW", help="all without")
     league.add_argument("--columns", nargs="+", metavar="COLUMN", help="all without")
+    league.add_argument(
+        "--extras", nargs="+", metavar="FEATURE", help="what encoders read beside momenta"
+    )
 
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
         dest="what", required=True, metavar="COMMAND"
@@ -227,6 +230,7 @@ def _league(args) -> int:
             catalogue.load(args.data),
             args.out,
             columns=args.columns or list(league.COLUMNS),
+            rules=league.Rules(extras=args.extras or ()),
             say=lambda text: print(text, flush=True),
         )
     print(tables.text(tables.read(args.out)))

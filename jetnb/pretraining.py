@@ -27,7 +27,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -252,13 +252,13 @@ def _some(data, seed: int) -> batches.Packed:
     return batches.Packed(*data[rows])
 
 
-def build(settings: Mapping = ENCODER, *, seed: int) -> FromParticles:
-    """A new encoder of particles, with random weights, not yet fitted to any: a transformer of
-    these settings.
+def build(settings: Mapping = ENCODER, *, seed: int, extras: Iterable[str] = ()) -> FromParticles:
+    """A new encoder of particles with `extras`, with random weights, not yet fitted to any: a
+    transformer of these settings.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return from_settings(settings)
+        return from_settings(settings, extras=extras)
 
 
 def _make(made: type, settings: Mapping, *, seed: int) -> nn.Module:

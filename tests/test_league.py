@@ -2,6 +2,7 @@
 files say.
 """
 
+import dataclasses
 import json
 
 import awkward as ak
@@ -222,6 +223,51 @@ def test_quarks_and_gluons_have_no_heavy_hadrons():
     assert (np.isin(parton, (1, 2, 3)) == (np.asarray(task.train.label) == 1)).all()
     assert (parton[np.asarray(task.train.label) == 0] == 21).all()
     assert not ak.any(task.train.n_b_hadrons) and len(task.train) > 4_000
+
+
+def test_what_is_taken_away_is_gone_and_nothing_else():
+    task = columns.task("b or light", league.Rules(), {})
+    labels = np.asarray(task.train.label)
+    assert ((np.asarray(task.train.n_b_hadrons) > 0) == (labels == 1)).all()
+    assert not ak.any(task.train[labels == 0].n_c_hadrons) and abs(labels.mean() - 0.5) < 0.05
+    whole = task.tests[""]
+    for name, fields in columns.WITHOUT.items():
+        less = task.tests[f"without {name}"]
+        for field in whole.constituents.fields:
+            same = ak.all(less.constituents[field] == whole.constituents[field])
+            assert same != (field in fields)
+            assert same or not ak.any(less.constituents[field])
+
+
+def test_tracks_reach_the_encoders_that_can_read_them(tmp_path):
+    """Displaced tracks make the ninth number; a row that reads momenta alone gets no more."""
+    extras = ("charge", "tanh_d0", "tanh_dz")
+    rules = dataclasses.replace(
+        RULES, extras=extras, budgets={"b or light": (60, 120)}, n_jets=400, steps=2
+    )
+    assert rules.record()["extras"] == list(extras) and "extras" not in RULES.record()
+    mine, judged = jets.split(jetnb.load("jetclass")[:1_200], (0.4, 0.6), seed=1)
+    rows = [league.ROWS[name] for name in ("eight numbers", "scratch", "set flow", "JetCLR")]
+    rows = [dataclasses.replace(row, lrs=(1e-3,)) for row in rows]
+    options = {"columns": ["b or light"], "rules": rules, "samples": {"jetclass": judged}}
+    league.run(rows, [1], mine, tmp_path, say=None, **options)
+    found = league.read(tmp_path)
+    whole, without = (
+        league.scores(found, "b or light", test=test, value="log_loss")
+        for test in ("", "without displacement")
+    )
+    assert len(found) == 4 and {run.rules["extras"][0] for run in found} == {"charge"}
+    blind = {name for name in whole if whole[name] == without[name]}
+    assert len(whole) == 4 and blind == {"JetCLR"}
+    test = columns.task("b or light", rules, {}).tests[""]
+    ninth = judging.of_rules(rules)(test).x[:, 8]
+    c = test.constituents
+    by_hand = [
+        sum(t and abs(d) > 3 * e for t, d, e in zip(*one, strict=True))
+        for one in zip(c.has_track.to_list(), c.d0.to_list(), c.d0_error.to_list(), strict=True)
+    ]
+    assert ninth.tolist() == by_hand
+    assert judging.of_rules(RULES)(test).x.shape[1] == 8
 
 
 def test_quality_of_perfectly_calibrated_chances():

@@ -25,20 +25,26 @@ PICTURES = runner.ROOT / "docs" / "pictures"
 README = runner.ROOT / "README.md"
 BEGIN, END = "<!-- notebooks: written by `jetnb readme` -->", "<!-- end of notebooks -->"
 SIZE, MOST = (420, 280), 40_000  # pixels, bytes
+FRONT, WIDE, HEAVY = "17_the_league", (1200, 900), 120_000  # whose figure stands above the table
 COLUMNS = 3
 
 
 def picture(png: bytes) -> bytes:
     """A PNG as one of at most 40 kB that fits into 420 x 280 pixels, on white."""
+    return _fitted(png, SIZE, MOST)
+
+
+def _fitted(png: bytes, within: tuple[int, int], most: int, *, margins: bool = True) -> bytes:
     with Image.open(io.BytesIO(png)) as opened:
         image = opened.convert("RGBA")
-    image.thumbnail(SIZE, Image.Resampling.LANCZOS)
-    canvas = Image.new("RGBA", SIZE, "white")
-    canvas.alpha_composite(image, ((SIZE[0] - image.width) // 2, (SIZE[1] - image.height) // 2))
+    image.thumbnail(within, Image.Resampling.LANCZOS)
+    size = within if margins else image.size
+    canvas = Image.new("RGBA", size, "white")
+    canvas.alpha_composite(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     for colours in (128, 64, 32, 16, 8):
         made = io.BytesIO()
         canvas.convert("RGB").quantize(colours).save(made, "PNG", optimize=True)
-        if made.tell() <= MOST:
+        if made.tell() <= most:
             break
     return made.getvalue()
 
@@ -120,11 +126,14 @@ def write(
         kept = ("title", "question", "seconds", "memory_mb", "disk_mb", "headline", "speed", "date")
         facts[path.stem] = {key: record.get(key) for key in kept} | {"figure": telling(path)}
         (pictures / f"{path.stem}.png").write_bytes(picture(png))
+        if path.stem == FRONT:
+            front = _fitted(png, WIDE, HEAVY, margins=False)
+            (pictures / "front.png").write_bytes(front)
     stems = [path.stem for path in paths]
     facts = {stem: facts[stem] for stem in stems if stem in facts}
     (pictures / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for old in pictures.glob("*.png"):
-        if old.stem not in stems:
+        if old.stem not in (*stems, "front"):
             old.unlink()
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
@@ -145,13 +154,19 @@ def read(pictures: Path = PICTURES) -> dict[str, dict]:
 def table(facts: dict, paths: Sequence[Path], notebooks: str, pictures: str) -> str:
     """The notebooks as a table of Markdown, three in a row, each one cell: picture, title, question,
     first number, and what it takes; where no run is known, or not how fast its machine was, the time
-    that the head of the notebook names.
+    that the head of the notebook names. The figure of one of them stands above, larger.
     """
+    front = []
+    for path in paths:
+        if path.stem == FRONT and FRONT in facts:
+            title, question = map(_plain, gallery.question(nbformat.read(path, as_version=4)))
+            image = f'<img src="{pictures}/front.png" alt="{title}: {question}">'
+            front = [f'<a href="{notebooks}/{path.name}">{image}</a>', ""]
     cells = [_cell(path, facts.get(path.stem), notebooks, pictures) for path in paths]
     rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
     rows[-1] += [""] * (COLUMNS - len(rows[-1]))
     lines = ["|" + " |" * COLUMNS, "|" + "---|" * COLUMNS]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return "\n".join([*front, *lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def _cell(path: Path, facts: dict | None, notebooks: str, pictures: str) -> str:

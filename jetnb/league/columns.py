@@ -111,12 +111,41 @@ def quark_gluon(load: Callable, rules: Rules) -> Task:
     return Task(train, validation, {"": test}, (100, 1_000, 4_000), 1_000)
 
 
+def b_or_light(load: Callable, rules: Rules) -> Task:
+    """Jets with b hadrons against as many with neither b nor c, with pile-up and PUPPI; the test jets
+    also without what tracks say of displacement, without the types of particles, and without both.
+    """
+    every = load("aoj")
+    b, c = np.asarray(every.n_b_hadrons), np.asarray(every.n_c_hadrons)
+    qcd = np.asarray(every.label) == 0
+    heavy, light = np.flatnonzero(qcd & (b > 0)), np.flatnonzero(qcd & (b + c == 0))
+    kept = np.sort(np.concatenate([heavy, light[: len(heavy)]]))
+    every = ak.with_field(every[kept], np.int16(b[kept] > 0), "label")
+    train, validation, test = jets.split(every, (0.5, 0.1, 0.4), seed=SEED)
+    tests = {"": test}
+    for name, fields in WITHOUT.items():
+        tests[f"without {name}"] = without(test, fields)
+    return Task(train, validation, tests, (100, 300, 800), 300)
+
+
+def without(these: ak.Array, fields: Sequence[str]) -> ak.Array:
+    """The same jets with 0 in these fields of all constituents: no track, no type."""
+    c = these.constituents
+    for name in fields:
+        c = ak.with_field(c, ak.zeros_like(c[name]), name)
+    return ak.with_field(these, c, "constituents")
+
+
+DISPLACEMENT = ("has_track", "d0", "dz", "d0_error", "dz_error")
+TYPES = ("pdg_id", "charge")
+WITHOUT = {"displacement": DISPLACEMENT, "types": TYPES, "both": DISPLACEMENT + TYPES}
 COLUMNS = {
     "top tagging": top_tagging,
     "ten classes": ten_classes,
     "robustness": robustness,
     "other shower": other_shower,
     "quark or gluon": quark_gluon,
+    "b or light": b_or_light,
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from jetnb.finetuning.study import Vectors
 from jetnb.inputs.batches import Packed
 from jetnb.league.columns import Task
 from jetnb.league.rows import Rules
-from jetnb.models import tokenizer
+from jetnb.models import particles, tokenizer
 from jetnb.models.heads import AttentionPool
 from jetnb.strategies import next_token
 
@@ -32,6 +33,7 @@ NUMBERS = ("pt", "mass", "softdrop_mass", "tau21", "tau32", "d2", "n_constituent
 MODES = {"frozen": "linear", "random": "linear", "finetuned": "finetuned", "scratch": "finetuned"}
 TREES = {"min_samples_leaf": 10, "max_leaf_nodes": 8, "max_iter": 150, "early_stopping": False}
 K = 20  # neighbours
+DISPLACED = 3.0  # standard deviations of d0 from which on a track counts as displaced
 
 
 class Candidate(NamedTuple):
@@ -45,19 +47,25 @@ class Candidate(NamedTuple):
     steps: int | None = None
 
 
-def of_checkpoint(path, strategy) -> Candidate:
-    """The encoder of a pretraining. Features that jets lack are given as 0."""
+def of_checkpoint(path, strategy, extras: Sequence[str] = ()) -> Candidate:
+    """The encoder of a pretraining. Of the features that it reads beside momenta jets have `extras`,
+    those of the rules; others are given as 0.
+    """
     model, _ = restore(path, strategy)
     if hasattr(model, "tokenizer"):
         encoder, read = model.generator.encoder, model.tokens
     else:
         encoder = model.encoder
-        extras, n = getattr(encoder, "extras", ()), getattr(model, "hardest", None)
+        n, own = getattr(model, "hardest", None), getattr(encoder, "extras", ())
+        has = set(particles.columns(extras))
 
         def read(these: ak.Array) -> Packed:
-            found = pretraining.particles(these, hardest=n)
-            blank = np.zeros((len(found.x), len(extras)), np.float32)
-            return Packed(np.column_stack([found.x, blank]), found.offsets, *found.targets)
+            found = pretraining.particles(
+                these, hardest=n, extras=[name for name in own if name in has]
+            )
+            x = np.zeros((len(found.x), 3 + len(own)), np.float32)
+            x[:, [0, 1, 2, *(3 + i for i, name in enumerate(own) if name in has)]] = found.x
+            return Packed(x, found.offsets, *found.targets)
 
     return Candidate(lambda seed: copy.deepcopy(encoder), encoder.state_dict(), read)
 
@@ -68,10 +76,21 @@ def restore(path, strategy) -> tuple[nn.Module, dict]:
     return own[strategy](path) if strategy in own else pretraining.restore(path, strategy)
 
 
-def numbers(these: ak.Array) -> Packed:
-    """Eight high-level features of each jet, as one constituent."""
+def numbers(these: ak.Array, *, tracks: bool = False) -> Packed:
+    """Eight high-level features of each jet, as one constituent; with `tracks` a ninth, how many of
+    its tracks are displaced.
+    """
     x = np.stack(list(substructure.compute(these, list(NUMBERS)).values()), axis=1)
+    if tracks:
+        c = these.constituents
+        displaced = c.has_track & (abs(c.d0) > DISPLACED * c.d0_error)
+        x = np.column_stack([x, np.asarray(ak.sum(displaced, axis=1))])
     return Packed(np.nan_to_num(x), np.arange(len(x) + 1), these.label)
+
+
+def of_rules(rules: Rules) -> Callable[[ak.Array], Packed]:
+    """What reads the numbers of jets."""
+    return functools.partial(numbers, tracks=particles.HAS_TRACK in particles.columns(rules.extras))
 
 
 def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -> dict:
@@ -80,7 +99,7 @@ def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -
     Returns {"records": one dict for each way, budget and version of the test jets, "neighbours":
     accuracy of the nearest jets in the space of the frozen encoder, "n_test", "n_classes"}.
     """
-    read = numbers if candidate is None else candidate.read
+    read = candidate.read if candidate is not None else of_rules(rules)
     train, validation, *tests = (
         read(one) for one in (task.train, task.validation, *task.tests.values())
     )
@@ -95,7 +114,7 @@ def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -
     )
     full: dict[str, Any] = {**shared, **rules.finetune, "tune_at": task.tune_at}
     if candidate is None:
-        runs = _measured(lambda s: Vectors(len(NUMBERS)), data, modes=("random",), **shared)
+        runs = _measured(lambda s: Vectors(train.x.shape[1]), data, modes=("random",), **shared)
         runs += _forests(data, seed=seed, rules=rules, budgets=task.budgets)
         z = [part.x for part in (train, tests[0])]
         metric = "euclidean"

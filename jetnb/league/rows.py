@@ -73,17 +73,20 @@ class Row:
 class Rules:
     """What all rows share.
 
-    encoder: sizes of the transformer. hardest: constituents of each jet that are kept, for all that
-    reads jets. n_jets: jets to pretrain on, at most; None is all. steps, batch_size: of the
-    pretraining. finetune: arguments of `finetuning.measure`, for the full trainings and for pools on
-    a frozen encoder. lrs: learning rates that these try, at one budget of each column. share, least:
-    validation labels for each label to train with, and at least. budgets: of a column in place of its
-    own. tuned_with: the seed with which the learning rate of the pretraining is picked.
+    encoder: sizes of the transformer. extras: names of `inputs.FEATURES` that it reads beside
+    momenta, in the rows whose strategy can; eight numbers get a ninth where they need tracks, how
+    many tracks are displaced. hardest: constituents of each jet that are kept, for all that reads
+    jets. n_jets: jets to pretrain on, at most; None is all. steps, batch_size: of the pretraining.
+    finetune: arguments of `finetuning.measure`, for the full trainings and for pools on a frozen
+    encoder. lrs: learning rates that these try, at one budget of each column. share, least:
+    validation labels for each label to train with, and at least. budgets: of a column in place of
+    its own. tuned_with: the seed with which the learning rate of the pretraining is picked.
     """
 
     encoder: Mapping = dataclasses.field(
         default_factory=lambda: {"dim": 32, "n_layers": 2, "n_heads": 4}
     )
+    extras: Sequence[str] = ()
     hardest: int = 30
     n_jets: int | None = 5_000
     steps: int = 400
@@ -104,10 +107,12 @@ class Rules:
     tuned_with: int = 1
 
     def record(self) -> dict:
-        """All of it, for JSON, but for the budgets, which each column says itself."""
+        """All of it, for JSON, but for the budgets, which each column says itself, and for extras
+        where there are none.
+        """
         found = dataclasses.asdict(self)
-        del found["budgets"]
-        return found
+        del found["budgets"], found["extras"]
+        return found | ({"extras": list(self.extras)} if self.extras else {})
 
 
 CODES = Row("codes", "tokens", {"n_codes": 512, "context": "features"}, lrs=(1e-3,))
@@ -168,6 +173,8 @@ def settings_of(row: Row, rules: Rules, checkpoints: Mapping) -> dict:
         "sizes": dict(rules.encoder),
         "hardest": rules.hardest,
     }
+    if rules.extras and own.get("extras") == []:
+        shared["extras"] = list(rules.extras)
     found = {name: value for name, value in shared.items() if name in own} | dict(row.settings)
     for name, path in checkpoints.items():
         found[name] = [str(path)] if isinstance(own.get(name), list) else str(path)

@@ -26,6 +26,7 @@ from jetnb.finetuning.trials import one_thread
 from jetnb.league import columns as tasks
 from jetnb.league import judging
 from jetnb.league.rows import Row, Rules, settings_of
+from jetnb.models import particles
 from jetnb.models.generator import Causal
 
 PRETRAINING = "pretraining"  # the entry of a file that is no column
@@ -132,7 +133,7 @@ class _League:
             return None
         if row.strategy is not None:
             path = self.pretrained(row, seed, ledger)
-            return judging.of_checkpoint(path, row.strategy)
+            return judging.of_checkpoint(path, row.strategy, self.rules.extras)
         rules, steps = self.rules, None
         if row.start == "longer":
             jets = rules.steps * rules.batch_size
@@ -142,15 +143,17 @@ class _League:
             sizes, cut = {"n_codes": codes.n_codes, **rules.encoder}, pretraining.find("omnijet")[1]
             read = cut(codes, sizes=dict(rules.encoder)).tokens
             return judging.Candidate(lambda s: Causal(**sizes), None, read, steps)
-        train = pretraining.particles(self.jets(""), hardest=rules.hardest)
+        extras = particles.columns(rules.extras)
+        train = pretraining.particles(self.jets(""), hardest=rules.hardest, extras=extras)
 
         def make(s):
-            return pretraining.build(rules.encoder, seed=s).fit(train.x, train.offsets)
+            new = pretraining.build(rules.encoder, seed=s, extras=rules.extras)
+            return new.fit(train.x, train.offsets)
 
-        def momenta(these):
-            return pretraining.particles(these, hardest=rules.hardest)
+        def given(these):
+            return pretraining.particles(these, hardest=rules.hardest, extras=extras)
 
-        return judging.Candidate(make, None, momenta, steps)
+        return judging.Candidate(make, None, given, steps)
 
     def pretrained(self, row: Row, seed: int, ledger: Ledger) -> Path:
         """The checkpoint of a row; its learning rate is picked with one seed."""
@@ -173,9 +176,8 @@ class _League:
         for lr in row.lrs:
             if {"lr": lr} not in tried:
                 path, _ = self.pretrain(row, seed, lr)
-                tried.add(
-                    {"lr": lr}, {"loss": self.loss(judging.of_checkpoint(path, row.strategy))}
-                )
+                candidate = judging.of_checkpoint(path, row.strategy, self.rules.extras)
+                tried.add({"lr": lr}, {"loss": self.loss(candidate)})
         return min(row.lrs, key=lambda lr: tried[{"lr": lr}]["loss"])
 
     def loss(self, candidate: judging.Candidate) -> float:
