@@ -73,7 +73,7 @@ def measure(
                 f"case {case}: jets must be from {batch_size} (a batch) to {len(jets)} (all there are), "
                 "and at least as many seen"
             )
-    name, made = pretraining.find(strategy)
+    name, _ = pretraining.find(strategy)
     ledger = Ledger(
         path,
         {
@@ -88,11 +88,11 @@ def measure(
     todo = [run for run in runs if run not in ledger]
     data: list = []
     if todo:
-        first = _model(made, name, next(iter(sizes.values())), seed=0)
+        first = pretraining.make(strategy, next(iter(sizes.values())), seed=0)
         data = [pretraining.data_of(first, part) for part in (jets, *held)]
 
     def work(run: Mapping) -> dict:
-        model = _model(made, name, sizes[run["size"]], seed=run["seed"])
+        model = pretraining.make(strategy, sizes[run["size"]], seed=run["seed"])
         return train(model, *data, run=run, batch_size=batch_size, **options)
 
     results = parallel.run(work, todo, processes=min(processes, max(len(todo), 1)))
@@ -152,7 +152,3 @@ def mean_loss(model: nn.Module, data, *, seed: int = 0) -> float:
         batch = x.to(device), offsets, *(target.to(device) for target in targets)
         total += float(model.loss(batch, generator=generator)) * len(rows)
     return total / len(data)
-
-
-def _model(made: type, name: str, settings: Mapping, *, seed: int) -> nn.Module:
-    return pretraining._make(made, pretraining._merged(made, settings, name), seed=seed)

@@ -62,6 +62,22 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 3 <= hits <= 8
 
 
+def test_a_floor_can_be_kept():
+    law = metrics.fit_scaling_law(runs(noise=0), floor=3.0, n_replicas=5)
+    assert tuple(law.floor)[:3] == (3.0, 3.0, 3.0)
+    assert law.size_exponent.value == pytest.approx(0.3, rel=0.02)
+    without = metrics.fit_scaling_law(runs(noise=0), floor=0, n_replicas=5)
+    assert without.floor.value == 0 and without.scatter > law.scatter
+    with pytest.raises(ValueError, match="floor 9.0 must lie from 0"):
+        metrics.fit_scaling_law(runs(), floor=9.0)
+
+
+def test_a_floor_that_is_not_known_has_a_wide_interval():
+    few = [run for run in runs(noise=0.01) if run["weights"] < 1e5 and run["seed"] == 1]
+    law = metrics.fit_scaling_law(few, n_replicas=30)
+    assert law.floor.low < 2.5 and law.floor.high > law.floor.low + 0.3
+
+
 def test_too_little_is_refused():
     with pytest.raises(ValueError, match="3 settings with 1 sizes"):
         metrics.fit_scaling_law(runs()[:6])

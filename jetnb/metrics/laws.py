@@ -14,6 +14,7 @@ from jetnb.metrics.estimates import LEVEL, Estimate
 
 NAMES = ("floor", "size_term", "size_exponent", "jets_term", "jets_exponent", "repeats")
 STARTS = [(0.5, 0.2, 0.3), (0.8, 0.4, 0.5), (0.2, 0.1, 0.15), (0.9, 0.7, 0.25)]
+LIMITS = np.array([[-12.0] * 6, [12, 12, 1.5, 12, 1.5, 12]])  # of the logarithms of the six
 HUBER = 0.01  # relative residuals beyond this weigh less than their square
 
 
@@ -54,7 +55,8 @@ class ScalingLaw(NamedTuple):
     def __repr__(self) -> str:
         lines = [
             f"{name.replace('_', ' '):14} {one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
-            for name, one in zip(NAMES, self[:6], strict=True)
+            + (", at the limit of the fit" if (np.exp(limits) == one.value).any() else "")
+            for name, one, limits in zip(NAMES, self[:6], LIMITS.T, strict=True)
         ]
         lines.append(f"{'scatter':14} {self.scatter:.1%} of the loss, of a single run")
         return "\n".join(lines) + f"\nintervals at {100 * self.floor.level:.3g} %"
@@ -76,15 +78,23 @@ def worth_of(jets, seen, repeats):
 
 
 def fit_scaling_law(
-    runs: Sequence[Mapping], *, n_replicas: int = 200, seed: int = 0, level: float = LEVEL
+    runs: Sequence[Mapping],
+    *,
+    floor: float | None = None,
+    n_replicas: int = 100,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> ScalingLaw:
     """Fit the loss of all runs at once, by least squares in the logarithm of the loss.
 
     runs: dicts with "weights", "jets" (different ones), "seen" (in all) and "loss", positive.
+    floor: keeps the floor at this, such as 0 for powers alone; None fits it.
     Residuals beyond a hundredth weigh less (Huber), as in arXiv:2203.15556. Intervals are from
-    `n_replicas` bootstrap samples of the settings, each drawn with all of its seeds. Where no run
+    `n_replicas` bootstrap samples of the settings, each drawn with all of its seeds and fitted from
+    two starts. A number at the limit of the fit is not known. Where no run
     saw a jet twice, `repeats` says nothing. Raises `ValueError` for fewer than eight settings,
-    fewer than two sizes or numbers of jets, and losses that are not positive. Form of
+    fewer than two sizes or numbers of jets, losses that are not positive, and a floor that is
+    negative or not below all of them. Form of
     arXiv:2602.15781 and, for repeats, of arXiv:2305.16264. Taught in notebook 18.
     """
     weights, jets, seen = _columns(runs)
@@ -101,42 +111,56 @@ def fit_scaling_law(
         )
     at = float(np.exp(np.log(weights).mean())), float(np.exp(np.log(seen).mean()))
 
+    if floor is not None and not 0 <= floor < loss.min():
+        raise ValueError(
+            f"floor {floor} must lie from 0 to below the lowest loss, {loss.min():.4g}"
+        )
+    first = 0 if floor is None else 1  # of the six that is fitted
+
+    def numbers(p):
+        return np.exp(p) if floor is None else np.array([floor, *np.exp(p)])
+
     def fit(rows, starts):
         def residuals(p):
-            return np.log(_loss(_numbers(p), weights[rows], jets[rows], seen[rows], at)) - logs
+            return np.log(_loss(numbers(p), weights[rows], jets[rows], seen[rows], at)) - logs
 
-        logs = np.log(loss[rows])
+        logs, limits = np.log(loss[rows]), LIMITS[:, first:]
         found = [
-            optimize.least_squares(residuals, start, loss="huber", f_scale=HUBER, x_scale="jac")
+            optimize.least_squares(
+                residuals,
+                np.clip(start, limits[0] + 0.1, limits[1] - 0.1),
+                bounds=limits,
+                loss="huber",
+                f_scale=HUBER,
+                x_scale="jac",
+                max_nfev=100,
+            )
             for start in starts
         ]
-        return min(found, key=lambda one: one.cost)
+        return min(found, key=lambda one: one.cost).x
 
     least, spread = loss.min(), np.ptp(loss)
-    starts = [np.log([share * least, spread / 4, a, spread / 4, b, 5.0]) for share, a, b in STARTS]
+    starts = [
+        np.log([share * least, spread / 4, a, spread / 4, b, 5.0])[first:] for share, a, b in STARTS
+    ]
     best = fit(np.arange(len(loss)), starts)
-    numbers = _numbers(best.x)
-    rest = np.log(loss) - np.log(_loss(numbers, weights, jets, seen, at))
-    scatter = float(np.sqrt((rest**2).sum() / max(len(rest) - 6, 1)))
+    found = numbers(best)
+    rest = np.log(loss) - np.log(_loss(found, weights, jets, seen, at))
+    scatter = float(np.sqrt((rest**2).sum() / max(len(rest) - len(best), 1)))
     rng, groups = np.random.default_rng(seed), list(settings.values())
     replicas = []
     for _ in range(n_replicas):
         drawn = rng.integers(len(groups), size=len(groups))
         rows = np.concatenate([groups[i] for i in drawn])
         if len(set(weights[rows])) > 1 and len(set(seen[rows])) > 1:
-            replicas.append(_numbers(fit(rows, [best.x]).x))
+            replicas.append(numbers(fit(rows, [best, starts[2]])))
     replicas = np.array(replicas).reshape(-1, len(NAMES))
     low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2], axis=0)
     estimates = [
         Estimate(float(v), float(min(lo, v)), float(max(hi, v)), level)
-        for v, lo, hi in zip(numbers, low, high, strict=True)
+        for v, lo, hi in zip(found, low, high, strict=True)
     ]
     return ScalingLaw(*estimates, at, scatter, replicas)  # type: ignore[arg-type]
-
-
-def _numbers(logs) -> np.ndarray:
-    """The six numbers of their logarithms, within what a float can hold."""
-    return np.exp(np.clip(logs, [-12] * 6, [12, 12, 1.5, 12, 1.5, 12]))
 
 
 def _columns(runs: Iterable[Mapping]) -> tuple[np.ndarray, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib import ticker
 
 from jetnb import names
 from jetnb.plots.looks import LINES, panels
@@ -93,6 +94,8 @@ def scaling_law(law, runs):
         ylabel="loss on test jets",
         title=f"{kinds[-1]:,} jets",
     )
+    left.xaxis.set_minor_formatter(ticker.NullFormatter())  # over less than a decade they overlap
+    left.set_xticks(seen := sorted({run["seen"] for run in runs}), [f"{n:,}" for n in seen])
     for ax in (left, right):
         ax.legend(fontsize="x-small")
     return figure
