@@ -10,15 +10,16 @@ from pathlib import Path
 
 import psutil
 
-EVERY = 0.5  # seconds between two looks at the memory
+EVERY = 0.5  # seconds between two looks at the memory, at least
+REST = 50  # times as long as a look took: to count shared pages takes long for large processes
 
 
 class Memory:
     """The most memory [bytes] that a process and its children had at once, in `peak`, while this is
     open; 0 while nobody said by `of(pid)` which process.
 
-    Looked at every half second, so what lasts for less may be missed. Pages that processes share
-    count once where the system tells (Linux).
+    Looked at every half second, or less often where a look takes long, so what lasts for less may be
+    missed. Pages that processes share count once where the system tells (Linux).
     """
 
     def __init__(self):
@@ -37,9 +38,12 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._end.wait(EVERY):
+        took = 0.0
+        while not self._end.wait(max(EVERY, REST * took)):
             if self._pid is not None:
+                started = time.thread_time()
                 self.peak = max(self.peak, of_family(self._pid))
+                took = time.thread_time() - started
 
 
 def of_family(pid: int) -> int:
