@@ -368,3 +368,6 @@ def test_a_table_as_text_has_mean_and_reach():
     shown = tables.show({"tops": {"a": {1: 0.5, 2: 0.7}, "b": {1: 0.25}}, "ten": {"a": {1: 0.1}}})
     rows = [line.split() for line in shown.splitlines()]
     assert rows == [["tops", "ten"], ["a", "0.600", "(0.100)", "0.100"], ["b", "0.250", "-"]]
+    long = ["without displacement", "without types"]
+    head = tables.show({name: {"a": {1: 0.5}} for name in long}).splitlines()[0]
+    assert head.endswith("  without displacement         without types")

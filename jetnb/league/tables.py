@@ -141,7 +141,8 @@ def show(found: Mapping[str, Mapping[str, Mapping[int, float]]], *, digits: int 
     largest distance of a seed from it.
     """
     names = list(dict.fromkeys(name for column in found.values() for name in column))
-    lines = [" " * 24 + "".join(f"{heading:>18}" for heading in found)]
+    width = max([16, *map(len, found)]) + 2
+    lines = [" " * 24 + "".join(f"{heading:>{width}}" for heading in found)]
     for name in names:
         cells = []
         for column in found.values():
@@ -153,7 +154,7 @@ def show(found: Mapping[str, Mapping[str, Mapping[int, float]]], *, digits: int 
                 f" ({np.abs(values - values.mean()).max():.{digits}f})" if len(values) > 1 else ""
             )
             cells.append(f"{values.mean():.{digits}f}{spread}")
-        lines.append(f"{name:24}" + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{name:24}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(lines)
 
 
