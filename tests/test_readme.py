@@ -15,7 +15,7 @@ from jetnb.book import overview, readme, runner, usage
 
 TEXT = readme.README.read_text(encoding="utf-8")
 # Since their code has changed, none of these has been run as a whole at laptop scale.
-WAITING = {"05_generative_pretraining", "13_resimulation"}
+WAITING = {"13_resimulation"}
 
 
 def test_the_readme_is_short_and_begins_with_two_commands():
