@@ -80,6 +80,18 @@ def repository(tmp_path):
     return tmp_path
 
 
+def test_one_figure_stands_above_the_table_larger(repository, monkeypatch):
+    monkeypatch.setattr(readme, "FRONT", "02_one")
+    pictures = repository / "docs" / "pictures"
+    options = {"pictures": pictures, "readme": repository / "README.md"}
+    assert runner.run(out=repository / "gallery", folder=repository / "notebooks") == 0
+    assert not readme.write([repository / "gallery"], notebooks=repository / "notebooks", **options)
+    above = (repository / "README.md").read_text().split(readme.BEGIN)[1].strip().splitlines()[0]
+    assert 'href="notebooks/02_one.ipynb"' in above and "docs/pictures/front.png" in above
+    with Image.open(pictures / "front.png") as front, Image.open(pictures / "02_one.png") as small:
+        assert front.width > small.width and front.width <= readme.WIDE[0]
+
+
 def test_the_command_writes_pictures_numbers_and_costs(repository, monkeypatch, capsys):
     folder, pictures = repository / "notebooks", repository / "docs" / "pictures"
     options = {"notebooks": folder, "pictures": pictures, "readme": repository / "README.md"}

@@ -72,6 +72,13 @@ def test_a_floor_can_be_kept():
         metrics.fit_scaling_law(runs(), floor=9.0)
 
 
+def test_a_number_at_the_limit_of_the_fit_is_called_so():
+    of_jets_alone = [{**run, "loss": 3 + 5 * run["seen"] ** -0.4} for run in runs(noise=0)]
+    lines = repr(metrics.fit_scaling_law(of_jets_alone, n_replicas=5)).splitlines()
+    at_limit = [line.split("  ")[0] for line in lines if line.endswith("at the limit of the fit")]
+    assert at_limit == ["size exponent", "repeats"]
+
+
 def test_a_floor_that_is_not_known_has_a_wide_interval():
     few = [run for run in runs(noise=0.01) if run["weights"] < 1e5 and run["seed"] == 1]
     law = metrics.fit_scaling_law(few, n_replicas=30)

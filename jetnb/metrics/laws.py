@@ -55,7 +55,7 @@ class ScalingLaw(NamedTuple):
     def __repr__(self) -> str:
         lines = [
             f"{name.replace('_', ' '):14} {one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
-            + (", at the limit of the fit" if (np.exp(limits) == one.value).any() else "")
+            + (", at the limit of the fit" if _near(one.value, limits) else "")
             for name, one, limits in zip(NAMES, self[:6], LIMITS.T, strict=True)
         ]
         lines.append(f"{'scatter':14} {self.scatter:.1%} of the loss, of a single run")
@@ -161,6 +161,11 @@ def fit_scaling_law(
         for v, lo, hi in zip(found, low, high, strict=True)
     ]
     return ScalingLaw(*estimates, at, scatter, replicas)  # type: ignore[arg-type]
+
+
+def _near(value: float, limits) -> bool:
+    """Whether a number is a hundredth or less from a limit, which the fit nears and never meets."""
+    return value > 0 and bool(np.isclose(np.log(value), limits, rtol=0, atol=0.01).any())
 
 
 def _columns(runs: Iterable[Mapping]) -> tuple[np.ndarray, ...]:
