@@ -20,8 +20,8 @@ def by_row(
 ):
     """Draw each row of a table as a line of dots, one for each seed, with a bar at their mean.
 
-    values: {row: {seed: value}}. label: of the axis. band: two values between which the rows do not
-    differ from a baseline, drawn in grey. order: of the rows, from the top. Returns `ax`. Taught in
+    values: {row: {seed: value}}. label: of the axis. band: two values, such as the error of a
+    baseline, drawn in grey. order: of the rows, from the top. Returns `ax`. Taught in
     notebook 17.
     """
     order = list(values) if order is None else list(order)
@@ -50,10 +50,12 @@ def critical_difference(ax, labels: Sequence[str], test):
     place = {int(row): at for at, row in enumerate(order)}
     groups = test.alike() if test.p_value < 0.05 else [tuple(map(int, order))]
     ax.plot(test.ranks[order], range(len(order)), "o", color="black", markersize=5)
-    start = float(test.ranks.max()) + 0.6
+    start, apart = float(test.ranks.max()) + 0.6, 0.02 * len(order)
     for i, group in enumerate(group for group in groups if len(group) > 1):
         ends = [place[group[0]] - 0.2, place[group[-1]] + 0.2]
-        ax.plot([start + 0.35 * i] * 2, ends, color=names.BLUE, linewidth=4, solid_capstyle="butt")
+        ax.plot(
+            [start + apart * i] * 2, ends, color=names.BLUE, linewidth=2.5, solid_capstyle="butt"
+        )
     ax.set(
         yticks=range(len(order)),
         yticklabels=[labels[i] for i in order],

@@ -44,6 +44,9 @@ def learning_curve(
                 linewidth=0,
             )
     ax.set(xscale="log", xlabel="training jets (log scale)", ylabel=label + " (log scale)" * log)
+    if len(ticks := sorted({n for sizes, _ in curves.values() for n in sizes})) <= 6:
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        ax.set_xticks([], minor=True)
     if log:
         ax.set_yscale("log")
     ax.margins(x=0.04, y=0.08)

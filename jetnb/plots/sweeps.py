@@ -39,6 +39,8 @@ def finders(found):
     )
     right.set_xticks(np.arange(len(value)), [str(step) for step in noise.steps])
     right.set(yscale="log", xlabel="steps done", ylabel="jets in a batch (log scale)")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("{x:g}")
     right.legend(loc="best")
     return figure
 
