@@ -305,7 +305,11 @@ def test_ctrl_c_in_the_first_epoch_is_one_line_and_the_same_command_goes_on(
         return loss(self, batch, generator=generator)
 
     monkeypatch.setattr(JetCLR, "loss", interrupted)
-    assert main(command) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        assert main(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr()
     assert said.out == "" and said.err.splitlines()[-1].startswith(
         "jetnb: interrupted: the same command goes on"
