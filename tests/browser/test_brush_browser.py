@@ -168,6 +168,7 @@ def test_dragging_on_the_map_zooms_and_a_slider_is_followed(lab, tmp_path):
         browser.page.mouse.move(place["x"] + 50, place["y"] + 5, steps=10)
         assert browser.becomes_another(before)  # while the button is still down
         browser.page.mouse.up()
+        browser.settle()
         browser.page.get_by_role("button", name="save PNG").click()
         browser.page.get_by_text(re.compile("Saved as .*png")).first.wait_for()
         assert browser.outside == []
