@@ -92,12 +92,47 @@ def test_every_row_and_seed_has_a_file_with_all_that_made_it(folder):
     assert one.row["strategy"] == "Mine" and one.rules["steps"] == 4
     assert cost["flops"] > 0 and cost["steps"] == 4 and cost["jets"] == 200
     assert {"torch", "numpy"} < set(cost["versions"]) and entry["machine"] and entry["date"]
-    assert entry["cpu_seconds"] > 0 and len(entry["data"]) == 3
+    assert entry["cpu_seconds"] > 0 and len(entry["data"]) == 7
     ways = {(record["way"], record["budget"]) for record in entry["records"]}
     assert ways == {(way, n) for way in judging.WAYS for n in (60, 120)}
     for record in entry["records"]:
         assert 0.3 < record["accuracy"] <= 1 and record["labels"] == record["budget"] + 40
         assert record["ece"] >= 0 and record["log_loss_scaled"] > 0
+
+
+def test_worse_test_jets_are_judged_by_the_same_training(folder):
+    path, _ = folder
+    found = league.read(path)
+    versions = ("", "smeared 10%", "smeared 20%", "dropped 10%", "dropped 30%")
+    for way in judging.WAYS:
+        losses = [
+            league.scores(found, "top tagging", way=way, value="log_loss", test=test)["mine"][1]
+            for test in versions
+        ]
+        assert len(set(losses)) == 5 and max(losses) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "picked"),
+    [
+        (3e-3, {1e-3, 3e-3, 1e-2}, 3e-3),
+        (3e-2, {1e-3, 3e-3, 1e-2, 3e-2, 9e-2}, 3e-2),
+        (0.5, {1e-3, 3e-3, 1e-2, 3e-2, 9e-2}, 9e-2),
+        (1e-9, {1e-3, 3e-3, 1e-2, 3e-4, 9e-5}, 9e-5),
+    ],
+)
+def test_a_grid_goes_on_while_its_best_rate_is_at_its_end(
+    best, tried, picked, samples, tmp_path, monkeypatch
+):
+    mine, others = samples
+    one = runs._League(tmp_path, RULES, mine, others, None)
+    row = league.Row("mine", Mine)
+    seen = []
+    monkeypatch.setattr(one, "pretrain", lambda row, seed, lr: (seen.append(lr) or lr, {}))
+    monkeypatch.setattr(judging, "of_checkpoint", lambda path, strategy, extras: path)
+    monkeypatch.setattr(one, "loss_of", lambda lr: abs(np.log(lr / best)))
+    assert one.rate(row) == picked and sorted(seen) == sorted(tried)
+    assert one.rate(row) == picked and len(seen) == len(tried)  # nothing is tried twice
 
 
 def test_nothing_is_done_twice_and_columns_join(folder, samples, monkeypatch):
@@ -161,7 +196,11 @@ def test_a_table_says_what_the_files_say(folder, capsys):
     by_hand = json.loads((path / "scratch-2.jsonl").read_text().splitlines()[1])["result"][
         "records"
     ]
-    wanted = [r["accuracy"] for r in by_hand if r["way"] == "finetuned" and r["budget"] == 120]
+    wanted = [
+        r["accuracy"]
+        for r in by_hand
+        if (r["way"], r["budget"], r["test"]) == ("finetuned", 120, "")
+    ]
     assert [scores["scratch"][2]] == wanted
     ranking = league.verdict(found, columns=["top tagging"])
     assert ranking.blocks == [("top tagging", 60), ("top tagging", 120)] and not ranking.left_out

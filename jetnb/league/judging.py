@@ -148,9 +148,8 @@ def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -
     for record, probabilities in runs:
         for i, version in enumerate(task.tests):
             share = probabilities[i * n : (i + 1) * n]
-            records.append(
-                {**record, "test": version, **quality(labels, share, signal=task.signal)}
-            )
+            kept = record if i == 0 else {key: record[key] for key in ("way", "budget", "labels")}
+            records.append({**kept, "test": version, **quality(labels, share, signal=task.signal)})
     return {
         "records": records,
         "neighbours": round(float(near.accuracy.value), 5),

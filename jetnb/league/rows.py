@@ -28,8 +28,9 @@ class Row:
     training as pretraining and finetuning have together; "numbers", high-level features in place of
     an encoder, and boosted trees in place of finetuning. sample: other jets to pretrain on, a name of
     `columns.PRETRAIN_ON`. lrs: learning rates of the pretraining, the best of which is picked on
-    validation jets; one is not looked at. steps: times those of the rules. Raises `ValueError` for a
-    start that is not there and a row without a learning rate.
+    validation jets; while that is at an end of them, the next one is tried, twice at most; a single one
+    is taken as it is. steps: times those of the rules. Raises `ValueError` for a start that is not
+    there and a row without a learning rate.
     """
 
     name: str
@@ -96,9 +97,9 @@ class Rules:
     )
     lrs: Mapping[str, Sequence[float]] = dataclasses.field(
         default_factory=lambda: {
-            "finetuned": [1e-4, 3e-4, 1e-3, 3e-3],
+            "finetuned": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
             "scratch": [1e-3, 3e-3, 1e-2, 3e-2],
-            "attention": [3e-3, 1e-2, 3e-2, 1e-1],
+            "attention": [3e-3, 1e-2, 3e-2, 1e-1, 3e-1],
         }
     )
     share: float = 0.2

@@ -32,6 +32,7 @@ from jetnb.models.generator import Causal
 PRETRAINING = "pretraining"  # the entry of a file that is no column
 PICKED_BY = "ten classes"  # the column whose validation jets pick the learning rate
 PICKED_AT = 2_000  # labels to train with
+MORE_RATES = 2  # beyond the grid of a row, at the most
 
 
 def run(
@@ -157,30 +158,38 @@ class _League:
 
     def pretrained(self, row: Row, seed: int, ledger: Ledger) -> Path:
         """The checkpoint of a row; its learning rate is picked with one seed."""
-        rate = self.rate(row, ledger)
+        rate = self.rate(row)
         path, found = self.pretrain(row, seed, rate)
         if {"column": PRETRAINING} not in ledger:
             ledger.add({"column": PRETRAINING}, {**found, "lr": rate})
         return path
 
-    def rate(self, row: Row, ledger: Ledger) -> float:
+    def rate(self, row: Row) -> float:
         """The learning rate with which a plane on the frozen encoder has the lowest loss on the
         validation jets.
         """
         if len(row.lrs) == 1:
             return row.lrs[0]
         self.apart(row.sample, PICKED_BY)
-        seed = self.rules.tuned_with
         head = {"row": row.record(), "rules": self.rules.record(), "by": [PICKED_BY, PICKED_AT]}
         tried = Ledger(self.path / "rates" / f"{row.slug}.jsonl", head)
-        for lr in row.lrs:
-            if {"lr": lr} not in tried:
-                path, _ = self.pretrain(row, seed, lr)
-                candidate = judging.of_checkpoint(path, row.strategy, self.rules.extras)
-                tried.add({"lr": lr}, {"loss": self.loss(candidate)})
-        return min(row.lrs, key=lambda lr: tried[{"lr": lr}]["loss"])
+        lrs = sorted(row.lrs)
+        for more in range(MORE_RATES + 1):
+            losses = [self.loss(row, lr, tried) for lr in lrs]
+            at = int(np.argmin(losses))
+            if 0 < at < len(lrs) - 1 or more == MORE_RATES:
+                break
+            lrs = sorted([*lrs, _beyond(lrs[at], lrs[1 if at == 0 else -2])])
+        return lrs[at]
 
-    def loss(self, candidate: judging.Candidate) -> float:
+    def loss(self, row: Row, lr: float, tried: Ledger) -> float:
+        if {"lr": lr} not in tried:
+            path, _ = self.pretrain(row, self.rules.tuned_with, lr)
+            candidate = judging.of_checkpoint(path, row.strategy, self.rules.extras)
+            tried.add({"lr": lr}, {"loss": self.loss_of(candidate)})
+        return tried[{"lr": lr}]["loss"]
+
+    def loss_of(self, candidate: judging.Candidate) -> float:
         task = self.task(PICKED_BY)
         data = [candidate.read(one) for one in (task.train, task.validation, task.validation)]
         table = finetuning.measure(
@@ -239,6 +248,11 @@ class _League:
         for name in ("flops", "cpu_seconds"):  # of what came before, too
             cost[name] += sum(one[name] for _, one in before.values())
         return path, cost
+
+
+def _beyond(end: float, inner: float) -> float:
+    """The next rate of a grid after its `end`, as far from it as it is from the one before."""
+    return float(f"{end * end / inner:.1g}")
 
 
 def flops(model: torch.nn.Module, jets: ak.Array, batch_size: int, *, seed: int) -> int:
