@@ -2,7 +2,9 @@
 files say.
 """
 
+import copy
 import dataclasses
+import functools
 import json
 
 import awkward as ak
@@ -133,6 +135,40 @@ def test_a_grid_goes_on_while_its_best_rate_is_at_its_end(
     monkeypatch.setattr(one, "loss_of", lambda lr: abs(np.log(lr / best)))
     assert one.rate(row) == picked and sorted(seen) == sorted(tried)
     assert one.rate(row) == picked and len(seen) == len(tried)  # nothing is tried twice
+
+
+def test_a_new_head_is_scratch_but_for_the_weights(samples):
+    """Where the pretrained weights are those that scratch begins with, both are one training."""
+    task = columns.task("top tagging", RULES, samples[1])
+    encoder = pretraining.build(SIZES, seed=1)
+    train = pretraining.particles(task.train, hardest=10)
+    encoder.fit(train.x, train.offsets)
+    read = functools.partial(pretraining.particles, hardest=10)
+    found = {}
+    for name, weights in (("pretrained", encoder.state_dict()), ("scratch", None)):
+        one = judging.Candidate(lambda seed: copy.deepcopy(encoder), weights, read)
+        records = judging.judge(one, task, RULES, seed=1)["records"]
+        found[name] = {
+            r["way"]: r["log_loss"] for r in records if (r["budget"], r["test"]) == (120, "")
+        }
+    assert found["pretrained"]["new head"] == found["scratch"]["finetuned"]
+    assert found["pretrained"]["finetuned"] != found["scratch"]["finetuned"]
+    assert "new head" not in found["scratch"]
+
+
+def test_scratch_stands_beside_new_heads(folder):
+    found = league.read(folder[0])
+    ways = {way: league.scores(found, "top tagging", way=way) for way in ("finetuned", "new head")}
+    assert ways["new head"]["scratch"] == ways["finetuned"]["scratch"]
+    assert ways["new head"]["eight numbers"] == ways["finetuned"]["eight numbers"]
+    assert ways["new head"]["mine"] != ways["finetuned"]["mine"]
+
+
+def test_a_row_of_numbers_reads_those_that_it_names():
+    some = jetnb.load("toptagging")[:50]
+    mass = judging.of_numbers(RULES, **league.ROWS["jet mass"].settings).read(some)
+    np.testing.assert_allclose(mass.x[:, 0], some.mass, rtol=1e-3)
+    assert mass.x.shape[1] == 1 and judging.of_numbers(RULES).read(some).x.shape[1] == 8
 
 
 def test_nothing_is_done_twice_and_columns_join(folder, samples, monkeypatch):
@@ -299,14 +335,14 @@ def test_tracks_reach_the_encoders_that_can_read_them(tmp_path):
     blind = {name for name in whole if whole[name] == without[name]}
     assert len(whole) == 4 and blind == {"JetCLR"}
     test = columns.task("b or light", rules, {}).tests[""]
-    ninth = judging.of_rules(rules)(test).x[:, 8]
+    ninth = judging.of_numbers(rules).read(test).x[:, 8]
     c = test.constituents
     by_hand = [
         sum(t and abs(d) > 3 * e for t, d, e in zip(*one, strict=True))
         for one in zip(c.has_track.to_list(), c.d0.to_list(), c.d0_error.to_list(), strict=True)
     ]
     assert ninth.tolist() == by_hand
-    assert judging.of_rules(RULES)(test).x.shape[1] == 8
+    assert judging.of_numbers(RULES).read(test).x.shape[1] == 8
 
 
 def test_quality_of_perfectly_calibrated_chances():

@@ -28,7 +28,7 @@ from jetnb.models import particles, tokenizer
 from jetnb.models.heads import AttentionPool
 from jetnb.strategies import next_token
 
-WAYS = ("linear", "attention", "finetuned")
+WAYS = ("linear", "attention", "finetuned", "new head")
 NUMBERS = ("pt", "mass", "softdrop_mass", "tau21", "tau32", "d2", "n_constituents", "girth")
 MODES = {"frozen": "linear", "random": "linear", "finetuned": "finetuned", "scratch": "finetuned"}
 TREES = {"min_samples_leaf": 10, "max_leaf_nodes": 8, "max_iter": 150, "early_stopping": False}
@@ -37,11 +37,12 @@ DISPLACED = 3.0  # standard deviations of d0 from which on a track counts as dis
 
 
 class Candidate(NamedTuple):
-    """What is judged: `make(seed)`, a new encoder, the pretrained weights or None, `read(jets)`, the
-    `Packed` that it reads, and for a longer scratch the steps of each training.
+    """What is judged: `make(seed)`, the encoder, pretrained or new, or None for numbers of each jet;
+    the pretrained weights or None; `read(jets)`, the `Packed` that it reads; and for a longer scratch
+    the steps of each training.
     """
 
-    make: Callable[[int], nn.Module]
+    make: Callable[[int], nn.Module] | None
     weights: Mapping | None
     read: Callable[[ak.Array], Packed]
     steps: int | None = None
@@ -76,11 +77,11 @@ def restore(path, strategy) -> tuple[nn.Module, dict]:
     return own[strategy](path) if strategy in own else pretraining.restore(path, strategy)
 
 
-def numbers(these: ak.Array, *, tracks: bool = False) -> Packed:
-    """Eight high-level features of each jet, as one constituent; with `tracks` a ninth, how many of
-    its tracks are displaced.
+def numbers(these: ak.Array, names: Sequence[str] = NUMBERS, *, tracks: bool = False) -> Packed:
+    """High-level features of each jet, as one constituent; with `tracks` one more, how many of its
+    tracks are displaced.
     """
-    x = np.stack(list(substructure.compute(these, list(NUMBERS)).values()), axis=1)
+    x = np.stack(list(substructure.compute(these, list(names)).values()), axis=1)
     if tracks:
         c = these.constituents
         displaced = c.has_track & (abs(c.d0) > DISPLACED * c.d0_error)
@@ -88,20 +89,24 @@ def numbers(these: ak.Array, *, tracks: bool = False) -> Packed:
     return Packed(np.nan_to_num(x), np.arange(len(x) + 1), these.label)
 
 
-def of_rules(rules: Rules) -> Callable[[ak.Array], Packed]:
-    """What reads the numbers of jets."""
-    return functools.partial(numbers, tracks=particles.HAS_TRACK in particles.columns(rules.extras))
+def of_numbers(rules: Rules, names: Sequence[str] = NUMBERS) -> Candidate:
+    """Numbers of each jet in the place of an encoder."""
+    tracks = particles.HAS_TRACK in particles.columns(rules.extras)
+    return Candidate(None, None, functools.partial(numbers, names=names, tracks=tracks))
 
 
-def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -> dict:
-    """All numbers of a row in a column; candidate None: of eight numbers, a plane and trees.
+def judge(candidate: Candidate, task: Task, rules: Rules, *, seed: int) -> dict:
+    """All numbers of a row in a column. Ways: "linear", a plane on the frozen encoder; "attention", a
+    pool that learns how to add up its constituents; "finetuned", all weights, with that plane as the
+    head to begin with; "new head", all weights and a head that begins at random, so that all but the
+    weights is as from scratch. From scratch that is "finetuned". Numbers have a plane, and trees
+    that are "finetuned".
 
     Returns {"records": one dict for each way, budget and version of the test jets, "neighbours":
     accuracy of the nearest jets in the space of the frozen encoder, "n_test", "n_classes"}.
     """
-    read = candidate.read if candidate is not None else of_rules(rules)
     train, validation, *tests = (
-        read(one) for one in (task.train, task.validation, *task.tests.values())
+        candidate.read(one) for one in (task.train, task.validation, *task.tests.values())
     )
     data = [train, validation, _joined(tests)]
     shared: dict[str, Any] = dict(
@@ -113,23 +118,32 @@ def judge(candidate: Candidate | None, task: Task, rules: Rules, *, seed: int) -
         progress=False,
     )
     full: dict[str, Any] = {**shared, **rules.finetune, "tune_at": task.tune_at}
-    if candidate is None:
+    if candidate.make is None:
         runs = _measured(lambda s: Vectors(train.x.shape[1]), data, modes=("random",), **shared)
         runs += _forests(data, seed=seed, rules=rules, budgets=task.budgets)
         z = [part.x for part in (train, tests[0])]
         metric = "euclidean"
     else:
-        modes = ("random", "scratch") if candidate.weights is None else ("frozen", "finetuned")
-        lrs = {name: rules.lrs[name] for name in ("finetuned", "scratch")}
-        steps = {} if candidate.steps is None else {"steps": candidate.steps}
-        runs = _measured(
-            candidate.make,
-            data,
-            modes=modes,
-            pretrained=candidate.weights,
-            lrs=lrs,
-            **{**full, **steps},
-        )
+        if candidate.weights is None:
+            steps = {} if candidate.steps is None else {"steps": candidate.steps}
+            lrs = {"scratch": rules.lrs["scratch"]}
+            runs = _measured(
+                candidate.make, data, modes=("random", "scratch"), lrs=lrs, **{**full, **steps}
+            )
+        else:
+            runs = _measured(
+                candidate.make,
+                data,
+                modes=("frozen", "finetuned"),
+                pretrained=candidate.weights,
+                lrs={"finetuned": rules.lrs["finetuned"]},
+                **full,
+            )
+            # As from scratch, but that `make` gives the pretrained encoder.
+            lrs = {"scratch": rules.lrs["finetuned"]}
+            runs += _measured(
+                candidate.make, data, modes=("scratch",), lrs=lrs, way="new head", **full
+            )
         encoder = _frozen(candidate, seed)
         pooled = [constituents(encoder, part) for part in data]
         runs += _measured(

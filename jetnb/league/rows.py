@@ -22,15 +22,15 @@ class Row:
 
     strategy: as for `pretraining.pretrain`, or None where nothing is pretrained. settings: those
     that differ from the defaults of the strategy and from what the rules say of the encoder.
-    before: what is pretrained first, {setting: row}; the checkpoint is that setting of the strategy,
-    in a list where the default is one. start: "pretrained"; "scratch", the encoder with random
-    weights, so that frozen it is the random encoder; "longer", scratch with as many jets in
-    training as pretraining and finetuning have together; "numbers", high-level features in place of
-    an encoder, and boosted trees in place of finetuning. sample: other jets to pretrain on, a name of
-    `columns.PRETRAIN_ON`. lrs: learning rates of the pretraining, the best of which is picked on
-    validation jets; while that is at an end of them, the next one is tried, twice at most; a single one
-    is taken as it is. steps: times those of the rules. Raises `ValueError` for a start that is not
-    there and a row without a learning rate.
+    before: what is pretrained first, {setting: row}; the checkpoint is that setting of the
+    strategy, in a list where the default is one. start: "pretrained"; "scratch", the encoder with
+    random weights, so that frozen it is the random encoder; "longer", scratch with as many jets in
+    training as pretraining and finetuning have together; "numbers", the high-level features of the
+    setting "names" in place of an encoder, and boosted trees in place of finetuning. sample: other
+    jets to pretrain on, a name of `columns.PRETRAIN_ON`. lrs: learning rates of the pretraining,
+    the best of which is picked on validation jets; while that is at an end of them, the next one is
+    tried, twice at most; a single one is taken as it is. steps: times those of the rules. Raises
+    `ValueError` for a start that is not there and a row without a learning rate.
     """
 
     name: str
@@ -128,6 +128,12 @@ ROWS = {
     for row in (
         Row("scratch", start="scratch"),
         Row("eight numbers", start="numbers"),
+        Row("jet mass", settings={"names": ["mass"]}, start="numbers"),
+        Row(
+            "shape numbers",
+            settings={"names": ["tau21", "tau32", "d2", "n_constituents", "girth"]},
+            start="numbers",
+        ),
         Row("JetCLR", "jetclr"),
         Row("masked autoencoder", "masked_autoencoder"),
         Row("masked particles", "masked_particles"),

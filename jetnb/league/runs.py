@@ -128,10 +128,10 @@ class _League:
                 )
         self._apart.add((sample, column))
 
-    def candidate(self, row: Row, seed: int, ledger: Ledger) -> judging.Candidate | None:
+    def candidate(self, row: Row, seed: int, ledger: Ledger) -> judging.Candidate:
         """What is judged, pretrained where it is not yet."""
         if row.start == "numbers":
-            return None
+            return judging.of_numbers(self.rules, **row.settings)
         if row.strategy is not None:
             path = self.pretrained(row, seed, ledger)
             return judging.of_checkpoint(path, row.strategy, self.rules.extras)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jetnb import _json, metrics
+from jetnb.league import judging
 
 REMEDY = "give the folder of a league, as `jetnb league` leaves it"
 
@@ -88,10 +89,11 @@ def scores(
 ) -> dict[str, dict[int, float]]:
     """{row: {seed: value}} of a column, of the runs that have it, in the order of the names.
 
-    way: "linear", "attention" or "finetuned". value: a name in the records, such as "auc",
-    "rejection_50", "ece" or "log_loss_scaled"; or "neighbours", which knows no way and no budget.
-    budget: labels to train with; the largest without. test: the version of the test jets, "" as they
-    are. Taught in notebook 17.
+    way: one of `judging.WAYS`; rows that are not pretrained have no "new head" of their own, there it
+    is "finetuned". value: a name in the records, such as "auc", "rejection_50", "ece" or
+    "log_loss_scaled"; or "neighbours", which knows no way and no budget. budget: labels to train
+    with; the largest without. test: the version of the test jets, "" as they are. Taught in notebook
+    17.
     """
     found: dict[str, dict[int, float]] = {}
     for run in runs:
@@ -101,8 +103,9 @@ def scores(
         if value == "neighbours":
             found.setdefault(run.name, {})[run.seed] = entry["neighbours"]
             continue
+        own = "finetuned" if way == "new head" and run.row["start"] != "pretrained" else way
         for one in entry["records"]:
-            here = one["way"] == way and one["budget"] == at and one["test"] == test
+            here = one["way"] == own and one["budget"] == at and one["test"] == test
             if here and one.get(value) is not None:
                 found.setdefault(run.name, {})[run.seed] = one[value]
     return found
@@ -167,7 +170,7 @@ def text(runs: list[Run]) -> str:
         at = budgets(runs, column)
         found = {
             f"{way}, {n}": scores(runs, column, way=way, budget=n)
-            for way in ("linear", "attention", "finetuned")
+            for way in judging.WAYS
             for n in at[-2:]
         }
         found["neighbours"] = scores(runs, column, value="neighbours")
