@@ -212,6 +212,8 @@ def test_a_row_and_a_column_that_make_no_sense_are_refused(samples, tmp_path):
         league.Row("a", "jetclr", start="warm")
     with pytest.raises(ValueError, match="strategy goes with 'pretrained'"):
         league.Row("a")
+    with pytest.raises(ValueError, match="row 'a' has settings name: numbers have 'names'"):
+        league.Row("a", settings={"name": ["mass"]}, start="numbers")
     with pytest.raises(ValueError, match="learning rate"):
         league.Row("a", "jetclr", lrs=())
     with pytest.raises(ValueError, match="column 'tops' is unknown: use some of top tagging"):

@@ -98,9 +98,9 @@ def of_numbers(rules: Rules, names: Sequence[str] = NUMBERS) -> Candidate:
 def judge(candidate: Candidate, task: Task, rules: Rules, *, seed: int) -> dict:
     """All numbers of a row in a column. Ways: "linear", a plane on the frozen encoder; "attention", a
     pool that learns how to add up its constituents; "finetuned", all weights, with that plane as the
-    head to begin with; "new head", all weights and a head that begins at random, so that all but the
-    weights is as from scratch. From scratch that is "finetuned". Numbers have a plane, and trees
-    that are "finetuned".
+    head to begin with; "new head", all weights and a head that begins at random, as from scratch, but
+    with the learning rates of finetuning. From scratch that is "finetuned". Numbers have a plane, and
+    trees that are "finetuned".
 
     Returns {"records": one dict for each way, budget and version of the test jets, "neighbours":
     accuracy of the nearest jets in the space of the frozen encoder, "n_test", "n_classes"}.

@@ -30,7 +30,8 @@ class Row:
     jets to pretrain on, a name of `columns.PRETRAIN_ON`. lrs: learning rates of the pretraining,
     the best of which is picked on validation jets; while that is at an end of them, the next one is
     tried, twice at most; a single one is taken as it is. steps: times those of the rules. Raises
-    `ValueError` for a start that is not there and a row without a learning rate.
+    `ValueError` for a start that is not there, for settings of numbers other than "names", and for a
+    row without a learning rate.
     """
 
     name: str
@@ -49,6 +50,10 @@ class Row:
             raise ValueError(
                 f"row {self.name!r} has strategy {self.strategy!r} and start {self.start!r}: a strategy "
                 "goes with 'pretrained', and with that alone"
+            )
+        if self.start == "numbers" and (unknown := set(self.settings) - {"names"}):
+            raise ValueError(
+                f"row {self.name!r} has settings {', '.join(sorted(unknown))}: numbers have 'names' alone"
             )
         if not self.lrs or min(self.lrs) <= 0:
             raise ValueError(f"lrs is {self.lrs!r}: give one positive learning rate or several")
