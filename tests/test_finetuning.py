@@ -124,8 +124,8 @@ def test_a_study_goes_on_where_it_ended(table, data, pretrained, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         finetuning.measure(encoder, data, pretrained=pretrained, path=path, **QUICK)
     before = path.read_bytes()
-    assert before.count(b"\n") == 1 + 8 + 3  # settings, heads, trainings
-    path.write_bytes(before[:-30])  # killed in writing the third
+    assert before.count(b"\n") == 1 + 8 + 2 + 2  # settings, heads, rates, tested trainings
+    path.write_bytes(before[:-30])  # killed in writing the last
     monkeypatch.setattr(
         trials, "train", lambda run, *rest: (begun.append(run), train(run, *rest))[1]
     )
@@ -160,6 +160,26 @@ def test_a_study_goes_on_where_it_ended(table, data, pretrained, tmp_path, monke
     path.write_text("\n".join([lines[0], "no json", *lines[1:]]) + "\n")
     with pytest.raises(ValueError, match="line 2"):
         finetuning.measure(encoder, data, pretrained=pretrained, path=path, **QUICK)
+
+
+def test_a_rate_that_was_not_picked_is_not_tested(table, data, tmp_path, monkeypatch):
+    test, tested = trials.test, []
+    monkeypatch.setattr(trials, "test", lambda run, *rest: tested.append(run) or test(run, *rest))
+    path = tmp_path / "runs.jsonl"
+    found = finetuning.measure(encoder, data, modes=("scratch",), path=path, **QUICK)
+    same(found, table[table["mode"] == "scratch"])
+    assert len(tested) == len(found) == 4 and {run["lr"] for run in tested} == set(found.lr)
+    entries = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    tries = [entry for entry in entries if not entry["run"].get("tested", True)]
+    assert [entry["run"]["lr"] for entry in tries] == [1e-3, 1e-2]
+    assert all(set(entry["result"]) == {"validation_loss", "step"} for entry in tries)
+    # Files of earlier versions, in which each try was tested, are read as they are.
+    before = "\n".join(json.dumps(one) for one in entries if one not in tries)
+    (lost,) = (one for one in tries if one["run"]["lr"] not in set(found.lr))
+    del lost["run"]["tested"]
+    path.write_text(f"{path.read_text().splitlines()[0]}\n{before}\n{json.dumps(lost)}\n")
+    monkeypatch.setattr(trials, "train", None)
+    same(finetuning.measure(encoder, data, modes=("scratch",), path=path, **QUICK), found)
 
 
 def test_two_studies_do_not_write_one_file(data, tmp_path, monkeypatch):

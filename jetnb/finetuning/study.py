@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import awkward as ak
 import numpy as np
@@ -86,7 +86,8 @@ def measure(
     `validation_share` of the budget, but at least `validation_least`. lrs: for "finetuned" and
     "scratch" the learning rates to try; all are tried with the first seed at the budget `tune_at`
     (None: the middle one; several: each budget takes what the nearest of them found, as a ratio),
-    and the one with the lowest validation loss is used. Warns where it lies at an end of its grid.
+    and the one with the lowest validation loss is used and tested. Warns where it lies at an end of
+    its grid.
 
     A run lasts `steps` steps of `batch_size` jets or `epochs` epochs, whichever is more, in which
     the learning rate falls to zero. It is validated before the first step, every `every` steps and
@@ -152,7 +153,7 @@ def measure(
         )
         how = dict(ledger=ledger, bar=bar, scores=scores, processes=processes)
         run([one for one in planned.runs if one["mode"] in HEADS], planned, **how)
-        found = tune(planned, **how)
+        found = tune(planned, ledger=ledger, bar=bar, processes=processes)
         wanted = [_with_rate(one, found, planned) for one in planned.runs]
         run(wanted, planned, **how)
         bar.update(planned.n_runs - bar.n)
@@ -182,7 +183,8 @@ class Plan(NamedTuple):
     nearest: dict[int, int]  # {budget: the one at which its learning rate is tuned}
     record: dict  # the settings, for the ledger
     n_runs: int
-    starts: dict  # {(budget, seed): layers of the frozen head}, filled by `run`
+    starts: dict  # {(budget, seed): layers of the frozen head}, filled by `_heads`
+    tried: dict  # {(mode, budget): (run, `trials.Trained`)}, the best, filled by `tune`
 
 
 def plan(
@@ -242,26 +244,50 @@ def plan(
         tries=tries,
         nearest={n: min(tune_at, key=lambda at, n=n: abs(np.log(at / n))) for n in budgets},
         record=record,
-        n_runs=len(modes) * len(points) + sum(len(several) - 1 for several in tries.values()),
+        n_runs=len(modes) * len(points) + sum(map(len, tries.values())),
         starts={},
+        tried={},
     )
 
 
-def tune(planned: Plan, *, ledger: Ledger, **how) -> dict[tuple[str, int], list[dict]]:
+def tune(
+    planned: Plan, *, ledger: Ledger, bar: tqdm, processes: int
+) -> dict[tuple[str, int], list[dict]]:
     """Try the learning rates, where there are several: {(mode, budget): lr, loss and step of what
-    was tried for it}.
+    was tried for it}. The best is not tested yet: it is kept in `planned.tried`.
     """
-    wanted = [one for several in planned.tries.values() for one in several]
-    run(wanted, planned, ledger=ledger, **how)
+    todo = [
+        one
+        for several in planned.tries.values()
+        for one in several
+        if one not in ledger and _untested(one) not in ledger
+    ]
+
+    def train(one: dict, start, _) -> trials.Trained:
+        return trials.train(one, start, planned.study)
+
+    for one, trained in _trainings(train, todo, planned, processes):
+        loss, step = (trained.record[name] for name in ("validation_loss", "step"))
+        ledger.add(_untested(one), {"validation_loss": loss, "step": step})
+        at = one["mode"], one["budget"]
+        if at not in planned.tried or loss < planned.tried[at][1].record["validation_loss"]:
+            planned.tried[at] = one, trained
+        bar.update()
     found = {}
     for mode in planned.modes:
         for budget, at in planned.nearest.items():
             if (mode, at) in planned.tries:
-                found[mode, budget] = [_tried(one, ledger[one]) for one in planned.tries[mode, at]]
+                found[mode, budget] = [_point(one, ledger) for one in planned.tries[mode, at]]
     return found
 
 
-def _tried(one: dict, result: dict) -> dict:
+def _untested(one: dict) -> dict:
+    """The entry of a training that only tried a learning rate."""
+    return {**one, "tested": False}
+
+
+def _point(one: dict, ledger: Ledger) -> dict:
+    result = ledger[one if one in ledger else _untested(one)]
     return {"lr": one["lr"], "loss": result["validation_loss"], "step": result["step"]}
 
 
@@ -278,41 +304,67 @@ def _with_rate(one: dict, found: Mapping, planned: Plan) -> dict:
 def run(
     wanted: list[dict], planned: Plan, *, ledger: Ledger, bar: tqdm, scores: bool, processes: int
 ) -> None:
-    """Fit heads, then train, what the ledger lacks, and add each run when it is done."""
+    """Fit heads, then train and test, what the ledger lacks, and add each run when it is done."""
     todo = [one for one in wanted if one not in ledger]
-    if not todo:
-        return
-    modes = {one["mode"] for one in todo}
-    if "finetuned" in modes and planned.study.settings.probe_first and not planned.starts:
-        modes.add("frozen")  # finetuning begins at its heads
-    for mode in [mode for mode in HEADS if mode in modes]:
-        fitted = trials.probe(mode, planned.points, planned.study)
-        for one, layers, record, probabilities in fitted:
-            if mode == "frozen":
-                planned.starts[one["budget"], one["seed"]] = layers
-            if one in todo:
-                _add(ledger, one, record, probabilities, scores)
-                bar.update()
-    trainings = [one for one in todo if one["mode"] not in HEADS]
-    if not trainings:
-        return
-    import lightning.fabric  # noqa: F401  once, instead of seconds in every worker
+    for mode in HEADS:
+        if any(one["mode"] == mode for one in todo):
+            for one, record, probabilities in _heads(mode, planned):
+                if one in todo:
+                    _add(ledger, one, record, probabilities, scores)
+                    bar.update()
 
-    for _, (one, record, probabilities) in parallel.as_done(
-        lambda pair: trials.train(*pair, planned.study),
-        [(one, _start(one, planned)) for one in trainings],
-        processes=max(min(processes, len(trainings)), 1),
-        fork=True,
-    ):
+    def whole(one: dict, start, tried) -> tuple[dict, np.ndarray]:
+        trained = trials.train(one, start, planned.study) if tried is None else tried
+        return trials.test(one, trained, planned.study)
+
+    trainings = [one for one in todo if one["mode"] not in HEADS]
+    for one, (record, probabilities) in _trainings(whole, trainings, planned, processes):
         _add(ledger, one, record, probabilities, scores)
         bar.update()
 
 
+def _heads(mode: str, planned: Plan) -> Iterator[tuple[dict, dict, np.ndarray]]:
+    for one, layers, record, probabilities in trials.probe(mode, planned.points, planned.study):
+        if mode == "frozen":
+            planned.starts[one["budget"], one["seed"]] = layers
+        yield one, record, probabilities
+
+
+def _trainings(
+    function: Callable, todo: list[dict], planned: Plan, processes: int
+) -> Iterator[tuple[dict, Any]]:
+    """Pairs of a run and `function(run, start, tried)`, as they are done: start, the layers of the
+    frozen head at which it begins, and tried, what `tune` has done of it, are None without.
+    """
+    if not todo:
+        return
+    begin_fitted = planned.study.settings.probe_first and any(
+        one["mode"] == "finetuned" for one in todo
+    )
+    if begin_fitted and not planned.starts:
+        for _ in _heads("frozen", planned):
+            pass
+    import lightning.fabric  # noqa: F401  once, instead of seconds in every worker
+
+    pieces = [(one, _start(one, planned), _tried(one, planned)) for one in todo]
+    for (one, *_), result in parallel.as_done(
+        lambda piece: function(*piece),
+        pieces,
+        processes=max(min(processes, len(todo)), 1),
+        fork=True,
+    ):
+        yield one, result
+
+
 def _start(one: dict, planned: Plan):
-    """The layers of the frozen head at which a run begins, or None."""
     if one["mode"] == "finetuned" and planned.study.settings.probe_first:
         return planned.starts[one["budget"], one["seed"]]
     return None
+
+
+def _tried(one: dict, planned: Plan) -> trials.Trained | None:
+    best, trained = planned.tried.get((one["mode"], one["budget"]), (None, None))
+    return trained if best == one else None
 
 
 def _add(ledger: Ledger, one: dict, record: dict, probabilities: np.ndarray, scores: bool) -> None:

@@ -101,22 +101,25 @@ def _embed(seed: int | None, study: Study):
     return [torch.from_numpy(((part - mean) / width).astype(np.float32)) for part in z], mean, width
 
 
-def train(run: dict, start, study: Study) -> tuple[dict, dict, np.ndarray]:
-    """One full training: the run, its record, and the probabilities (n_test, C)."""
-    settings, (train, validation, test) = study.settings, study.data
+class Trained(NamedTuple):
+    """A full training before its test."""
+
+    record: dict  # what the table keeps of it
+    weights: dict  # of encoder and head at the check that was best
+
+
+def train(run: dict, start, study: Study) -> Trained:
+    """One full training, from the layers `start` of a head, or a new one."""
+    settings, (train, validation, _) = study.settings, study.data
     started, (labelled, held_out) = time.perf_counter(), study.rows[run["seed"]][run["budget"]]
     finetuned = run["mode"] == "finetuned"
     with one_thread(), torch.random.fork_rng(devices=[]):
-        encoder = build(study.make_encoder, run["seed"], study.weights if finetuned else None)
-        if settings.head == "linear":
-            head = heads.linear(encoder.dim, study.n_classes)
-        else:
-            head = heads.mlp(encoder.dim, study.n_classes, hidden=(stacked.HIDDEN,))
+        model = _classifier(run, study)
+        encoder, head = model.encoder, model.head
         if start is not None:
             with torch.no_grad():
                 for mine, value in zip(head.parameters(), start, strict=True):
                     mine.copy_(value)
-        model = heads.Classifier(encoder.to(study.accelerator), head.to(study.accelerator))
         per_epoch = -(-len(labelled) // settings.batch_size)
         n_steps = max(settings.steps, settings.epochs * per_epoch)
         checks = _Checks(model, validation, held_out, n_steps, settings)
@@ -141,14 +144,9 @@ def train(run: dict, start, study: Study) -> tuple[dict, dict, np.ndarray]:
         )
         if history.reason == "interrupted":
             raise KeyboardInterrupt
-        model.load_state_dict(checks.kept)
-        with torch.no_grad():
-            probabilities = _predict(model, test, np.arange(len(test))).softmax(1).numpy()
     step = history.steps[-1]["step"]
     seen = step // per_epoch * len(labelled) + step % per_epoch * len(labelled) // per_epoch
-    record = _record(
-        study,
-        probabilities,
+    record = dict(
         n_validation=len(held_out),
         lr=run["lr"],
         penalty=np.nan,
@@ -161,7 +159,30 @@ def train(run: dict, start, study: Study) -> tuple[dict, dict, np.ndarray]:
         validation_loss=min(checks.losses),
         seconds=time.perf_counter() - started,
     )
-    return run, record, probabilities
+    return Trained(record, checks.kept)
+
+
+def test(run: dict, trained: Trained, study: Study) -> tuple[dict, np.ndarray]:
+    """The record of a training with its numbers on the test jets, and the probabilities (n_test, C)."""
+    started, these = time.perf_counter(), study.data[2]
+    with one_thread(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = _classifier(run, study)
+        model.load_state_dict(trained.weights)
+        model.eval()
+        probabilities = _predict(model, these, np.arange(len(these))).softmax(1).numpy()
+    record = _record(study, probabilities, **trained.record)
+    record["seconds"] += time.perf_counter() - started
+    return record, probabilities
+
+
+def _classifier(run: dict, study: Study) -> heads.Classifier:
+    weights = study.weights if run["mode"] == "finetuned" else None
+    encoder = build(study.make_encoder, run["seed"], weights)
+    if study.settings.head == "linear":
+        head = heads.linear(encoder.dim, study.n_classes)
+    else:
+        head = heads.mlp(encoder.dim, study.n_classes, hidden=(stacked.HIDDEN,))
+    return heads.Classifier(encoder.to(study.accelerator), head.to(study.accelerator))
 
 
 class _Checks:

@@ -131,18 +131,14 @@ def judge(candidate: Candidate, task: Task, rules: Rules, *, seed: int) -> dict:
                 candidate.make, data, modes=("random", "scratch"), lrs=lrs, **{**full, **steps}
             )
         else:
-            runs = _measured(
-                candidate.make,
-                data,
-                modes=("frozen", "finetuned"),
-                pretrained=candidate.weights,
-                lrs={"finetuned": rules.lrs["finetuned"]},
-                **full,
-            )
-            # As from scratch, but that `make` gives the pretrained encoder.
-            lrs = {"scratch": rules.lrs["finetuned"]}
+            own: dict[str, Any] = {
+                "pretrained": candidate.weights,
+                "lrs": {"finetuned": rules.lrs["finetuned"]},
+            }
+            runs = _measured(candidate.make, data, modes=("frozen", "finetuned"), **{**full, **own})
+            own |= {"probe_first": False, "head_lr": 1.0}  # as from scratch
             runs += _measured(
-                candidate.make, data, modes=("scratch",), lrs=lrs, way="new head", **full
+                candidate.make, data, modes=("finetuned",), way="new head", **{**full, **own}
             )
         encoder = _frozen(candidate, seed)
         pooled = [constituents(encoder, part) for part in data]
