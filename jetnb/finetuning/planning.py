@@ -36,8 +36,8 @@ class Plan(NamedTuple):
     nearest: dict[int, int]  # {budget: the one at which its learning rate is tuned}
     record: dict  # the settings, for the ledger
     n_runs: int
-    starts: dict  # {(budget, seed): layers of the frozen head}, filled by `_heads`
-    tried: dict  # {(mode, budget): (run, `trials.Trained`)}, the best, filled by `tune`
+    starts: dict  # {(budget, seed): layers of the frozen head}, filled by `study`
+    tried: dict  # {(mode, budget): (run, `trials.Trained`)}, the best, filled by `study`
 
 
 def plan(
