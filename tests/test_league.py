@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import shutil
 
 import awkward as ak
 import matplotlib.pyplot as plt
@@ -135,6 +136,16 @@ def test_a_grid_goes_on_while_its_best_rate_is_at_its_end(
     monkeypatch.setattr(one, "loss_of", lambda lr: abs(np.log(lr / best)))
     assert one.rate(row) == picked and sorted(seen) == sorted(tried)
     assert one.rate(row) == picked and len(seen) == len(tried)  # nothing is tried twice
+
+
+def test_a_seed_that_is_done_says_the_rate(folder, samples, tmp_path, monkeypatch):
+    path, rows = folder
+    kept = next(run for run in league.read(path) if run.name == "mine" and run.seed == 2)
+    shutil.copy(path / "mine-2.jsonl", tmp_path)  # as a league is shipped: without checkpoints
+    mine, others = samples
+    one = runs._League(tmp_path, RULES, mine, others, None)
+    monkeypatch.setattr(one, "pretrain", None)
+    assert one.rate(rows[2]) == kept.entries["pretraining"]["lr"]
 
 
 def test_a_new_head_is_scratch_but_for_the_weights(samples):

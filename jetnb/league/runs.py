@@ -166,10 +166,14 @@ class _League:
 
     def rate(self, row: Row) -> float:
         """The learning rate with which a plane on the frozen encoder has the lowest loss on the
-        validation jets.
+        validation jets. A seed that is done says it, where its checkpoints are not kept.
         """
         if len(row.lrs) == 1:
             return row.lrs[0]
+        for done in sorted(self.path.glob(f"{row.slug}-*.jsonl")):
+            ledger = self.ledger(row, int(done.stem.rpartition("-")[2]))
+            if {"column": PRETRAINING} in ledger:
+                return ledger[{"column": PRETRAINING}]["lr"]
         self.apart(row.sample, PICKED_BY)
         head = {"row": row.record(), "rules": self.rules.record(), "by": [PICKED_BY, PICKED_AT]}
         tried = Ledger(self.path / "rates" / f"{row.slug}.jsonl", head)
