@@ -14,6 +14,12 @@ from pathlib import Path
 from jetnb.book import commands as book
 
 
+def _seed(text: str) -> int:
+    if (seed := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative: a seed is 0 or more")
+    return seed
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jetnb", description="Foundation models for jets at the LHC."
@@ -26,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument("name", metavar="NAME")
     simulate.add_argument("--jets", type=int, required=True, metavar="N")
-    simulate.add_argument("--seed", type=int, required=True, metavar="S")
+    simulate.add_argument("--seed", type=_seed, required=True, metavar="S")
     simulate.add_argument(
         "--out",
         type=Path,
@@ -57,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="settings of the strategy, e.g. temperature=0.2 encoder.dim=128",
@@ -75,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--steps", type=int, default=1000, metavar="N", help="1000 without")
     pretrain.add_argument("--batch-size", type=int, default=256, metavar="B")
     pretrain.add_argument("--lr", type=float, default=1e-3, metavar="X")
-    pretrain.add_argument("--seed", type=int, default=1, metavar="S", help="1 without")
+    pretrain.add_argument("--seed", type=_seed, default=1, metavar="S", help="1 without")
     pretrain.add_argument(
         "--accelerator", default="auto", help="cpu, cuda, ...; what there is without"
     )
@@ -98,11 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         help="jets to pretrain on, none of them shipped; without, the table of what --out has",
     )
     league.add_argument("--out", type=Path, required=True, metavar="DIR", help="goes on from there")
-    league.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="S")
-    league.add_argument("--rows", nargs="+", metavar="ROW", help="all without")
-    league.add_argument("--columns", nargs="+", metavar="COLUMN", help="all without")
+    several = {"nargs": "+", "action": "extend"}
+    league.add_argument("--seeds", type=_seed, metavar="S", help="1 2 3 without", **several)
+    league.add_argument("--rows", metavar="ROW", help="all without", **several)
+    league.add_argument("--columns", metavar="COLUMN", help="all without", **several)
     league.add_argument(
-        "--extras", nargs="+", metavar="FEATURE", help="what encoders read beside momenta"
+        "--extras", metavar="FEATURE", help="what encoders read beside momenta", **several
     )
 
     data = commands.add_parser("data", help="samples and published datasets").add_subparsers(
@@ -152,7 +160,7 @@ def _simulate(args) -> int:
         processes=args.processes,
         veto=args.veto,
     )
-    print(f"{len(store):,} jets in {store.path}")
+    print(f"{len(store):,} jets in {args.out or store.path}")
     return 0
 
 
@@ -173,6 +181,10 @@ def _pretrain(args) -> int:
         return 0
     if not args.data or args.out is None:
         raise ValueError("pretrain: name the jets, and with --out where the checkpoint goes")
+    if args.out.exists() and not (args.out / "card.json").exists():
+        raise ValueError(
+            f"--out {args.out} is there and is no checkpoint: choose another, or remove it"
+        )
     settings = {}
     for text in args.set:
         _set(settings, text)
@@ -185,6 +197,10 @@ def _pretrain(args) -> int:
     every = batches.Rows([catalogue.open_store(name) for name in args.data])
     part = jets.parts(every.column("event"), args.split, seed=args.seed)
     train, validation = (batches.numbers(part == i) for i in (0, 1))
+    if not len(train):
+        raise ValueError(f"--split {args.split}: no jet is left to train on: make the first larger")
+    if args.jets is not None and not 1 <= args.jets <= len(train):
+        raise ValueError(f"--jets {args.jets}: ask for 1 to {len(train)}, all that are to train on")
     train = np.random.default_rng(args.seed).permutation(train)[: args.jets]
     del part
     made = [
@@ -223,16 +239,20 @@ def _league(args) -> int:
 
     if args.data is not None:
         if unknown := [name for name in args.rows or () if name not in league.ROWS]:
-            raise ValueError(f"--rows: {unknown[0]!r} is none of {', '.join(league.ROWS)}")
+            raise ValueError(
+                f"--rows: {unknown[0]!r} is none of {', '.join(map(repr, league.ROWS))}"
+            )
         league.run(
             [league.ROWS[name] for name in args.rows or league.ROWS],
-            args.seeds,
+            args.seeds or [1, 2, 3],
             catalogue.load(args.data),
             args.out,
             columns=args.columns or list(league.COLUMNS),
             rules=league.Rules(extras=args.extras or ()),
             say=lambda text: print(text, flush=True),
         )
+    elif given := [name for name in ("seeds", "rows", "columns", "extras") if getattr(args, name)]:
+        raise ValueError(f"--{given[0]} says what is to be played, so it needs a STORE of jets")
     print(tables.text(tables.read(args.out)))
     return 0
 
@@ -277,8 +297,9 @@ def _list(args) -> int:
     print(
         "\nPublished datasets; `jetnb data info NAME` says more, `jetnb data download NAME` fetches files:"
     )
+    width = max(map(len, datasets.DATASETS)) + 2
     for dataset in datasets.DATASETS.values():
-        print(f"  {dataset.name:12}{dataset.title}, {dataset.licence}")
+        print(f"  {dataset.name:{width}}{dataset.title}, {dataset.licence}")
     return 0
 
 
@@ -310,6 +331,8 @@ def _convert(args) -> int:
 
     from jetnb.data import catalogue
 
+    if args.out.exists():
+        raise ValueError(f"--out {args.out} is there already: choose another path, or remove it")
     bar = tqdm(args.files, unit="file", disable=len(args.files) == 1)
     store = catalogue.convert(bar, args.out, dataset=args.dataset)
     print(f"{len(store):,} jets in {store.path}")
@@ -352,6 +375,7 @@ INTERRUPTED = {  # what becomes of the work of a command that is interrupted
     "league": "what was pretrained and judged is kept; the same command goes on from there",
     "download": "what has come is kept; the same command goes on from there",
     "convert": "no store was made",
+    "site": "the site is not whole; the same command builds it anew",
 }
 
 
@@ -377,7 +401,9 @@ def main(argv=None) -> int:
         print(f"jetnb: interrupted{f': {kept}' if kept else ''}", file=sys.stderr)
         return 130
     except (ValueError, ModuleNotFoundError, OSError, RuntimeError) as error:
-        if not _is_ours(error) and not isinstance(error, FileNotFoundError):
+        if not _is_ours(error) and not isinstance(
+            error, FileNotFoundError | FileExistsError | NotADirectoryError
+        ):
             raise
         print(f"jetnb: {error}", file=sys.stderr)
         return 2

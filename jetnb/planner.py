@@ -105,9 +105,10 @@ def plan(
     """
     if (epochs is None) == (seen is None):
         raise ValueError(f"epochs is {epochs} and seen is {seen}: give one of them")
-    if jets < 1 or devices < 1 or (epochs or seen) <= 0:
+    amount = seen if epochs is None else epochs
+    if jets < 1 or devices < 1 or amount <= 0:
         raise ValueError(
-            f"jets {jets}, devices {devices} and epochs or seen {epochs or seen} must be positive"
+            f"jets {jets}, devices {devices} and epochs or seen {amount} must be positive"
         )
     seen = round(jets * epochs) if seen is None else seen
     need = machine.need
@@ -155,6 +156,8 @@ def measure(
             nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad()
+            if hasattr(trained, "after_step"):
+                trained.after_step(1, 1 + STEPS)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(clock() - began)

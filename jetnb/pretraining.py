@@ -17,7 +17,8 @@ and where the defaults do not do,
     data(jets)       makes the training data itself; of stores only where `from_stores` is True: then of
                      `batches.Rows`, of which it should keep numbers of jets and read batches
     fit(data, *, seed)  called once with the training data: scalings, a first codebook
-    card()           what the checkpoint says of it in place of "settings"
+    card()           what the checkpoint says of it in place of "settings"; then restore(path), a static method, gives
+                     the module and the card back
     after_step(done, total)  called after each step of the optimiser, for what follows the weights, such as a
                      teacher; what it changes is in buffers, or in parameters that have no gradient
 """
@@ -159,8 +160,12 @@ def load(path, strategy=None) -> tuple[nn.Module, dict]:
     """
     card = checkpoints.read_card(path)
     # An encoder of ours, such as one trained with labels.
-    if strategy is None and "settings" not in card:
+    if strategy is None and "settings" not in card and card.get("pretrained_by") not in STRATEGIES:
         return checkpoints.restore(path, build, name="encoder", part="encoder")
+    if card.get("pretrained_by") == "tokens":
+        raise ValueError(
+            f"{path} is a tokenizer, which has no encoder of jets: restore(path) gives all of it"
+        )
     model, card = restore(path, strategy)
     if not isinstance(getattr(model, "encoder", None), nn.Module):
         raise ValueError(
@@ -184,6 +189,8 @@ def restore(path, strategy=None) -> tuple[nn.Module, dict]:
             "as strategy=..."
         )
     _, made = find(name if strategy is None else strategy)
+    if hasattr(made, "restore"):
+        return made.restore(path)
     return checkpoints.restore(
         path, lambda settings, seed: _make(made, settings, seed=seed), name="settings"
     )
@@ -264,7 +271,10 @@ def build(settings: Mapping = ENCODER, *, seed: int, extras: Iterable[str] = ())
 def _make(made: type, settings: Mapping, *, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return getattr(made, "make", made)(**settings)
+        try:
+            return getattr(made, "make", made)(**settings)
+        except TypeError as error:
+            raise ValueError(f"settings do not fit {made.__name__}: {error}") from error
 
 
 def _merged(made: type, settings: Mapping, name: str) -> dict:
@@ -281,6 +291,11 @@ def _merged(made: type, settings: Mapping, name: str) -> dict:
         raise ValueError(
             f"settings: {name} has no {unknown[0]!r}: it has {', '.join(sorted(known))}"
         )
+    for key, value in settings.items():
+        if isinstance(own.get(key), Mapping) and not isinstance(value, Mapping):
+            raise ValueError(
+                f"settings: {key} of {name} is {value!r}: give some of {', '.join(own[key])}, as {key}.NAME"
+            )
     return {
         **own,
         **{

@@ -110,7 +110,7 @@ def train(
     some = batches.Packed(*data[rows])
     if hasattr(model, "fit"):
         model.fit(some, seed=run["seed"])
-    steps = round(run["seen"] / batch_size)
+    steps = round(run["seen"] / run["jets"] * -(-run["jets"] // batch_size))  # batches of an epoch
     how = {"accelerator": "cpu", "progress": False, **options}
     history = training.fit(
         model,

@@ -132,3 +132,9 @@ def test_nothing_is_left_behind(jets):
     settings = dict(plt.rcParams)
     widgets.brush(jets, features=("pt",))
     assert plt.get_fignums() == [] and dict(plt.rcParams) == settings
+
+
+@pytest.mark.parametrize("features", [("pt", "eta"), ("phi",), tuple("abcdefg")])
+def test_what_is_the_map_is_no_histogram(jets, features):
+    with pytest.raises(ValueError, match="six at most, and not eta and phi"):
+        widgets.brush(jets, features=features)

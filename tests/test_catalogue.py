@@ -384,3 +384,22 @@ def test_every_shipped_checkpoint_is_among_the_checksums():
         for path in catalogue.DATA.glob("checkpoints/**/*.safetensors")
     }
     assert len(found) > 7 and found <= listed
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda jets: relabelled(jets, classes=["QCD", "HToBB"]), "different classes.*HToBB"),
+        (lambda jets: relabelled(jets, source="simulation"), "different source.*simulation"),
+        (lambda jets: ak.without_field(jets, "tau1"), "different fields"),
+    ],
+)
+def test_files_of_different_kinds_are_not_joined(toy_jets, change, words):
+    one = relabelled(toy_jets(5), source="open data")
+    assert len(drawing._joined([one, one])) == 10
+    with pytest.raises(ValueError, match=words + ".*load them one by one"):
+        drawing._joined([one, change(one)])
+
+
+def relabelled(jets, **about):
+    return ak.Array(jets, attrs={"jetnb": {**jetnb.jets.provenance(jets), **about}})

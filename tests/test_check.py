@@ -519,3 +519,17 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert len(store.open(files[1] + ".store")) == 120_000 and jetnb.jets.classes(
         store.open(files[1] + ".store").jets
     )
+
+
+@pytest.mark.parametrize("name", ["aoj", "jetclass", "pileup"])
+def test_lengths_in_cm(name, tmp_path):
+    """As they are they pass, but not in the unit that CMS writes."""
+    jets = jetnb.load(name)[:200]
+    about = jetnb.jets.provenance(jets)
+    c = jets.constituents
+    for field in ("d0", "d0_error", "dz", "dz_error"):
+        c = ak.with_field(c, ak.values_astype(c[field] / 10, np.float32), field)
+    in_cm = ak.with_field(jets, c, "constituents")
+    for these, level in ((jets, "ok"), (in_cm, "PROBLEM")):
+        store.write(tmp_path / level, [these], provenance=about)
+        assert levels(jetnb.check(tmp_path / level), "constituents.d0_error") == [level]

@@ -168,6 +168,20 @@ def test_jets_are_a_function_of_the_seed_and_of_what_was_asked():
         model.draw(3, seed=1, provenance=provenance, labels=10)
 
 
+def test_jets_at_the_cut_are_drawn_as_they_were_learned(monkeypatch):
+    """What the network is given of a jet is the same in training and in drawing."""
+    model, data = ready()
+    x, offsets, *_ = data[np.arange(len(data))]
+    jets, _ = kinematics_of(x, offsets)
+    assert (jets[:, 2] == 20).sum() > 30  # they have as many constituents as are kept
+    seen = []
+    model.velocity.register_forward_hook(lambda _, given, found: seen.append(given[4].clone()))
+    model.loss(data[np.arange(len(data))], generator=generator())
+    monkeypatch.setattr(model.kinematics, "draw", lambda *_, **__: jets)
+    model.draw(len(jets), seed=1, provenance=jetnb.jets.provenance(few()), evaluations=2)
+    torch.testing.assert_close(seen[1], seen[0])
+
+
 def test_classes_are_drawn_as_often_as_in_training():
     model, data = ready(label="fine_grained", n_classes=None)
     share = np.bincount(model.labels([torch.as_tensor(one) for one in data.targets]), minlength=22)

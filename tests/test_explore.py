@@ -96,3 +96,11 @@ def test_what_cannot_be_selected_is_said(jets):
 def test_a_sliced_array_counts_its_own_constituents(jets):
     part = jets[jets.pt > np.median(jets.pt)][10:50]
     assert explore.eta_phi_histogram(part.constituents).sum() == ak.sum(part.n_constituents)
+
+
+def test_phi_of_pi_is_in_the_map(jets):
+    c = jets.constituents
+    for at in (np.float32(np.pi), -np.float32(np.pi)):
+        these = ak.with_field(c, ak.full_like(c.phi, at), "phi")
+        found = explore.eta_phi_histogram(these)
+        assert found.sum() == found.sum(flow=True) == ak.sum(ak.num(c))

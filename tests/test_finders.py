@@ -85,3 +85,24 @@ def test_one_call_and_one_figure_and_the_model_is_as_before():
 def test_what_makes_no_sense_is_refused(function, options, says):
     with pytest.raises(ValueError, match=says):
         function(Point(), cloud(100), accelerator="cpu", **options)
+
+
+def test_an_interval_is_at_its_level():
+    gradients = torch.randn(64, 5, generator=torch.Generator().manual_seed(1)).double() + 1
+    narrow, wide = (finders._noise(gradients, 8, level) for level in (0.6827, 0.95))
+    assert np.log(wide.high / wide.low) == pytest.approx(
+        1.96 * np.log(narrow.high / narrow.low), rel=1e-3
+    )
+
+
+def test_a_teacher_follows_in_a_sweep():
+    class Followed(Point):
+        def after_step(self, done, total):
+            calls.append((done, total))
+
+    calls = []
+    finders.find_batch_size(Followed(1.0), cloud(), looks=(0, 3), n_small=4, accelerator="cpu")
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    calls.clear()
+    finders.find_rate(Followed(1.0), cloud(), seeds=(1,), steps=20, accelerator="cpu")
+    assert calls[0] == (1, 20) and len(calls) > 9

@@ -101,3 +101,11 @@ def test_the_small_model_learns_jets_of_each_class():
         assert 700 < found[0] < 800
     drawn = model.draw(top, noise, evaluations=8)
     assert (drawn[:, 2] == drawn[:, 2].round()).all() and drawn[:, 2].min() >= 1
+
+
+def test_equal_numbers_of_a_narrow_range_stay_finite():
+    normal, x = flow.ToNormal(1), torch.randint(30, 41, (1000, 1), generator=generator()).float()
+    for values in (x, torch.full((100, 1), 30.0)):
+        normal.fit(values)
+        assert normal(values).isfinite().all() and normal.back(normal(values)).isfinite().all()
+        torch.testing.assert_close(normal.back(normal(values)), values, rtol=0, atol=0.05)

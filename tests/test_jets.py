@@ -10,6 +10,7 @@ import pytest
 from conftest import toy_columns
 
 import jetnb.jets
+from jetnb import substructure
 from jetnb.names import CONSTITUENT_FIELDS, JET_FIELDS
 
 PROVENANCE = {"sample": "toy", "source": "simulation", "classes": ["QCD", "TTBar"]}
@@ -258,3 +259,29 @@ def test_tau2_is_the_field_and_not_the_proper_time_of_vector(toy_jets):
     )
     total = ak.sum(jets.constituents, axis=1)  # has no such field: the four-vector's own
     assert np.allclose(total.tau2, total.mass**2, rtol=1e-5)
+
+
+def test_every_field_is_read_as_it_is_stored(toy_jets):
+    """Attributes of four-vectors come before fields: none may hide one."""
+    jets = toy_jets(20)
+    for name in JET_FIELDS:
+        if name not in jets.fields:
+            jets[name] = np.linspace(0.1, 0.2, 20)
+    for name in JET_FIELDS:
+        assert ak.all(getattr(jets, name) == jets[name]), name
+    assert jets[3].e2 == jets["e2"][3] and np.allclose(jets.E2, jets.energy**2, rtol=1e-5)
+    for name in jets.constituents.fields:
+        assert ak.all(getattr(jets.constituents, name) == jets.constituents[name]), name
+
+
+def test_a_masked_value_is_missing(toy_jets):
+    columns, inside, counts = jetnb.jets.to_columns(toy_jets(3))
+    columns["softdrop_mass"] = np.ma.masked_less(np.array([80.0, -999.0, 90.0]), 0)
+    with pytest.raises(ValueError, match="softdrop_mass: the value at position 1 is masked"):
+        jetnb.jets.build(columns, inside, counts, provenance=jetnb.jets.provenance(toy_jets(3)))
+
+
+def test_features_are_added_as_the_docstring_says(toy_jets):
+    jets = toy_jets(20)
+    jets["d2"] = np.float32(substructure.compute(jets, ["d2"])["d2"])
+    jetnb.jets.check(jets)

@@ -218,6 +218,14 @@ def test_jets_that_judge_are_not_pretrained_on(samples, tmp_path):
         )  # fmt: skip
 
 
+def test_validation_jets_are_not_pretrained_on(samples, tmp_path):
+    _, others = samples
+    one = runs._League(tmp_path, RULES, others["toptagging"][:1], others, None)
+    one._jets[""] = one.task("top tagging").validation[:50]
+    with pytest.raises(ValueError, match="to validate on"):
+        one.apart("", "top tagging")
+
+
 def test_a_row_and_a_column_that_make_no_sense_are_refused(samples, tmp_path):
     with pytest.raises(ValueError, match="start is 'warm'"):
         league.Row("a", "jetclr", start="warm")

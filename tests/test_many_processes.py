@@ -213,6 +213,18 @@ def in_shares(rank: int, folder: Path, port: int) -> None:
             progress=False,
         )
         (folder / f"{name}-held-{rank}").write_text(repr(held[-2:]))
+    settings = more("classify_and_generate", weights={"clean": 0.0, "noised": 0.0, "generate": 1.0})
+    pretraining.pretrain(
+        "classify_and_generate",
+        sample,
+        folder / "no-classes",
+        seed=1,
+        settings=settings.settings,
+        steps=2,
+        batch_size=16,
+        accelerator="cpu",
+        progress=False,
+    )
     os._exit(0)
 
 
@@ -332,6 +344,11 @@ def test_what_shares_cannot_do_is_said(options, said, tmp_path):
         training.fit(
             model, data, steps=1, seed=1, fsdp=True, **{"path": tmp_path / "never", **options}
         )
+
+
+def test_weights_that_the_loss_leaves_out_stop_nobody(child):
+    card = pretraining.checkpoints.read_card(child / "no-classes")
+    assert card["trained"]["steps"] == 2 and card["training"]["n_processes"] == 2
 
 
 def test_each_process_reads_its_share(child):

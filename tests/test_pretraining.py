@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import awkward as ak
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import jetnb
+from jetnb import __main__ as command_line
 from jetnb import augment, checkpoints, finetuning, jets, latent, pretraining, training
 from jetnb.__main__ import main
 from jetnb.data import store
@@ -75,6 +77,23 @@ def test_every_strategy_with_an_encoder_trains_comes_back_and_is_listed(name, tm
     )
     assert again.steps == history.steps
     assert main(["pretrain", "list"]) == 0 and name in capsys.readouterr().out
+
+
+def test_tokens_and_their_generator_come_back(tmp_path):
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "max_length": 20}
+    codes, path = tmp_path / "codes", tmp_path / "generator"
+    pretraining.pretrain("tokens", few(), codes, seed=1, **QUICK)
+    settings = {"codes": str(codes), "sizes": sizes}
+    pretraining.pretrain("omnijet", few(), path, seed=1, settings=settings, **QUICK)
+    model, card = pretraining.restore(path)
+    encoder, same = pretraining.load(path)
+    assert card == same and card["pretrained_by"] == "omnijet"
+    for mine, other in zip(encoder.parameters(), model.generator.encoder.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    tokens, _ = pretraining.restore(codes)
+    assert tokens.n_codes == model.tokenizer.n_codes
+    with pytest.raises(ValueError, match="tokenizer, which has no encoder"):
+        pretraining.load(codes)
 
 
 @pytest.mark.parametrize(
@@ -405,3 +424,41 @@ def test_the_supervised_ceiling_tells_ten_classes_here():
     data = pretraining.particles(few(20))
     assert encoder(*data[np.arange(20)][:2])[1].isfinite().all()
     assert card["metrics"]["validation_loss"] < 1.3 < np.log(10)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("--jets -5", "--jets -5: ask for 1 to "),
+        ("--jets 99999", "--jets 99999: ask for 1 to "),
+        ("--split 0 1 0", "no jet is left to train on"),
+        ("--out taken", "--out taken is there and is no checkpoint"),
+        ("--set encoder.dims=8", "settings do not fit JetCLR.*'dims'"),
+        ("--set encoder=5", "encoder of jetclr is 5: give some of"),
+    ],
+)
+def test_the_command_line_refuses_what_cannot_be(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    assert (
+        main(["pretrain", "jetclr", "toptagging", "--steps", "1", "--out", "x", *words.split()])
+        == 2
+    )
+    assert re.search(says, capsys.readouterr().err) and [
+        one.name for one in tmp_path.iterdir()
+    ] == ["taken"]
+
+
+def test_an_option_that_is_given_twice_counts_twice(capsys):
+    parser = command_line._parser()
+    args = parser.parse_args(
+        ["pretrain", "tokens", "x", "--set", "n_codes=16", "--set", "context=features"]
+    )
+    assert args.set == ["n_codes=16", "context=features"]
+    args = parser.parse_args(
+        ["league", "--out", "x", "--rows", "a", "b", "--rows", "c", "--seeds", "1", "--seeds", "2"]
+    )
+    assert args.rows == ["a", "b", "c"] and args.seeds == [1, 2]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["pretrain", "tokens", "x", "--seed", "-1"])
+    assert "a seed is 0 or more" in capsys.readouterr().err

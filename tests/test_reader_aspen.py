@@ -640,3 +640,12 @@ def test_swapped_track_columns_are_refused(tmp_path):
         ValueError, match=r"a.h5: rows 0 to 59: column d0_error of PFCands has -.*in another order"
     ):
         list(aspen.read(path))
+
+
+@pytest.mark.parametrize(
+    ("run", "source"), [(297_050, "unknown"), (1, "simulation"), (280_000, "open data")]
+)
+def test_what_is_written_again_keeps_its_source(run, source, tmp_path):
+    path = write_by_hand(tmp_path / "one.h5", [JET], runs=run)
+    again = aspen.write(tmp_path / "again.h5", jetnb.load(path))
+    assert jetnb.jets.provenance(jetnb.load(again))["source"] == source

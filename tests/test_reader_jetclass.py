@@ -333,6 +333,20 @@ def test_padding_and_bad_tracks_are_left_out_and_counted(tmp_path):
     assert tally == {"rows": 1, "jets": 0, "constituents": 1, "tracks": 2, "unsorted": 1}
 
 
+@pytest.mark.parametrize("changes", [{"jet_sdmass": np.nan}, {"jet_tau4": np.inf}, {"jet_pt": 0.0}])
+def test_a_jet_that_cannot_be_used_is_left_out_and_counted(tmp_path, changes):
+    columns = layout(*toy(20))
+    for name, value in changes.items():
+        columns[name][7] = value
+    tally = {}
+    (jets,) = jetclass.read(write_parquet(tmp_path / "one.parquet", columns), tally=tally)
+    (tmp_path / "two").mkdir()
+    (whole,) = jetclass.read(write_parquet(tmp_path / "two" / "one.parquet", layout(*toy(20))))
+    assert tally["jets"] == 1 and tally["rows"] == 20
+    assert jets.event.to_list() == np.delete(whole.event, 7).tolist()
+    assert ak.all(jets.constituents.pt == whole.constituents.pt[np.arange(20) != 7])
+
+
 def test_events_are_rows_of_named_files(sample, tmp_path):
     path = sample[0]
     events = ak.to_numpy(ak.concatenate(list(jetclass.read(path, block_size=33))).event)
@@ -384,7 +398,6 @@ def test_no_jets_and_jets_without_constituents(tmp_path):
         ({"part_deta": [1, 1.6931472, 0, 1, 1]}, "contradict part_deta"),
         ({"part_d0err": [0.1, 0]}, "jet 0 has 5 part_px but 2 part_d0err"),
         ({"part_px": [np.nan, 0, -1, 0, 0.5]}, "constituents.pt"),
-        ({"jet_sdmass": np.nan}, "softdrop_mass"),
         ({"part_d0err": [-1, 0, 0, 0, 0]}, "d0_error"),
     ],
 )

@@ -457,3 +457,16 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.endswith("jetnb: there is no notebook '42'; there are 07\n")
     with pytest.raises(SystemExit, match="2"):
         __main__.main(["run", "--scale", "huge"])
+
+
+def test_a_gallery_replaces_nothing_of_others(tmp_path):
+    path = write(tmp_path, "result = {}")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="the notebooks themselves"):
+        runner.run(scale="ci", out=tmp_path, folder=tmp_path)
+    page = tmp_path / "pages" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<title>my page</title>")
+    with pytest.raises(ValueError, match="a page index.html of something else"):
+        runner.run(scale="ci", out=page.parent, folder=tmp_path)
+    assert path.read_bytes() == before and page.read_text() == "<title>my page</title>"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import jetnb
-from jetnb import metrics, plots, scaling
+from jetnb import metrics, plots, pretraining, scaling
 from jetnb.jets import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,6 +135,15 @@ def test_runs_are_made_once_and_smaller_sets_are_parts_of_larger(tmp_path, monke
     assert found[2]["loss"] < found[0]["loss"] and found[2]["epochs"] == 4
     assert used[0] < used[2] and used[0] != used[1]
     assert again() == found and len(used) == 4
+
+
+def test_as_many_jets_are_seen_as_the_case_says(monkeypatch):
+    parts = split(jetnb.load("jetclass", n_jets=300), (0.6, 0.2, 0.2), seed=1)
+    data = [pretraining.data_of(Counts(), part) for part in parts]
+    for jets, epochs in ((65, 10), (100, 3)):  # two batches of 33 or of 50, not of 64
+        run = {"jets": jets, "seen": epochs * jets, "lr": 0.1, "seed": 1}
+        found = scaling.train(Counts(), *data, run=run, batch_size=64)
+        assert found["epochs"] == epochs and found["steps"] == 2 * epochs
 
 
 def test_cases_that_cannot_be_are_refused():

@@ -88,6 +88,19 @@ def test_the_reference_has_the_docstrings(built):
     )
 
 
+def test_what_was_interrupted_can_be_built_again(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.gallery, "write_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            site.build([], tmp_path / "site")
+    monkeypatch.setattr(site.gallery, "write_page", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # it begins anew
+        site.build([], tmp_path / "site")
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ValueError, match="other things in it"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jetnb
 from jetnb import explore, plots, substructure, widgets
 
 
@@ -541,3 +542,27 @@ def test_a_single_constituent_cannot_be_rewound(jets):
     _, ax = plt.subplots()
     with pytest.raises(ValueError, match="single constituent"):
         widgets.draw_rewound(ax, alone)
+
+
+def test_nothing_to_show_is_said():
+    none = jetnb.load("jetclass")[:0]
+    for show in (
+        widgets.rewind,
+        widgets.browse,
+        lambda jets: widgets.latent_explorer(np.zeros((0, 2)), jets),
+    ):
+        with pytest.raises(ValueError, match="no jets to show: widen the selection"):
+            show(none)
+
+
+def test_the_lund_plane_is_in_units_of_the_radius_of_the_jets():
+    jets = jetnb.load("pileup")[:20]
+    radius = jetnb.jets.provenance(jets)["settings"]["radius"]
+    jet = int(np.argmax(np.asarray(ak.num(jets.constituents)) > 5))
+    splittings, _ = (each[0] for each in substructure.decluster(jets[jet : jet + 1]))
+    _, ax = plt.subplots()
+    widgets.draw_rewound(ax, jets, jet=jet)
+    across = ax.child_axes[1].collections[0].get_offsets()[:, 0]
+    assert radius == 0.4
+    np.testing.assert_allclose(across, np.log(radius / splittings.delta_r), rtol=1e-5)
+    plt.close("all")

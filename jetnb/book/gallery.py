@@ -202,6 +202,15 @@ def _replace(path: Path, content: str | bytes | None) -> None:
         )
 
 
+def check_folder(out: Path, notebooks) -> None:
+    """Raise `ValueError` where a gallery in `out` would replace the notebooks or a page of others."""
+    index = out / "index.html"
+    other = index.is_file() and "<title>jetnb" not in index.read_text("utf-8", errors="replace")
+    if other or out.resolve() == Path(notebooks).resolve():
+        what = "a page index.html of something else" if other else "the notebooks themselves"
+        raise ValueError(f"{out} has {what}, which a gallery would replace: choose another folder")
+
+
 def write_index(out, *, links=()) -> Path:
     """Write index.html over all notebooks whose pages lie in the folder; other files are left out,
     and named there. With `links` (address, words) it is the first page of a site, with a search.

@@ -340,13 +340,14 @@ def run(
     and, if there is something, a ``.log``; and ``index.html`` over everything that the folder holds.
     A notebook that fails ends the series unless ``keep_going``; ``resume`` leaves out what `is_done`.
     After Ctrl-C the summary and the index of what is done are there. Raises ValueError for an unknown
-    number or scale, and while another process writes this gallery.
+    number or scale, for a folder of other things, and while another process writes this gallery.
     """
     from jetnb import atomic
     from jetnb.book import gallery
 
     _check_scale(scale)
     outcomes, paths, out = [], find(numbers, folder=folder), Path(out)
+    gallery.check_folder(out, folder)
     if resume:
         done = [path for path in paths if is_done(path, scale, out)]
         paths = [path for path in paths if path not in done]

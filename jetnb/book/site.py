@@ -33,6 +33,7 @@ DOCUMENTS = {  # name of the page: file in the repository
     "contributing": "CONTRIBUTING.md",
     "changes": "CHANGELOG.md",
 }
+MARK = ".jetnb-site"  # a file that says that a folder is ours
 LARGEST = 300_000  # bytes of a file of the repository that the site takes along because of a link
 
 
@@ -52,11 +53,12 @@ def build(
     if importlib.util.find_spec("pdoc") is None:
         raise ModuleNotFoundError("the site needs pdoc: python3 start.py site installs it")
     out, root = Path(out).resolve(), Path(root).resolve()
-    if out.exists() and any(out.iterdir()) and not (out / "search.js").exists():
+    if out.exists() and out != SITE and any(out.iterdir()) and not (out / MARK).exists():
         raise ValueError(f"{out} is a folder with other things in it: choose another one")
     with atomic.alone(out, "building the site"):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
+        (out / MARK).touch()
         for path in runner.find(folder=root / "notebooks"):
             outcome, date = _shown(path, galleries)
             gallery.write_page(outcome, out, folder=path.parent, date=date)

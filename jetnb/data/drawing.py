@@ -28,7 +28,7 @@ def first(sources: Iterable[Source], files: list, n_jets: int | None) -> ak.Arra
             blocks.append(block[: None if n_jets is None else n_jets - taken])
             taken += len(blocks[-1])
             if taken == n_jets:
-                jets = ak.Array(ak.concatenate(blocks), attrs=blocks[0].attrs)
+                jets = _joined(blocks)
                 if (
                     number == len(files)
                     and len(block) == len(blocks[-1])
@@ -45,7 +45,7 @@ def first(sources: Iterable[Source], files: list, n_jets: int | None) -> ak.Arra
                     f"the first {taken:,} jets of {where}; seed=1 in load draws over the whole length",
                 )
     _enough(files, n_rows, taken, n_jets)
-    return ak.Array(ak.concatenate(blocks), attrs=blocks[0].attrs)
+    return _joined(blocks)
 
 
 def drawn(sources: list[Source], files: list, n_jets: int, seed: int) -> ak.Array:
@@ -111,9 +111,28 @@ def _lowest(blocks: list[ak.Array], keys: list[np.ndarray], n: int) -> tuple[lis
     """
     together = np.concatenate(keys)
     order = np.argsort(together, kind="stable")[:n]
-    return [ak.Array(ak.to_packed(ak.concatenate(blocks)[order]), attrs=blocks[0].attrs)], [
-        together[order]
-    ]
+    return [ak.to_packed(_joined(blocks)[order])], [together[order]]
+
+
+def _joined(blocks: list[ak.Array]) -> ak.Array:
+    """The jets of all blocks, with the provenance of the first. Raises `ValueError` where they are of
+    different kinds.
+    """
+    about = [jetnb.jets.provenance(block) for block in blocks]
+    kinds = {
+        "classes": [one["classes"] for one in about],
+        "source": [one.get("source") for one in about],
+        "fields": [ak.fields(block) for block in blocks],
+        "fields of constituents": [ak.fields(block.constituents) for block in blocks],
+    }
+    for what, found in kinds.items():
+        for other, one in zip(found, about, strict=True):
+            if other != found[0]:
+                raise ValueError(
+                    f"the files have different {what}: {found[0]} in {about[0].get('file', 'the first')}, "
+                    f"{other} in {one.get('file', 'another')}: load them one by one"
+                )
+    return ak.Array(ak.concatenate(blocks), attrs=blocks[0].attrs)
 
 
 def _enough(files: list, n_rows: int, n_found: int, n_jets: int | None) -> None:

@@ -265,11 +265,11 @@ def _ranges(totals: _Totals) -> Iterator[Finding]:
                 "more than the beam has: this looks like MeV, or another column",
                 "convert to GeV before, or find out what the column is",
             )
-        elif name == "constituents.d0_error" and not 3e-3 < total / n < 3:
+        elif name == "constituents.d0_error" and not 1.7e-2 < total / n < 3:
             yield Finding(
                 PROBLEM,
                 what,
-                "tracks are measured to some 0.01 to 1 mm: this looks like another unit",
+                "tracks are measured to some 0.02 to 1 mm: this looks like another unit",
                 "compare with the published file: CMS writes cm, Delphes and ATLAS mm",
             )
         elif low < first - EDGE * abs(first) or high > last + EDGE * abs(last):

@@ -39,7 +39,7 @@ def check(jets: ak.Array) -> None:
             if values.dtype != (dtype := field(where + name).dtype):
                 raise ValueError(
                     f"{where}{name} is {values.dtype}, but {dtype} in jetnb.names: "
-                    "build the jets with jetnb.jets.build, which casts"
+                    f"cast it with np.{dtype}(values), or build the jets with jetnb.jets.build"
                 )
 
     def refuse(name, bad, remedy):

@@ -81,6 +81,11 @@ def plain(name: str, values: ak.Array) -> np.ndarray:
 
 
 def cast(name: str, values, dtype: str, length: int) -> np.ndarray:
+    if np.ma.is_masked(values):
+        at = int(np.argmax(np.ma.getmaskarray(values)))
+        raise ValueError(
+            f"{name}: the value at position {at} is masked, so missing: fill it, or drop the jet"
+        )
     values, dtype = np.asarray(values), np.dtype(dtype)
     if values.shape != (length,) or values.dtype.kind not in "biuf":
         raise ValueError(

@@ -24,9 +24,8 @@ from jetnb.finetuning.study import Vectors
 from jetnb.inputs.batches import Packed
 from jetnb.league.columns import Task
 from jetnb.league.rows import Rules
-from jetnb.models import particles, tokenizer
+from jetnb.models import particles
 from jetnb.models.heads import AttentionPool
-from jetnb.strategies import next_token
 
 WAYS = ("linear", "attention", "finetuned", "new head")
 NUMBERS = ("pt", "mass", "softdrop_mass", "tau21", "tau32", "d2", "n_constituents", "girth")
@@ -52,9 +51,9 @@ def of_checkpoint(path, strategy, extras: Sequence[str] = ()) -> Candidate:
     """The encoder of a pretraining. Of the features that it reads beside momenta jets have `extras`,
     those of the rules; others are given as 0.
     """
-    model, _ = restore(path, strategy)
+    model, _ = pretraining.restore(path, strategy)
     if hasattr(model, "tokenizer"):
-        encoder, read = model.generator.encoder, model.tokens
+        encoder, read = model.encoder, model.tokens
     else:
         encoder = model.encoder
         n, own = getattr(model, "hardest", None), getattr(encoder, "extras", ())
@@ -69,12 +68,6 @@ def of_checkpoint(path, strategy, extras: Sequence[str] = ()) -> Candidate:
             return Packed(x, found.offsets, *found.targets)
 
     return Candidate(lambda seed: copy.deepcopy(encoder), encoder.state_dict(), read)
-
-
-def restore(path, strategy) -> tuple[nn.Module, dict]:
-    """What was trained in the checkpoint at `path`, and its card, see `pretraining.restore`."""
-    own = {"tokens": tokenizer.load, "omnijet": next_token.load}  # whose cards have other names
-    return own[strategy](path) if strategy in own else pretraining.restore(path, strategy)
 
 
 def numbers(these: ak.Array, names: Sequence[str] = NUMBERS, *, tracks: bool = False) -> Packed:

@@ -120,7 +120,8 @@ class _League:
         if (sample, column) in self._apart:
             return
         mine, task = set(_keys(self.jets(sample))), self.task(column)
-        for name, these in {"to learn from": task.train, **task.tests}.items():
+        judges = {"to learn from": task.train, "to validate on": task.validation, **task.tests}
+        for name, these in judges.items():
             if mine & set(_keys(these)):
                 raise ValueError(
                     f"jets to pretrain on{f' ({sample})' if sample else ''} are in those of column {column!r} "
@@ -140,7 +141,7 @@ class _League:
             jets = rules.steps * rules.batch_size
             steps = rules.finetune["steps"] + jets // rules.finetune["batch_size"]
         if "codes" in row.before:
-            codes, _ = judging.restore(self.before(row, seed)["codes"][0], "tokens")
+            codes, _ = pretraining.restore(self.before(row, seed)["codes"][0], "tokens")
             sizes, cut = {"n_codes": codes.n_codes, **rules.encoder}, pretraining.find("omnijet")[1]
             read = cut(codes, sizes=dict(rules.encoder)).tokens
             return judging.Candidate(lambda s: Causal(**sizes), None, read, steps)
@@ -235,7 +236,7 @@ class _League:
             )
             if history.reason == "interrupted":
                 raise KeyboardInterrupt
-            model, card = judging.restore(path, row.strategy)
+            model, card = pretraining.restore(path, row.strategy)
             fresh = pretraining.make(row.strategy, settings, seed=seed)
             cost = {
                 "metrics": card.get("metrics", {}),

@@ -144,5 +144,5 @@ def _interpolate(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
     x = x.T.contiguous()
     right = torch.searchsorted(at.contiguous(), x).clamp(1, at.shape[1] - 1)
     low, high = at.gather(1, right - 1), at.gather(1, right)
-    share = ((x - low) / (high - low)).clamp(0, 1)
+    share = ((x - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)  # two knots can be one number
     return torch.lerp(values.gather(1, right - 1), values.gather(1, right), share).T

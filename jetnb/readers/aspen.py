@@ -94,6 +94,7 @@ REWRITTEN = PROVENANCE | {
     "description": f"{PROVENANCE['description']}, written again by jetnb (run number 0)",
     "units": "d0, dz and errors cm -> mm, sign of d0 as in the file; GeV as in the file",
 }
+RUN_OF = {"open data": 0, "simulation": 1}  # what is written; 2 stands for all other sources
 RUNS = (278_820, 284_044)  # first and last of 2016 G and H, arXiv:2412.10504
 
 
@@ -285,7 +286,7 @@ def _encode(path: Path, jets: ak.Array) -> dict[str, np.ndarray]:
     ones = np.ones(len(counts), np.int64)
     tagging = np.full((len(counts), 13), np.nan, np.float32)
     tagging[:, :5] = np.stack([counts, *(columns[name] for name in TAUS)], axis=1)
-    runs = ones * (jetnb.jets.provenance(jets).get("source") != "open data")
+    runs = ones * RUN_OF.get(jetnb.jets.provenance(jets).get("source"), 2)
     return {
         "event_info": np.stack([runs, ones, columns["event"]], axis=1),
         "jet_kinematics": np.stack(

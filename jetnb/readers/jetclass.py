@@ -23,7 +23,8 @@ CMS). Where a value is not taken as it stands:
   set;
 - has_track is charge != 0, but False where one of d0, dz and their errors is not finite; all four
   are 0 then;
-- constituents with pt <= 0 are left out, the others put in order of pt;
+- constituents with pt <= 0 are left out, the others put in order of pt; so are jets with pt <= 0 or
+  with a value that is not finite;
 - softdrop_mass and tau1..tau4 are as Delphes computed them.
 
 label: JetClass has ten columns `label_*` of three types, exactly one must be 1. JetClass-II has one
@@ -50,6 +51,7 @@ import numpy as np
 
 import jetnb.jets
 from jetnb import kinematics, packed
+from jetnb.readers import _padded
 from jetnb.readers._common import (
     AGAIN,
     accepts,
@@ -72,6 +74,7 @@ from jetnb.readers._jetclass_columns import (
 )
 
 N_CLASSES_2, FIRST_QCD_2 = 188, 161
+NEEDS = ("pt", "eta", "phi", "mass", "softdrop_mass", "tau1", "tau2", "tau3", "tau4")
 AGREE = 1e-3  # constituents must be where deta and dphi say, to this
 HINTS = {"ROOT": ("tree/part_*", "tree/jet_*"), "Parquet": ("part_*",)}
 SELECTION = {"JetClass": {"pt": (500, 1000), "eta": (-2, 2)}}
@@ -219,9 +222,10 @@ def _jets(
         "label": _label(v, labels),
         "event": first_event + np.arange(len(counts)),
     }
-    return jetnb.jets.build(
-        columns, inside, np.bincount(jet, minlength=len(counts)), provenance=provenance
-    )
+    counts = np.bincount(jet, minlength=len(counts))
+    columns, inside, counts, lost = _padded.keep_good(columns, inside, counts, NEEDS)
+    tally["jets"] += lost
+    return jetnb.jets.build(columns, inside, counts, provenance=provenance)
 
 
 def _only(where: np.ndarray, values: np.ndarray, finite: np.ndarray) -> np.ndarray:

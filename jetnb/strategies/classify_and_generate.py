@@ -297,7 +297,7 @@ class ClassifyAndGenerate(nn.Module):
         """Constituents (T, 3) of jets (B, 3) with label (B,), from noise (T, 3)."""
         jet = _packed.jet_of(np.diff(offsets.numpy()), noise.device)
         jet_pt, label = jets[:, 0][jet], label.to(noise.device)
-        normal = self.kinematics.to_normal(jets + torch.tensor([0, 0, 0.5], device=jets.device))
+        normal = self.kinematics.to_normal(jets)  # whole numbers of constituents, as in the loss
 
         def velocity(y, t):
             h, _ = self.encoder(self.bare(self.coordinates.back(y, jet_pt)), offsets)

@@ -54,6 +54,16 @@ class NextToken(nn.Module):
         model.codes_from = {name: about[name] for name in ("strategy", "data", "jets", "trained")}
         return model
 
+    @property
+    def encoder(self) -> nn.Module:
+        """What finetuning takes: it reads tokens."""
+        return self.generator.encoder
+
+    @staticmethod
+    def restore(path) -> tuple[NextToken, dict]:
+        """As `load`."""
+        return load(path)
+
     def card(self) -> dict:
         """What a checkpoint says of it, for `load`."""
         return {"next_token": self.settings, "codes_from": self.codes_from}

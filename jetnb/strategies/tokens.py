@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jetnb.models import tokenizer
 from jetnb.models.tokenizer import LAPTOP, Tokenizer
 
 
@@ -9,6 +10,8 @@ class Tokens(Tokenizer):
     """A tokenizer that learns to rebuild constituents from their tokens. arXiv:2403.05618."""
 
     TITLE, SETTINGS = "VQ-VAE, arXiv:2403.05618", LAPTOP
+
+    restore = staticmethod(tokenizer.load)
 
     def card(self) -> dict:
         """What a checkpoint says of it, for `tokenizer.load`."""

@@ -93,7 +93,7 @@ def compute(
     to work in, all cores for None; the result does not depend on it.
 
     Returns {feature: (N,) float64, n_constituents int64}, in the order asked for.
-    `jets["d2"] = table["d2"]` adds one to the jets, `pandas.DataFrame(table)` shows them. They are:
+    `jets["d2"] = np.float32(table["d2"])` adds one to the jets, `pandas.DataFrame(table)` shows them. They are:
     pt, eta, phi, mass of the sum of the constituents [GeV, 1, rad, GeV];
     softdrop_mass [GeV] after Cambridge/Aachen, at the first splitting with z > z_cut (Delta R /
     radius)^softdrop_beta along the harder branch, arXiv:1402.2657 (eq. 1.1); where there is none,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
@@ -131,7 +132,7 @@ def find_rate(
     losses = np.full((len(seeds), steps), np.nan)
     smooth, steepest = losses.copy(), []
     for row, seed in enumerate(seeds):
-        step = _stepper(model, data, seed, batch_size, accelerator)
+        step = _stepper(model, data, seed, batch_size, accelerator, total=steps)
         for i, rate in enumerate(rates):
             loss = step(rate)
             if not np.isfinite(loss):
@@ -179,8 +180,8 @@ def find_batch_size(
     looks = tuple(looks)
     if not looks or looks[0] < 0 or any(b <= a for a, b in itertools.pairwise(looks)):
         raise ValueError(f"looks {looks} must rise, from 0 on")
-    step = _stepper(model, data, seed, batch_size, accelerator)
-    other = _stepper(model, data, seed + 1000, small, accelerator, of=step.model)
+    step = _stepper(model, data, seed, batch_size, accelerator, total=looks[-1])
+    other = _stepper(model, data, seed + 1000, small, accelerator, total=0, of=step.model)
     found = []
     for done in range(looks[-1] + 1):
         if done in looks:
@@ -214,7 +215,7 @@ def _noise(gradients, small: int, level: float) -> Estimate:
     if not np.isfinite(value) or not np.isfinite(left_out).all():
         return Estimate(float(value), np.nan, np.inf, level)
     logs = np.log(left_out)
-    reach = np.sqrt((n - 1) * logs.var())
+    reach = stats.norm.isf((1 - level) / 2) * np.sqrt((n - 1) * logs.var())
     return Estimate(
         float(value), float(value * np.exp(-reach)), float(value * np.exp(reach)), level
     )
@@ -223,11 +224,12 @@ def _noise(gradients, small: int, level: float) -> Estimate:
 class _stepper:  # noqa: N801 - called like a function
     """`step(lr)`: one step of AdamW, as `training.fit` does it, on a copy of a model; its loss."""
 
-    def __init__(self, model, data, seed: int, batch_size: int, accelerator: str, *, of=None):
+    def __init__(self, model, data, seed, batch_size, accelerator, *, total: int, of=None):
         hardware.check(accelerator)
         self.device = torch.device(hardware.named(accelerator))
         self.model = copy.deepcopy(model).to(self.device).train() if of is None else of
         self.data, self.size, self.seed = data, batch_size, seed
+        self.done, self.total = 0, total
         groups = optimisation.groups(self.model, None, 1e-3, 0.01)
         self.learning = [value for group in groups for value in group["params"]]
         self.optimiser = torch.optim.AdamW(groups, fused=True)
@@ -263,4 +265,7 @@ class _stepper:  # noqa: N801 - called like a function
             for group in self.optimiser.param_groups:
                 group["lr"] = lr
             self.optimiser.step()
+            self.done += 1
+            if hasattr(self.model, "after_step"):  # what follows the weights, such as a teacher
+                self.model.after_step(self.done, self.total)
         return loss

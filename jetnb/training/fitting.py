@@ -8,12 +8,14 @@ strategy and every classifier is one. Data are those of `jetnb.inputs.batches`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -159,6 +161,7 @@ def fit(
         num_nodes = num_nodes or nodes
     # Lightning takes seconds, which those who only look at records need not wait.
     from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
 
     with _quiet():
         fabric = Fabric(
@@ -168,11 +171,22 @@ def fit(
             strategy=sharding.strategy() if options.shares else strategy,
             precision="32-true" if precision == "tf32" else precision,
         )
+        if isinstance(fabric.strategy, DDPStrategy) and _leaves_out(model, data):
+            fabric.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         done, weights = fabric.launch(_run, os.getpid(), model, data, settings, options)
     if weights is not None:  # the training was in other processes
         model.load_state_dict(safetensors.torch.load(weights))
         model.eval()
     return done
+
+
+def _leaves_out(model: nn.Module, data) -> bool:
+    """Whether some weights that could learn are not in the loss, such as those of a frozen encoder."""
+    tried = copy.deepcopy(model).cpu().train()
+    batch = data[np.arange(min(8, len(data)))]
+    with torch.random.fork_rng(devices=[]):
+        tried.loss(batch, generator=torch.Generator().manual_seed(1)).backward()
+    return any(value.requires_grad and value.grad is None for value in tried.parameters())
 
 
 def _run(

@@ -66,6 +66,11 @@ class _Board:
     def __init__(self, ax, jets, features):
         self.jets, self.ax = jets, ax
         self.columns = {}
+        if features and (set(features) & {"eta", "phi"} or len(features) > 6):
+            raise ValueError(
+                f"features are {', '.join(features)}: give six at most, and not eta and phi, which are "
+                "the map"
+            )
         for name in features or BRUSHED:
             try:
                 self.columns[name] = _column(jets, name)
@@ -248,7 +253,7 @@ def draw_brush(ax, jets, *, ranges: Mapping | None = None, features=None):
     `ax`.
 
     ranges: {name of a feature, "eta" or "phi": (low, high)}, low <= value < high, as dragging sets
-    them; "eta" and "phi" go together. features: up to six jet fields; those of `BRUSHED` that the
+    them; "eta" and "phi" go together. features: up to six jet fields other than these; those of `BRUSHED` that the
     jets have without. Raises ValueError for a feature that the jets lack, and for a range of none
     of them. Taught in notebook 01.
     """

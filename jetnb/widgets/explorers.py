@@ -16,7 +16,7 @@ import numpy as np
 from jetnb import explore as counting
 from jetnb import names, plots
 from jetnb.data import catalogue
-from jetnb.widgets.panels import in_rows, panel, render
+from jetnb.widgets.panels import in_rows, need_jets, panel, render
 from jetnb.widgets.picture import Picture, frame
 
 VIEWS = ("detector map", "map about the jet axis", "average jet image", "one jet")
@@ -68,6 +68,7 @@ def draw_jet(
 
 def browse(jets) -> ipywidgets.VBox:
     """Leaf through `jets` with a slider; a `panel` of `draw_jet`. Taught in notebook 00."""
+    need_jets(jets)
     slider = ipywidgets.IntSlider(0, 0, len(jets) - 1, description="jet", continuous_update=False)
     return panel(lambda ax, jet: draw_jet(ax, jets, jet=jet), size=(7.0, 4.6), jet=slider)
 

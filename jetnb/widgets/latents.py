@@ -24,7 +24,7 @@ from scipy import sparse
 from jetnb import kinematics, names, plots, substructure
 from jetnb.plots.latents import classes, quantity
 from jetnb.widgets.explorers import draw_jet
-from jetnb.widgets.panels import to_png
+from jetnb.widgets.panels import need_jets, to_png
 
 SHOWN = ("pt", "mass", "softdrop_mass", "tau21", "tau32", "n_constituents")
 SIZE = (10.3, 4.8)  # inches of the picture of a selection
@@ -253,8 +253,9 @@ def latent_explorer(
     other widgets. The picture is that of `draw_selection`. With the keyboard: arrows, plus and
     minus, Enter, Escape. Raises ValueError for lengths that differ. Taught in notebook 09.
     """
+    need_jets(jets)
     xy = np.ascontiguousarray(xy, "<f4")
-    if xy.shape != (len(jets), 2) or not len(jets) or not np.isfinite(xy).all():
+    if xy.shape != (len(jets), 2) or not np.isfinite(xy).all():
         raise ValueError(
             f"xy has shape {xy.shape}, but must be ({len(jets)}, 2) and finite: one point for each jet"
         )

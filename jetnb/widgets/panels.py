@@ -79,6 +79,12 @@ def message(ax, text: str):
     return ax
 
 
+def need_jets(jets) -> None:
+    """Raise `ValueError` where there is nothing to show."""
+    if not len(jets):
+        raise ValueError("there are no jets to show: widen the selection")
+
+
 def panel(draw, *, size: tuple[float, float] = (8.0, 5.0), **controls) -> ipywidgets.VBox:
     """Stack `controls` (name=widget) above a picture that `draw(ax, name=value, ...)` redraws
     whenever one changes.

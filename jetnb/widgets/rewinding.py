@@ -7,9 +7,7 @@ import ipywidgets
 import numpy as np
 
 from jetnb import explore, names, plots, substructure
-from jetnb.widgets.panels import panel
-
-RADIUS = 0.8
+from jetnb.widgets.panels import need_jets, panel
 
 
 def draw_rewound(ax, jets, *, jet: int = 0, step: int = 0, z_cut: float = 0.1):
@@ -32,7 +30,8 @@ def draw_rewound(ax, jets, *, jet: int = 0, step: int = 0, z_cut: float = 0.1):
     ax.set_axis_off()
     display, plane = ax.inset_axes([0.0, 0.0, 0.43, 1.0]), ax.inset_axes([0.57, 0.0, 0.43, 1.0])
     _draw_branches(display, one[0], np.asarray(left_at), step)
-    _draw_plane(plane, splittings, step, stop, z_cut)
+    radius = jets.attrs["jetnb"].get("settings", {}).get("radius", 0.8)
+    _draw_plane(plane, splittings, step, stop, z_cut, radius)
     now = splittings[step]
     says = (
         "soft drop stops here"
@@ -79,9 +78,9 @@ def _draw_branches(ax, jet, left_at, step) -> None:
         handle.set_sizes([40])
 
 
-def _draw_plane(ax, splittings, step, stop, z_cut) -> None:
+def _draw_plane(ax, splittings, step, stop, z_cut, radius) -> None:
     across, up = (
-        np.log(RADIUS / np.maximum(splittings.delta_r, 1e-4)),
+        np.log(radius / np.maximum(splittings.delta_r, 1e-4)),
         np.log(np.maximum(splittings.kt, 1e-4)),
     )
     seen = np.arange(len(splittings)) < step
@@ -104,7 +103,7 @@ def _draw_plane(ax, splittings, step, stop, z_cut) -> None:
     line = np.array([-1.0, 8.0])
     ax.plot(
         line,
-        np.log(z_cut * float(splittings.pt[0]) * RADIUS) - line,
+        np.log(z_cut * float(splittings.pt[0]) * radius) - line,
         ":",
         color=names.PURPLE,
         label=f"z = {z_cut:.2f} of all pT",
@@ -123,6 +122,7 @@ def rewind(jets) -> ipywidgets.VBox:
     notebook 03.
     """
     lazy = {"continuous_update": False}
+    need_jets(jets)
     most = int(ak.max(ak.num(jets.constituents))) - 2
     return panel(
         lambda ax, jet, step, z_cut: draw_rewound(ax, jets, jet=jet, step=step, z_cut=z_cut),
