@@ -15,11 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from jetnb import inputs, packed
 from jetnb.data.store import Store
 
 BLOCK = 1 << 17  # jets looked at together
+
+
+def as_data(data):
+    """The same data; a `Subset` with its indices as an array, for `random_split` makes a list."""
+    if isinstance(data, Subset):
+        return Subset(as_data(data.dataset), np.asarray(data.indices, np.int64))
+    return data
 
 
 class Packed:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from jetnb import atomic, checkpoints, hardware
+from jetnb.inputs import batches
 from jetnb.training import launched, sharding
 from jetnb.training.history import History
 from jetnb.training.loop import Training
@@ -123,6 +124,7 @@ def fit(
         these steps are skipped, counted, and end the training only when 50 follow on each other. Warns,
         once each, of gradients that explode and of collapse. Taught in notebook 07.
     """
+    data, validation = batches.as_data(data), batches.as_data(validation)
     settings = Settings(
         epochs=epochs,
         steps=steps,
