@@ -318,8 +318,12 @@ def test_shares_of_the_weights_learn_the_same(child):
         found = load_file(child / name / "model.safetensors")
         assert found.keys() == whole.keys()
         for part, value in whole.items():
-            moved = (value - begun[part]).norm()
-            assert (found[part] - value).norm() <= 1e-2 * moved + 1e-6, f"{name}: {part}"
+            apart, moved = found[part] - value, value - begun[part]
+            if part.endswith("qkv.bias"):  # that of keys has no gradient but rounding
+                apart, moved = (
+                    torch.cat([one.chunk(3)[0], one.chunk(3)[2]]) for one in (apart, moved)
+                )
+            assert apart.norm() <= 1e-2 * moved.norm() + 1e-6, f"{name}: {part}"
         held = [eval((child / f"{name}-held-{rank}").read_text()) for rank in (0, 1)]
         total, mine = zip(*held, strict=True)
         assert sum(mine) == total[0] and max(mine) < 0.6 * total[0]
