@@ -398,8 +398,8 @@ def test_ctrl_c_of_any_command_is_one_line(monkeypatch, capsys, command, kept):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    for name in ("_simulate", "_data"):
-        monkeypatch.setattr(__main__, name, interrupted)
+    monkeypatch.setattr(__main__, "_simulate", interrupted)
+    monkeypatch.setattr(__main__.data, "run", interrupted)
     assert __main__.main(command) == 130
     said = capsys.readouterr()
     assert (
