@@ -119,7 +119,8 @@ def eta_phi_histogram(
             axis(*phi_range, bin_width, fields["phi"]),
         )
         # The float32 next to pi is above it, and would be beyond the last cell.
-        phi = np.clip(phi.astype(float), -INSIDE_PI, INSIDE_PI)
+        inside = np.clip(phi.astype(float), -INSIDE_PI, INSIDE_PI)
+        phi = np.where(np.abs(phi) <= np.float32(np.pi), inside, phi)
     else:
         jet = np.repeat(np.arange(len(constituents)), ak.num(constituents, axis=1))[keep]
         eta = eta - np.asarray(relative_to.eta)[jet]

@@ -189,7 +189,7 @@ def restore(path, strategy=None) -> tuple[nn.Module, dict]:
             "as strategy=..."
         )
     _, made = find(name if strategy is None else strategy)
-    if hasattr(made, "restore"):
+    if hasattr(made, "card") and hasattr(made, "restore"):
         return made.restore(path)
     return checkpoints.restore(
         path, lambda settings, seed: _make(made, settings, seed=seed), name="settings"

@@ -49,9 +49,8 @@ def test_a_batch_is_data_again_and_a_subset_too(jets):
     made = inputs.compute(jets)
     data, chosen = Packed(made.x, made.offsets, jets.label), np.arange(3, 90, 2)
     again, subset = Packed(*data[chosen]), torch.utils.data.Subset(data, chosen)
-    as_list = batches.as_data(
-        torch.utils.data.Subset(subset, list(range(len(chosen))))
-    )  # as random_split makes
+    listed = torch.utils.data.Subset(subset, list(range(len(chosen))))  # as random_split makes
+    as_list = batches.as_data(listed)
     assert torch.equal(as_list[np.array([2, 0])][0], subset[np.array([2, 0])][0])
     assert len(again) == len(subset) == len(chosen)
     for a, b in zip(again[np.array([5, 1])], subset[np.array([5, 1])], strict=True):

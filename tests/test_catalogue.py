@@ -401,5 +401,16 @@ def test_files_of_different_kinds_are_not_joined(toy_jets, change, words):
         drawing._joined([one, change(one)])
 
 
+def test_a_store_has_one_source(toy_jets, tmp_path):
+    data, simulated = (relabelled(toy_jets(5), source=of) for of in ("open data", "simulation"))
+    with pytest.raises(
+        store.StoreError, match="block 1 has source 'simulation', block 0 has 'open d"
+    ):
+        store.write(tmp_path / "both", [data, simulated])
+    assert not (tmp_path / "both").exists()
+    about = jetnb.jets.provenance(simulated)
+    assert len(store.write(tmp_path / "both", [data, simulated], provenance=about)) == 10
+
+
 def relabelled(jets, **about):
     return ak.Array(jets, attrs={"jetnb": {**jetnb.jets.provenance(jets), **about}})

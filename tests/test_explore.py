@@ -104,3 +104,5 @@ def test_phi_of_pi_is_in_the_map(jets):
         these = ak.with_field(c, ak.full_like(c.phi, at), "phi")
         found = explore.eta_phi_histogram(these)
         assert found.sum() == found.sum(flow=True) == ak.sum(ak.num(c))
+    beyond = ak.with_field(c, ak.full_like(c.phi, 4), "phi")  # as where phi runs from 0 to 2 pi
+    assert explore.eta_phi_histogram(beyond).sum() == 0

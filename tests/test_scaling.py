@@ -137,7 +137,7 @@ def test_runs_are_made_once_and_smaller_sets_are_parts_of_larger(tmp_path, monke
     assert again() == found and len(used) == 4
 
 
-def test_as_many_jets_are_seen_as_the_case_says(monkeypatch):
+def test_as_many_jets_are_seen_as_the_case_says():
     parts = split(jetnb.load("jetclass", n_jets=300), (0.6, 0.2, 0.2), seed=1)
     data = [pretraining.data_of(Counts(), part) for part in parts]
     for jets, epochs in ((65, 10), (100, 3)):  # two batches of 33 or of 50, not of 64

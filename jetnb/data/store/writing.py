@@ -80,6 +80,11 @@ def _write_columns(
                 f"cannot write {path}: block {number} has classes {found['classes']}, block 0 "
                 f"has {about['classes']}, so labels differ in meaning; relabel them first"
             )
+        if found.get("source") != about.get("source"):
+            raise StoreError(
+                f"cannot write {path}: block {number} has source {found.get('source')!r}, block 0 has "
+                f"{about.get('source')!r}: write a store of each, or pass provenance"
+            )
         values["offsets"] = n_constituents + np.cumsum(values["offsets"])
         n_constituents = int(values["offsets"][-1]) if len(values["offsets"]) else n_constituents
         for name, column in columns.items():
