@@ -155,6 +155,7 @@ def test_zoom_save_and_limits(jets, tmp_path, monkeypatch):
         assert Path(path).read_bytes()[:4] == magic
     assert path.endswith("detector_map_all_2.png")
     panel.controls["view"].value = "one jet"
+    assert panel.status.value == f"Saved as {path}"  # not lost with the next picture
     panel.buttons["zoom in"].click()
     assert "Only the detector map" in panel.status.value
 

@@ -219,7 +219,11 @@ def explore(jets) -> ipywidgets.VBox:
         controls["bin_width"].disabled = controls["log"].disabled = view == "one jet"
         image.value, ax = render(drawn, size=size)
         image.frames = [frame(ax)] if ax and view == "detector map" else []
-        status.value = "Drag on the map to zoom in, double click to reset." if image.frames else ""
+        # A slider that was let go can draw once more after a click on "save": the path stays.
+        if not status.value.startswith("Saved"):
+            status.value = (
+                "Drag on the map to zoom in, double click to reset." if image.frames else ""
+            )
 
     def move(**values):
         held.append(True)  # one picture for several controls
