@@ -28,12 +28,15 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def check(accelerator) -> None:
-    """Raise `ValueError` where `accelerator` names what this machine lacks; "cpu" and "auto" are
-    always there.
+    """Raise `ValueError` where `accelerator` is not one, or names what this machine lacks; "cpu" and
+    "auto" are always there.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    here = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}
-    if not here.get(name := str(accelerator).partition(":")[0], True):
+    here = {"auto": True, "cpu": True, "gpu": cuda or mps, "cuda": cuda, "mps": mps}
+    name = str(accelerator).partition(":")[0]
+    if isinstance(accelerator, str) and name not in here:
+        raise ValueError(f"accelerator {accelerator!r} is unknown: use one of {', '.join(here)}")
+    if not here.get(name, True):
         raise ValueError(
             f"accelerator is {accelerator!r}, but torch {torch.__version__} sees no {name.upper()} on "
             "this machine: use 'cpu' or 'auto', or install the build of torch that fits your driver"

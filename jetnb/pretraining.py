@@ -291,11 +291,7 @@ def _merged(made: type, settings: Mapping, name: str) -> dict:
         raise ValueError(
             f"settings: {name} has no {unknown[0]!r}: it has {', '.join(sorted(known))}"
         )
-    for key, value in settings.items():
-        if isinstance(own.get(key), Mapping) and not isinstance(value, Mapping):
-            raise ValueError(
-                f"settings: {key} of {name} is {value!r}: give some of {', '.join(own[key])}, as {key}.NAME"
-            )
+    _check_kinds(own, settings, name)
     return {
         **own,
         **{
@@ -305,3 +301,15 @@ def _merged(made: type, settings: Mapping, name: str) -> dict:
             for key, value in settings.items()
         },
     }
+
+
+def _check_kinds(own: Mapping, settings: Mapping, name: str, within: str = "") -> None:
+    """Raise `ValueError` for a word in the place of a number, or one value in that of several."""
+    for key, value in settings.items():
+        said = f"settings: {within}{key} of {name} is {value!r}"
+        if isinstance(own.get(key), Mapping):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{said}: give some of {', '.join(own[key])}, as {key}.NAME")
+            _check_kinds(own[key], value, name, f"{key}.")
+        elif isinstance(value, str) and isinstance(own.get(key), int | float):
+            raise ValueError(f"{said}: give a number, as the default is {own[key]!r}")

@@ -435,6 +435,9 @@ def test_the_supervised_ceiling_tells_ten_classes_here():
         ("--out taken", "--out taken is there and is no checkpoint"),
         ("--set encoder.dims=8", "settings do not fit JetCLR.*'dims'"),
         ("--set encoder=5", "encoder of jetclr is 5: give some of"),
+        ("--set temperature=abc", "temperature of jetclr is 'abc': give a number, as the default"),
+        ("--set encoder.dim=abc", "encoder.dim of jetclr is 'abc': give a number"),
+        ("--accelerator foo", "accelerator 'foo' is unknown: use one of auto, cpu"),
     ],
 )
 def test_the_command_line_refuses_what_cannot_be(words, says, tmp_path, monkeypatch, capsys):
