@@ -213,7 +213,7 @@ def test_pretraining_that_is_worth_four_times_the_jets():
     assert found.bound.tolist() == ["", "", "", "", ">", ">"] and found.value[-1] == pytest.approx(
         SIZES[-1]
     )
-    assert "are worth > 100000" in str(found)
+    assert "are worth > 100000" in str(found) and str(found).endswith("(intervals at 68.3 %)")
 
 
 def test_worth_without_seeds_or_below_the_curve():

@@ -30,8 +30,8 @@ class PowerLaw(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """For each of `sizes` (K,), the size (K,) from scratch with the same error; `bound` (K,) is
-    ">", "<" or "".
+    """For each of `sizes` (K,), the size (K,) from scratch with the same error, and its interval at
+    `level`; `bound` (K,) is ">", "<" or "".
     """
 
     sizes: np.ndarray
@@ -39,13 +39,14 @@ class Worth(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     bound: np.ndarray
+    level: float = LEVEL
 
     def __repr__(self) -> str:
-        rows = zip(*self, strict=True)
-        return "\n".join(
+        rows = [
             f"{size:g} jets pretrained are worth {show(value, low, high, bound)} from scratch"
-            for size, value, low, high, bound in rows
-        )
+            for size, value, low, high, bound in zip(*self[:5], strict=True)
+        ]
+        return "\n".join([*rows, f"(intervals at {100 * self.level:.3g} %)"])
 
 
 def epochs_until(history, *, tolerance: float = 0.01, final: float | None = None):
@@ -161,7 +162,7 @@ def measure_worth(pretrained, scratch, *, level: float = LEVEL) -> Worth:
 
     bound = np.select([goal > level_at[-1], goal < level_at[0]], [">", "<"], "")
     low, high = read(goal - reach, np.nan, None), read(goal + reach, None, np.nan)
-    return Worth(sizes, read(goal, None, None), low, high, bound)
+    return Worth(sizes, read(goal, None, None), low, high, bound, level)
 
 
 def _curve(sizes, errors) -> tuple[np.ndarray, np.ndarray]:
