@@ -138,3 +138,12 @@ def test_nothing_is_left_behind(jets):
 def test_what_is_the_map_is_no_histogram(jets, features):
     with pytest.raises(ValueError, match="six at most, and not eta and phi"):
         widgets.brush(jets, features=features)
+
+
+def test_the_slider_gets_limits_and_value_in_one_message(jets, monkeypatch):
+    panel = widgets.brush(jets, features=("pt", "mass"))
+    slider, sent = panel.controls["range"], []
+    monkeypatch.setattr(slider, "_send", lambda message, buffers=None: sent.append(message))
+    panel.controls["feature"].value = "mass"
+    assert len(sent) == 1, sent
+    assert {"min", "max", "value"} <= sent[0]["state"].keys(), sent

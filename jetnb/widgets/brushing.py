@@ -295,8 +295,12 @@ def brush(jets, *, features=None) -> ipywidgets.VBox:
         description="brush",
         layout={"width": "280px"},
     )
+    # Not continuous: such a slider sends back what it is set to, late and cut to its old limits.
     slider = ipywidgets.FloatRangeSlider(
-        description="from, to", layout={"width": "420px"}, readout_format=".3g"
+        description="from, to",
+        layout={"width": "420px"},
+        readout_format=".3g",
+        continuous_update=False,
     )
     clear = ipywidgets.Button(description="clear", layout={"width": "80px"})
     box = ipywidgets.VBox([image, ipywidgets.HBox([menu, slider, clear]), status])
@@ -324,7 +328,7 @@ def brush(jets, *, features=None) -> ipywidgets.VBox:
         column = board.columns[menu.value]
         low, high = map(float, column.edges[[0, -1]])
         moving.append(True)
-        with slider.hold_trait_notifications():
+        with slider.hold_sync(), slider.hold_trait_notifications():  # one message, not one of each
             slider.min, slider.max, slider.step = min(low, slider.min), high, (high - low) / 200
             slider.min = low
             slider.value = np.clip(box.ranges.get(menu.value, (low, high)), low, high).tolist()
