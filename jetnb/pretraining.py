@@ -304,7 +304,9 @@ def _merged(made: type, settings: Mapping, name: str) -> dict:
 
 
 def _check_kinds(own: Mapping, settings: Mapping, name: str, within: str = "") -> None:
-    """Raise `ValueError` for a word in the place of a number, or one value in that of several."""
+    """Raise `ValueError` for a word in the place of a number or of true and false, or one value in
+    that of several.
+    """
     for key, value in settings.items():
         said = f"settings: {within}{key} of {name} is {value!r}"
         if isinstance(own.get(key), Mapping):
@@ -312,4 +314,4 @@ def _check_kinds(own: Mapping, settings: Mapping, name: str, within: str = "") -
                 raise ValueError(f"{said}: give some of {', '.join(own[key])}, as {key}.NAME")
             _check_kinds(own[key], value, name, f"{key}.")
         elif isinstance(value, str) and isinstance(own.get(key), int | float):
-            raise ValueError(f"{said}: give a number, as the default is {own[key]!r}")
+            raise ValueError(f"{said}: give a value like the default, {own[key]!r}")

@@ -435,8 +435,11 @@ def test_the_supervised_ceiling_tells_ten_classes_here():
         ("--out taken", "--out taken is there and is no checkpoint"),
         ("--set encoder.dims=8", "settings do not fit JetCLR.*'dims'"),
         ("--set encoder=5", "encoder of jetclr is 5: give some of"),
-        ("--set temperature=abc", "temperature of jetclr is 'abc': give a number, as the default"),
-        ("--set encoder.dim=abc", "encoder.dim of jetclr is 'abc': give a number"),
+        (
+            "--set temperature=abc",
+            "temperature of jetclr is 'abc': give a value like the default, 0.1",
+        ),
+        ("--set encoder.dim=abc", "encoder.dim of jetclr is 'abc': give a value like"),
         ("--accelerator foo", "accelerator 'foo' is unknown: use one of auto, cpu"),
     ],
 )

@@ -29,25 +29,22 @@ class PowerLaw(NamedTuple):
         return f"amplitude {self.amplitude}\nexponent {self.exponent}\nfloor {self.floor}"
 
 
-class _Worth(NamedTuple):
+class Worth(NamedTuple):
+    """For each of `sizes` (K,), the size (K,) from scratch with the same error, and its interval at
+    `level`; `bound` (K,) is ">", "<" or "".
+    """
+
     sizes: np.ndarray
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
     bound: np.ndarray
-
-
-class Worth(_Worth):
-    """For each of `sizes` (K,), the size (K,) from scratch with the same error, and its interval at
-    `level`; `bound` (K,) is ">", "<" or "".
-    """
-
-    level: float = LEVEL
+    level: float
 
     def __repr__(self) -> str:
         rows = [
             f"{size:g} jets pretrained are worth {show(value, low, high, bound)} from scratch"
-            for size, value, low, high, bound in zip(*self, strict=True)
+            for size, value, low, high, bound in zip(*self[:5], strict=True)
         ]
         return "\n".join([*rows, f"(intervals at {100 * self.level:.3g} %)"])
 
@@ -165,9 +162,7 @@ def measure_worth(pretrained, scratch, *, level: float = LEVEL) -> Worth:
 
     bound = np.select([goal > level_at[-1], goal < level_at[0]], [">", "<"], "")
     low, high = read(goal - reach, np.nan, None), read(goal + reach, None, np.nan)
-    found = Worth(sizes, read(goal, None, None), low, high, bound)
-    found.level = level
-    return found
+    return Worth(sizes, read(goal, None, None), low, high, bound, level)
 
 
 def _curve(sizes, errors) -> tuple[np.ndarray, np.ndarray]:
